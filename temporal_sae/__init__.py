@@ -1,0 +1,1 @@
+"""Train sparse autoencoders on language models and ask whether co-activation helps."""

@@ -1,0 +1,69 @@
+"""Errors that a person can cause, each told in one line.
+
+`InvalidOption` names the option, the value and what is allowed; the component that raises it does
+not know under which config group it was built, so the command line puts the group in front.
+`RunError` is any other mistake with one clear sentence. Everything else is a bug and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class RunError(Exception):
+    """A mistake outside the config (a missing file, a finished folder), told in one line."""
+
+
+class InvalidOption(ValueError):
+    """An option has a value that is not allowed.
+
+    Args:
+        option: name of the constructor argument, which is also the config key below its group.
+        value: what was given.
+        allowed: what would have been accepted, in words.
+    """
+
+    def __init__(self, option: str, value: Any, allowed: str) -> None:
+        self.option, self.value, self.allowed = option, value, allowed
+        super().__init__(f"{option}={value!r}: must be {allowed}")
+
+    def within(self, group: str) -> InvalidOption:
+        """The same error with the config group in front of the option."""
+        return InvalidOption(f"{group}.{self.option}", self.value, self.allowed)
+
+
+def check_int(option: str, value: Any, minimum: int) -> int:
+    """Return `value` if it is a whole number of at least `minimum`, else raise InvalidOption."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise InvalidOption(option, value, f"a whole number of at least {minimum}")
+    return int(value)
+
+
+def check_number(
+    option: str,
+    value: Any,
+    minimum: float = 0.0,
+    maximum: float = float("inf"),
+    *,
+    above: bool = False,
+) -> float:
+    """Return `value` as a float if it lies in [minimum, maximum] (or above minimum, if `above`)."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    too_low = is_number and (value <= minimum if above else value < minimum)
+    if not is_number or too_low or not value <= maximum:
+        bracket = "(" if above else "["
+        end = ")" if maximum == float("inf") else "]"
+        raise InvalidOption(option, value, f"a number in {bracket}{minimum:g}, {maximum:g}{end}")
+    return float(value)
+
+
+def check_choice(option: str, value: T, choices: Collection[T]) -> T:
+    """Return `value` if it is one of `choices`, else raise InvalidOption."""
+    if value not in choices:
+        raise InvalidOption(option, value, "one of " + ", ".join(map(str, choices)))
+    return value
