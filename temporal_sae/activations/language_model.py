@@ -1,0 +1,132 @@
+"""A transformers causal language model, read and edited at one place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from temporal_sae.activations.hooks import find_hook_point, first_tensor, with_first_tensor
+from temporal_sae.assets import TINY_MODEL
+from temporal_sae.errors import InvalidOption, check_choice
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Edit = Callable[[Tensor], Tensor]
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as it is needed."""
+
+
+class LanguageModel:
+    """A causal language model and the place in it that an SAE reads.
+
+    Args:
+        name: `tiny` (bundled), a local folder, or a name on the Hugging Face hub.
+        hook_name: `blocks.L.hook_resid_post`, `blocks.L.hook_resid_pre`, or a module path.
+        dtype: of the weights and of the activations: float32, bfloat16 or float16.
+        revision: branch, tag or commit on the hub.
+        device: where the model runs.
+
+    Raises:
+        InvalidOption: the model cannot be loaded or has no such place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hook_name: str,
+        dtype: str = "float32",
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.name, self.hook_name, self.dtype = name, hook_name, dtype
+        check_choice("dtype", dtype, tuple(DTYPES))
+        self.device = torch.device(device)
+        self.model, self.tokenizer = _load(name, DTYPES[dtype], revision)
+        self.model.to(self.device).eval().requires_grad_(False)
+        self.n_layers = int(self.model.config.get_text_config().num_hidden_layers)
+        self.point = find_hook_point(self.model, self.n_layers, hook_name)
+        start = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        self.d_in = self.activations(start).shape[-1]
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that the hook belongs to, or None where it is outside all layers."""
+        return self.point.layer
+
+    @torch.no_grad()
+    def activations(
+        self, tokens: Int[Tensor, "windows context"]
+    ) -> Float[Tensor, "windows context d_in"]:
+        """Activations at the hook; the layers behind it do not run."""
+        captured: list[Tensor] = []
+
+        def capture(hidden: Tensor) -> Tensor:
+            captured.append(hidden)
+            raise _Reached
+
+        with self._edited(capture):
+            try:
+                self.model(input_ids=tokens.to(self.device), use_cache=False)
+            except _Reached:
+                return captured[0]
+        raise InvalidOption("hook_name", self.hook_name, "a module that the forward pass runs")
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Int[Tensor, "windows context"], edit: Edit | None = None
+    ) -> Float[Tensor, "windows context vocab"]:
+        """Next-token logits, with the activations at the hook replaced by `edit` of them."""
+        with self._edited(edit or (lambda hidden: hidden)):
+            logits: Tensor = self.model(input_ids=tokens.to(self.device), use_cache=False).logits
+        return logits
+
+    @contextmanager
+    def _edited(self, edit: Edit) -> Iterator[None]:
+        """Pass the activations at the hook through `edit` while the context is open."""
+
+        def on_input(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (edit(args[0]), *args[1:])
+
+        def on_output(_: Any, args: Any, output: Any) -> Any:
+            return with_first_tensor(output, edit(first_tensor(output)))
+
+        module = self.point.module
+        handle = (
+            module.register_forward_pre_hook(on_input)
+            if self.point.reads_input
+            else module.register_forward_hook(on_output)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(p.nbytes for p in self.model.parameters())
+
+
+def _load(name: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import
+
+    where = str(TINY_MODEL) if name == "tiny" else str(Path(name).expanduser())
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not Path(where).is_dir():
+        raise InvalidOption("name", name, "tiny, an existing folder, or a model on the hub")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(where, revision=revision, dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidOption("name", name, f"a model that can be loaded ({reason})") from error
+    return model, tokenizer

@@ -1,0 +1,161 @@
+"""Token windows → language-model activations → shuffled batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.shuffle import ShuffleBuffer
+from temporal_sae.data import Split, TextSource, TokenWindows
+from temporal_sae.errors import InvalidOption, check_int
+
+
+@dataclass(frozen=True)
+class ActivationBatch:
+    """A shuffled batch and, where asked for, the tokens read since the last one in text order."""
+
+    x: Float[Tensor, "batch d_in"]
+    ordered: tuple[Float[Tensor, "tokens d_in"], ...] = ()
+
+
+class ActivationSource:
+    """How text becomes activations: windows, BOS, language-model batches, buffer, scale.
+
+    Args:
+        context_size: tokens a window, BOS included.
+        prepend_bos: begin every window with BOS.
+        include_bos: keep the activations at BOS. Their norm is often tens of times the others'.
+        batch_windows: windows in one forward pass of the language model.
+        buffer_tokens: rows of the shuffle buffer.
+        normalize: divide by one constant so that E‖x‖² = 1 in training; folded into the saved SAE.
+
+    Raises:
+        InvalidOption: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        context_size: int = 128,
+        prepend_bos: bool = True,
+        include_bos: bool = False,
+        batch_windows: int = 32,
+        buffer_tokens: int = 32768,
+        normalize: bool = True,
+    ) -> None:
+        self.context_size = check_int("context_size", context_size, 2)
+        self.prepend_bos, self.include_bos, self.normalize = prepend_bos, include_bos, normalize
+        self.batch_windows = check_int("batch_windows", batch_windows, 1)
+        self.buffer_tokens = check_int("buffer_tokens", buffer_tokens, 1)
+
+    @property
+    def first_position(self) -> int:
+        """The first position of a window that counts."""
+        return int(self.prepend_bos and not self.include_bos)
+
+    def windows(
+        self, text: TextSource, model: LanguageModel, split: Split, seed: int
+    ) -> TokenWindows:
+        """Windows of a split: endless for training, one pass for evaluation."""
+        limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and self.context_size > limit:
+            raise InvalidOption(
+                "context_size", self.context_size, f"at most {limit} for this model"
+            )
+        repeat = split == "train"
+        return TokenWindows(
+            text, model.tokenizer, self.context_size, split, seed, self.prepend_bos, repeat
+        )
+
+    def stream(
+        self, text: TextSource, model: LanguageModel, batch_size: int, seed: int, ordered: bool
+    ) -> ActivationStream:
+        """The endless, resumable training stream."""
+        if batch_size > self.buffer_tokens:
+            raise InvalidOption("buffer_tokens", self.buffer_tokens, f"at least {batch_size}")
+        windows = self.windows(text, model, "train", seed)
+        return ActivationStream(self, windows, model, batch_size, seed, ordered)
+
+
+class ActivationStream(Iterator[ActivationBatch]):
+    """Shuffled batches of activations, without end; can be stopped and continued to the bit.
+
+    Args:
+        source: the options.
+        windows: token windows in text order.
+        model: where the activations come from.
+        batch_size: rows of a batch.
+        seed: fixes the shuffling.
+        ordered: hand out the tokens in text order too.
+    """
+
+    def __init__(
+        self,
+        source: ActivationSource,
+        windows: TokenWindows,
+        model: LanguageModel,
+        batch_size: int,
+        seed: int,
+        ordered: bool = False,
+    ) -> None:
+        self.source, self.windows, self.model = source, windows, model
+        self.batch_size, self.ordered = batch_size, ordered
+        self.buffer = ShuffleBuffer(source.buffer_tokens, seed)
+        self._not_handed_out: list[Tensor] = []
+        self._scale: float | None = None
+
+    @property
+    def scale(self) -> float:
+        """√E‖x‖² over the first full buffer, by which batches are divided; 1 if not normalised."""
+        if self._scale is None:
+            self._fill()
+            rows = self.buffer.held().float()
+            norm = float(rows.square().sum(-1).mean().sqrt())
+            self._scale = norm if self.source.normalize and norm > 0 else 1.0
+        return self._scale
+
+    def sample(self, n: int) -> Float[Tensor, "n d_in"]:
+        """Up to `n` rows of the buffer as batches would hold them; nothing is consumed."""
+        scale = self.scale
+        held = self.buffer.held()
+        return held[:: max(1, held.shape[0] // n)][:n].float() / scale
+
+    def __next__(self) -> ActivationBatch:
+        scale = self.scale
+        self._fill()
+        x = self.buffer.draw(self.batch_size).float() / scale
+        ordered = tuple(chunk.float() / scale for chunk in self._not_handed_out)
+        self._not_handed_out = []
+        return ActivationBatch(x, ordered)
+
+    def _fill(self) -> None:
+        """Harvest until the buffer is full."""
+        while not self.buffer.full:
+            tokens = torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
+            acts = self.model.activations(tokens)[:, self.source.first_position :].flatten(0, 1)
+            self.buffer.add(acts)
+            if self.ordered:
+                self._not_handed_out.append(acts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Text cursor, buffer and scale."""
+        return {
+            "windows": self.windows.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "scale": self.scale,
+            "not_handed_out": {str(n): chunk for n, chunk in enumerate(self._not_handed_out)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self.windows.load_state_dict(state["windows"])
+        self.buffer.load_state_dict(state["buffer"], self.model.device)
+        self._scale = float(state["scale"])
+        waiting = state.get("not_handed_out", {})
+        self._not_handed_out = [waiting[str(n)].to(self.model.device) for n in range(len(waiting))]

@@ -1,0 +1,91 @@
+"""From text to batches of activations."""
+
+import pytest
+import torch
+
+from temporal_sae.activations import ActivationSource
+from temporal_sae.data import TextFiles
+from temporal_sae.errors import InvalidOption
+
+OPTIONS = {"context_size": 16, "batch_windows": 4, "buffer_tokens": 256}
+
+
+def make_stream(model, folder, ordered=False, seed=0, **options):
+    source = ActivationSource(**{**OPTIONS, **options})
+    return source.stream(TextFiles(str(folder)), model, 32, seed, ordered)
+
+
+def test_batches_hold_the_models_activations_without_bos(small_model, text_folder):
+    stream = make_stream(small_model, text_folder, normalize=False)
+    windows = stream.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
+    tokens = torch.stack([next(windows) for _ in range(80)])
+    assert (tokens[:, 0] == small_model.tokenizer.bos_token_id).all()
+    known = small_model.activations(tokens)[:, 1:].flatten(0, 1)
+    batch = next(stream).x
+    assert batch.shape == (32, 16)
+    assert float(torch.cdist(batch, known).min(-1).values.max()) < 1e-4
+
+
+def test_bos_can_be_kept(small_model, text_folder):
+    without, kept = (
+        make_stream(small_model, text_folder, include_bos=flag) for flag in (False, True)
+    )
+    for stream in (without, kept):
+        stream.sample(1)
+    assert without.buffer.count % 15 == 0
+    assert kept.buffer.count % 16 == 0
+
+
+def test_scale_brings_the_mean_square_norm_to_one(small_model, text_folder):
+    stream = make_stream(small_model, text_folder)
+    x = torch.cat([next(stream).x for _ in range(30)])
+    assert float(x.square().sum(-1).mean()) == pytest.approx(1, rel=0.05)
+    raw = make_stream(small_model, text_folder, normalize=False)
+    assert raw.scale == 1.0
+    assert torch.allclose(next(raw).x / stream.scale, x[:32])
+
+
+def test_ordered_tokens_are_all_tokens_in_text_order(small_model, text_folder):
+    stream = make_stream(small_model, text_folder, ordered=True)
+    batches = [next(stream) for _ in range(20)]
+    ordered = torch.cat([chunk for b in batches for chunk in b.ordered])
+    windows = stream.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
+    acts = []
+    while sum(a.shape[0] for a in acts) < ordered.shape[0]:
+        tokens = torch.stack([next(windows) for _ in range(4)])
+        acts.append(small_model.activations(tokens)[:, 1:].flatten(0, 1))
+    assert torch.allclose(ordered, torch.cat(acts) / stream.scale, atol=1e-6)
+    plain = make_stream(small_model, text_folder)
+    assert all(torch.equal(b.x, next(plain).x) for b in batches)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 7, 40])
+def test_continues_to_the_bit(small_model, text_folder, n, ordered):
+    stream = make_stream(small_model, text_folder, ordered)
+    for _ in range(n):
+        next(stream)
+    other = make_stream(small_model, text_folder, ordered, seed=0)
+    state = stream.state_dict()
+    other.load_state_dict({**state, "buffer": {k: v.clone() for k, v in state["buffer"].items()}})
+    for _ in range(20):
+        a, b = next(stream), next(other)
+        assert torch.equal(a.x, b.x)
+        assert len(a.ordered) == len(b.ordered)
+        assert all(torch.equal(p, q) for p, q in zip(a.ordered, b.ordered, strict=True))
+
+
+def test_seed_decides_the_batches(small_model, text_folder):
+    first, same, other = (make_stream(small_model, text_folder, seed=s) for s in (0, 0, 1))
+    x = next(first).x
+    assert torch.equal(x, next(same).x)
+    assert not torch.equal(x, next(other).x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"context_size": 1}, {"context_size": 128}, {"buffer_tokens": 31}, {"batch_windows": 0}],
+)
+def test_bad_options(small_model, text_folder, options):
+    with pytest.raises(InvalidOption, match=next(iter(options))):
+        make_stream(small_model, text_folder, **options)

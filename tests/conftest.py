@@ -1,0 +1,51 @@
+"""Shared pieces: a language model small enough to make in a moment."""
+
+import pytest
+import torch
+
+from temporal_sae.activations import LanguageModel
+from temporal_sae.assets import TINY_MODEL
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def random_gemma(tmp_path_factory):
+    """Folder of an untrained Gemma-2 with 3 layers of width 16 and the bundled tokenizer."""
+    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=2048,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+        attn_implementation="eager",
+    )
+    folder = tmp_path_factory.mktemp("models") / "random_gemma"
+    Gemma2ForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY_MODEL).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(random_gemma):
+    """The untrained model, read after layer 1."""
+    return LanguageModel(str(random_gemma), "blocks.1.hook_resid_post")
+
+
+@pytest.fixture
+def text_folder(tmp_path):
+    """A few files of plain text."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for n in range(12):
+        (folder / f"{n}.txt").write_text(f"def function_{n}(x):\n    return x + {n}\n" * 60)
+    return folder
