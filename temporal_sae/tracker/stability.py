@@ -1,0 +1,182 @@
+"""How stable co-activation is while an SAE trains.
+
+One observation looks at the last closed window. Instability is judged only on pairs with an
+expected count of at least 10 a window: below that, |c - c̄| is shot noise (METHOD: a stationary pair
+with mean count 1 shows s = 0.52).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from temporal_sae.tracker.weights import instability
+
+MIN_COUNT = 10
+SURPRISING_Z = 3.0
+
+
+class PairRates(Protocol):
+    """The side of a tracker that the monitor sees."""
+
+    n_latents: int
+    windows_closed: int
+    last_window: Tensor | None
+
+    def pairs(self, min_count: float) -> tuple[Tensor, Tensor]: ...
+    def rate(self, i: Tensor, j: Tensor) -> Tensor: ...
+    def before(self, i: Tensor, j: Tensor) -> Tensor: ...
+
+
+class StabilityMonitor:
+    """Watches a tracker and a decoder, one observation a logged step.
+
+    Args:
+        n_top: how many of the most frequent pairs are followed.
+    """
+
+    def __init__(self, n_top: int = 200) -> None:
+        self.n_top = n_top
+        self._top: list[Int[Tensor, " n_top"]] = []
+        self._watched: Int[Tensor, " n_top"] | None = None
+        self._watched_rates: list[Float[Tensor, " n_top"]] = []
+        self._window_at: list[int] = []
+        self._window_sizes: list[int] = []
+        self._decoder: Tensor | None = None
+
+    @torch.no_grad()
+    def observe(self, tracker: Any, W_dec: Float[Tensor, "d_sae d_in"]) -> dict[str, float]:
+        """Look at the present state; returns the numbers worth logging."""
+        measured: dict[str, float] = {}
+        if self._decoder is not None:
+            cosine = torch.nn.functional.cosine_similarity(W_dec, self._decoder, dim=-1)
+            measured["decoder_drift"] = float(cosine.mean())
+        self._decoder = W_dec.detach().clone()
+        seen = self._window_at[-1] if self._window_at else 0
+        if tracker.windows_closed > seen:
+            self._observe_window(tracker)
+            measured |= pair_stability(tracker)
+        return measured
+
+    def _observe_window(self, tracker: PairRates) -> None:
+        top = top_pairs(tracker, self.n_top)
+        if self._watched is None:
+            self._watched = top
+        n = tracker.n_latents
+        known = self._watched.clamp(min=0)
+        self._watched_rates.append(tracker.rate(known // n, known % n).cpu())
+        self._top.append(top.cpu())
+        self._window_at.append(tracker.windows_closed)
+        assert tracker.last_window is not None
+        self._window_sizes.append(tracker.last_window.shape[0])
+
+    def summary(self, tracker: PairRates) -> dict[str, Any]:
+        """The measures of a whole run, for the results file; empty before the first window."""
+        if not self._top:
+            return {}
+        overlaps = self._overlaps()
+        return {
+            **pair_stability(tracker),
+            **co_activation(tracker, self.n_top),
+            "fano_factor_median": self._fano(),
+            "top_pairs_overlap_by_windows": overlaps,
+            "top_pairs_half_life_windows": half_life(overlaps),
+            "windows_observed": len(self._top),
+        }
+
+    def _fano(self) -> float:
+        """Median over the watched pairs of W Var(c) / mean(c); 1 for a Poisson count."""
+        assert self._watched is not None
+        rates = torch.stack(self._watched_rates)[:, self._watched.cpu() >= 0]
+        if rates.shape[0] < 2 or rates.shape[1] == 0:
+            return float("nan")
+        size = sum(self._window_sizes) / len(self._window_sizes)
+        return float((size * rates.var(0) / rates.mean(0).clamp(min=1e-12)).median())
+
+    def _overlaps(self) -> dict[str, float]:
+        """Mean Jaccard overlap of the top pairs, by lag in windows (lags double)."""
+        overlaps, lag = {}, 1
+        while lag < len(self._top):
+            pairs = list(zip(self._top[:-lag], self._top[lag:], strict=True))
+            distance = (self._window_at[-1] - self._window_at[0]) / (len(self._window_at) - 1) * lag
+            overlaps[f"{distance:.0f}"] = sum(jaccard(a, b) for a, b in pairs) / len(pairs)
+            lag *= 2
+        return overlaps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything observed so far."""
+        state: dict[str, Any] = {"window_at": self._window_at, "window_sizes": self._window_sizes}
+        if self._decoder is not None:
+            state["decoder"] = self._decoder
+        if self._watched is not None:
+            state["watched"] = self._watched
+            state["top"] = torch.stack(self._top)
+            state["watched_rates"] = torch.stack(self._watched_rates)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self._window_at = list(state.get("window_at", []))
+        self._window_sizes = list(state.get("window_sizes", []))
+        self._decoder = state.get("decoder")
+        self._watched = state.get("watched")
+        self._top = list(state["top"]) if "top" in state else []
+        self._watched_rates = list(state["watched_rates"]) if "watched_rates" in state else []
+
+
+def pair_stability(tracker: PairRates) -> dict[str, float]:
+    """1 - s and z = (c - c̄)/√(max(c, c̄)/W) over pairs with at least 10 expected counts."""
+    i, j = tracker.pairs(MIN_COUNT)
+    if not len(i) or tracker.last_window is None:
+        return {}
+    rate, before = tracker.rate(i, j), tracker.before(i, j)
+    z = (rate - before) / (torch.maximum(rate, before) / tracker.last_window.shape[0]).sqrt()
+    return {
+        "frequent_pairs": float(len(i)),
+        "pair_stability": float(1 - instability(rate, before).mean()),
+        "pair_z_rms": float(z.square().mean().sqrt()),
+        "pairs_beyond_3_sigma": float((z.abs() > SURPRISING_Z).float().mean()),
+    }
+
+
+def co_activation(tracker: PairRates, n_top: int) -> dict[str, float]:
+    """Entropy (nats) of the distribution of co-activation over pairs; φ of the top pairs."""
+    i, j = tracker.pairs(1)
+    rate = tracker.rate(i, j)
+    share = rate[rate > 0] / rate.sum().clamp(min=1e-12)
+    top = rate.topk(min(n_top, len(rate))).indices
+    i, j, both = i[top], j[top], rate[top]
+    p, q = tracker.rate(i, i), tracker.rate(j, j)
+    spread = (p * (1 - p) * q * (1 - q)).sqrt()
+    phi = torch.where(spread > 0, (both - p * q) / spread.clamp(min=1e-12), 0.0)
+    return {
+        "co_activation_entropy": float(-(share * share.log()).sum()),
+        "pairs_in_last_window": float(len(rate)),
+        "phi_mean_of_top_pairs": float(phi.mean()) if len(phi) else 0.0,
+    }
+
+
+def top_pairs(tracker: PairRates, n: int) -> Int[Tensor, " n"]:
+    """The n pairs i < j with the highest rates as i F + j; -1 where there are fewer."""
+    i, j = tracker.pairs(1)
+    ids = i * tracker.n_latents + j
+    best = tracker.rate(i, j).topk(min(n, len(ids))).indices
+    return torch.nn.functional.pad(ids[best], (0, n - len(best)), value=-1)
+
+
+def jaccard(a: Tensor, b: Tensor) -> float:
+    """|a ∩ b| / |a ∪ b| of two sets of pair ids; -1 is no member."""
+    first, second = set(a.tolist()) - {-1}, set(b.tolist()) - {-1}
+    return len(first & second) / max(1, len(first | second))
+
+
+def half_life(overlaps: dict[str, float]) -> float | None:
+    """The smallest measured lag at which the overlap is at most half of the first; else None."""
+    values = list(overlaps.values())
+    for lag, value in overlaps.items():
+        if value <= values[0] / 2:
+            return float(lag)
+    return None
