@@ -1,0 +1,217 @@
+"""The separation penalty: hand-computed values, identities, gradients, and its estimators."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from temporal_sae.errors import InvalidOption
+from temporal_sae.latents import Latents
+from temporal_sae.loss import OrthogonalityLoss
+from temporal_sae.tracker import CoActivationTracker, NoTracker
+
+HAND_W_DEC = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+HAND_WINDOW = torch.tensor([[0, 1], [0, 1], [0, 2], [1, -1]])
+
+
+def hand_tracker():
+    tracker = CoActivationTracker(3, window_size=4)
+    tracker.update(HAND_WINDOW)
+    return tracker
+
+
+def random_tracker(n=20, k=5, window=64, windows=3, seed=0):
+    torch.manual_seed(seed)
+    tracker = CoActivationTracker(n, window_size=window)
+    popularity = torch.rand(n) ** 3 + 0.02
+    tracker.update(torch.multinomial(popularity.expand(window * windows, n), k))
+    return tracker
+
+
+def test_hand_example():
+    tracker = hand_tracker()
+    options = {"ortho_weight": 1.0, "penalty": "abs", "estimator": "exact"}
+    assert float(OrthogonalityLoss(reduction="sum", **options)(HAND_W_DEC, tracker)) == (
+        pytest.approx(0.3)
+    )
+    assert float(OrthogonalityLoss(**options)(HAND_W_DEC, tracker)) == pytest.approx(0.4)
+    assert float(OrthogonalityLoss(reduction="mean", **options)(HAND_W_DEC, tracker)) == (
+        pytest.approx(2 * 0.3 / 9)
+    )
+
+
+def test_squared_cosines_and_ortho_weight():
+    loss = OrthogonalityLoss(ortho_weight=3.0, estimator="exact")
+    expected = 3.0 * (0.5 * 0.36 + 0.25 * 0.0) / 0.75
+    assert float(loss(HAND_W_DEC, hand_tracker())) == pytest.approx(expected)
+
+
+def test_activation_gram_by_hand():
+    latents = Latents(torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[0, 1], [0, 2]]))
+    # f_0ᵀf_1 / B = 1, f_0ᵀf_2 / B = 1.5; weights .5 and .25
+    for penalty, expected in (("abs", 0.5 + 0.375), ("square", 0.5 + 0.25 * 2.25)):
+        loss = OrthogonalityLoss(1.0, penalty, "activations", "sum")
+        assert float(loss(HAND_W_DEC, hand_tracker(), latents)) == pytest.approx(expected)
+
+
+def test_activation_gram_trains_the_latents_and_not_the_decoder():
+    values = torch.tensor([[1.0, 2.0], [3.0, 1.0]], requires_grad=True)
+    W_dec = HAND_W_DEC.clone().requires_grad_()
+    latents = Latents(values, torch.tensor([[0, 1], [0, 2]]))
+    OrthogonalityLoss(gram="activations")(W_dec, hand_tracker(), latents).backward()
+    assert values.grad.abs().sum() > 0
+    assert W_dec.grad is None
+
+
+def test_floor_mixes_in_every_pair():
+    loss = OrthogonalityLoss(1.0, weighting="none", floor=1.0, reduction="sum", estimator="exact")
+    by_weight = (0.5 * 0.36) / 1.5  # Σ over ordered pairs is 1.5
+    by_floor = (0.36 + 0.64 + 0.0) / 6
+    assert float(loss(HAND_W_DEC, hand_tracker())) == pytest.approx(by_weight + by_floor)
+
+
+def test_weighted_mean_with_floor_divides_by_the_weight_there_is():
+    total, mean = (
+        float(
+            OrthogonalityLoss(1.0, floor=1.0, reduction=r, estimator="exact")(
+                HAND_W_DEC, hand_tracker()
+            )
+        )
+        for r in ("sum", "weighted_mean")
+    )
+    assert mean == pytest.approx(2 * total / 2.0)
+
+
+def test_uniform_weighting_is_the_frame_potential_and_needs_no_tracker():
+    W_dec = torch.randn(30, 8)
+    directions = torch.nn.functional.normalize(W_dec, dim=-1)
+    cosines = directions @ directions.T - torch.eye(30)
+    loss = OrthogonalityLoss(1.0, weighting="uniform", reduction="sum")
+    value = float(loss(W_dec, NoTracker(30)))
+    assert value == pytest.approx(float(cosines.square().sum()) / 2, rel=1e-5)
+    absolute = OrthogonalityLoss(1.0, "abs", weighting="uniform", reduction="sum")
+    assert float(absolute(W_dec, NoTracker(30))) == (
+        pytest.approx(float(cosines.abs().sum()) / 2, rel=1e-5)
+    )
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+@pytest.mark.parametrize("penalty", ["square", "abs"])
+def test_orthogonal_decoder_costs_nothing(estimator, penalty):
+    loss = OrthogonalityLoss(penalty=penalty, estimator=estimator)
+    assert float(loss(torch.eye(20), random_tracker())) == 0
+
+
+@given(st.integers(0, 999), st.sampled_from(["square", "abs"]))
+@settings(max_examples=20, deadline=None)
+def test_weighted_mean_is_between_0_and_1_and_blind_to_row_lengths(seed, penalty):
+    tracker = random_tracker(seed=seed)
+    W_dec = torch.randn(20, 6)
+    loss = OrthogonalityLoss(1.0, penalty)
+    value = float(loss(W_dec, tracker))
+    assert 0 <= value <= 1
+    stretched = W_dec * torch.rand(20, 1).add(0.1)
+    assert float(loss(stretched, tracker)) == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+@pytest.mark.parametrize("floor", [0.0, 1.0])
+def test_gradient_is_orthogonal_to_every_row(estimator, floor):
+    W_dec = torch.randn(20, 6, dtype=torch.float64, requires_grad=True)
+    OrthogonalityLoss(estimator=estimator, floor=floor)(W_dec, random_tracker()).backward()
+    assert W_dec.grad.abs().max() > 0
+    along = (W_dec.grad * W_dec).sum(-1) / W_dec.grad.norm(dim=-1).clamp(min=1e-30)
+    assert float(along.detach().abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "sum", "mean"])
+def test_gradcheck(estimator, reduction):
+    W_dec = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    tracker = random_tracker(n=6, k=3, window=8)
+    loss = OrthogonalityLoss(reduction=reduction, estimator=estimator, sample_tokens=5, floor=0.5)
+    assert torch.autograd.gradcheck(lambda w: loss(w, tracker), W_dec)
+
+
+@pytest.mark.parametrize("weighting", ["instability", "none", "stability", "only"])
+@pytest.mark.parametrize("floor", [0.0, 1.0])
+def test_sampling_the_whole_window_is_exact(weighting, floor):
+    W_dec, tracker = torch.randn(20, 6), random_tracker()
+    exact, sampled = (
+        float(
+            OrthogonalityLoss(
+                weighting=weighting, floor=floor, estimator=estimator, sample_tokens=64
+            )(W_dec, tracker)
+        )
+        for estimator in ("exact", "sampled")
+    )
+    assert sampled == pytest.approx(exact, rel=1e-4)
+
+
+def test_sampling_is_unbiased_and_its_spread_is_that_of_the_tokens():
+    W_dec, tracker, m = torch.randn(20, 6), random_tracker(), 16
+    exact = float(OrthogonalityLoss(1.0, estimator="exact")(W_dec, tracker))
+    draws = torch.tensor(
+        [
+            float(
+                OrthogonalityLoss(1.0, estimator="sampled", sample_tokens=m, seed=s)(W_dec, tracker)
+            )
+            for s in range(400)
+        ]
+    )
+    single = torch.tensor(
+        [
+            float(
+                OrthogonalityLoss(1.0, estimator="sampled", sample_tokens=1, seed=s)(W_dec, tracker)
+            )
+            for s in range(400)
+        ]
+    )
+    assert float(draws.mean()) == pytest.approx(exact, abs=4 * float(draws.std()) / 20)
+    # m of 64 without replacement: variance falls by m, and by the finite population's factor
+    expected = float(single.std()) * math.sqrt((64 - m) / 63 / m)
+    assert float(draws.std()) == pytest.approx(expected, rel=0.2)
+
+
+def test_a_draw_is_a_function_of_seed_and_tokens_seen():
+    W_dec, tracker = torch.randn(20, 6), random_tracker()
+    loss = OrthogonalityLoss(estimator="sampled", sample_tokens=4)
+    assert float(loss(W_dec, tracker)) == float(loss(W_dec, tracker))
+    before = float(loss(W_dec, tracker))
+    tracker.update(torch.tensor([[0, 1]]))
+    assert float(loss(W_dec, tracker)) != before
+
+
+def test_nothing_before_the_first_window_and_nothing_without_weight():
+    W_dec = torch.randn(3, 2, requires_grad=True)
+    for loss, tracker in (
+        (OrthogonalityLoss(), CoActivationTracker(3)),
+        (OrthogonalityLoss(0.0), hand_tracker()),
+        (OrthogonalityLoss(floor=1.0), NoTracker(3)),
+    ):
+        value = loss(W_dec, tracker)
+        assert float(value) == 0
+        assert not value.requires_grad
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ortho_weight": -1},
+        {"penalty": "cube"},
+        {"gram": "encoder"},
+        {"reduction": "max"},
+        {"weighting": "random"},
+        {"floor": -0.1},
+        {"estimator": "guess"},
+        {"sample_tokens": 0},
+        {"estimator": "sampled", "gram": "activations"},
+        {"estimator": "sampled", "weighting": "average"},
+        {"estimator": "sampled", "penalty": "abs", "floor": 1.0},
+    ],
+)
+def test_bad_options(options):
+    with pytest.raises(InvalidOption):
+        OrthogonalityLoss(**options)
