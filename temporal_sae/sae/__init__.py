@@ -1,0 +1,15 @@
+"""Sparse autoencoders: one file an architecture, one sparse interface, one folder format."""
+
+from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.loading import load_sae
+from temporal_sae.sae.standard import StandardSAE
+from temporal_sae.sae.topk import TopKSAE
+
+__all__ = [
+    "SparseAutoencoder",
+    "StandardSAE",
+    "StepContext",
+    "StepOutput",
+    "TopKSAE",
+    "load_sae",
+]
