@@ -64,7 +64,9 @@ class SparseAutoencoder(nn.Module, ABC):
         self.d_sae = check_int("d_sae", d_sae, 1)
         directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=-1)
         self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(directions.T.clone())
+        # Row-major like everything a checkpoint restores: Adam's fused kernel walks a parameter and
+        # its moments as they lie in memory.
+        self.W_enc = nn.Parameter(directions.T.contiguous())
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 

@@ -97,6 +97,7 @@ class CoActivationTracker:
         self.tokens_seen = 0
         self.last_window: Int[Tensor, "W k"] | None = None
         self._open = OpenWindow()
+        self._weight_sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(self, indices: Int[Tensor, "tokens k"]) -> None:
@@ -118,6 +119,7 @@ class CoActivationTracker:
         self.windows_closed += 1
         self.last_window = self._open.take()
         self.storage.close(self.last_window, self.windows_closed)
+        self._weight_sums = {}
 
     def rate(self, i: Tensor, j: Tensor) -> Tensor:
         """c_ij of the last closed window; i and j are int tensors of one shape."""
@@ -141,8 +143,10 @@ class CoActivationTracker:
         return self.storage.weight_matrix(weighting)
 
     def weight_sum(self, weighting: Weighting = "instability") -> Float[Tensor, ""]:
-        """Σ of w over all ordered pairs i ≠ j."""
-        return self.weight_matrix(weighting).sum()
+        """Σ of w over all ordered pairs i ≠ j; computed once a window."""
+        if weighting not in self._weight_sums:
+            self._weight_sums[weighting] = self.weight_matrix(weighting).sum()
+        return self._weight_sums[weighting]
 
     def pairs(self, min_count: float) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """i < j of the pairs with W max(c, c̄ before) >= min_count, for `min_count` > 0."""
@@ -174,6 +178,6 @@ class CoActivationTracker:
         last = state.get("last_window")
         self.last_window = None if last is None else last.to(self.device)
         self.storage.load_state_dict(state["storage"], self.last_window)
-        self._open = OpenWindow()
+        self._open, self._weight_sums = OpenWindow(), {}
         for n in range(len(state.get("open", {}))):
             self._open.add(state["open"][str(n)].to(self.device))

@@ -67,6 +67,7 @@ class TranscriptTracker(CoActivationTracker):
         alpha = (store.rates.diagonal() / store.alpha.scale).clamp(max=store.alpha.cap)
         store.averages = torch.lerp(store.averages, store.rates, alpha[:, None])
         store.reference = store.averages
+        self._weight_sums = {}
 
     def weight(self, i: Tensor, j: Tensor, weighting: Weighting = "instability") -> Tensor:
         """The running average, whatever the weighting: the transcript's s is 0."""

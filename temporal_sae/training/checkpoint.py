@@ -1,0 +1,103 @@
+"""Checkpoints: one file each, complete or absent, without pickles.
+
+A checkpoint is a nested dictionary of tensors, numbers, strings and None. Tensors go into a
+safetensors file under their path (`optimizer/exp_avg/0`), the rest into its header as JSON. The
+file name carries the step and the first 16 hex digits of the file's SHA-256, so damage of any kind
+shows before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from temporal_sae.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"step_(\d{9})\.([0-9a-f]{16})\.safetensors")
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """The newest checkpoints of a run.
+
+    Args:
+        folder: where they are kept.
+        keep: how many; older ones are deleted after a newer one is complete.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def files(self) -> list[Path]:
+        """Finished checkpoint files, newest first."""
+        found = [p for p in self.folder.glob("step_*.safetensors") if NAME.fullmatch(p.name)]
+        return sorted(found, reverse=True)
+
+    def save(self, step: int, state: State) -> Path:
+        """Write a checkpoint; the previous ones stay until it is complete."""
+        data = to_bytes(state)
+        path = self.folder / f"step_{step:09d}.{_digest(data)}.safetensors"
+        write_atomically(path, data)
+        for old in self.files()[self.keep :]:
+            old.unlink()
+        return path
+
+    def load_newest(self) -> State | None:
+        """The newest checkpoint that is whole, or None; says in the log which it passed over."""
+        for path in self.files():
+            data = path.read_bytes()
+            match = NAME.fullmatch(path.name)
+            if match and _digest(data) == match[2]:
+                return from_file(path)
+            log.warning("%s is damaged: falling back to an older checkpoint", path.name)
+        return None
+
+
+def to_bytes(state: State) -> bytes:
+    """Serialise a nested dictionary of tensors and JSON values."""
+    tensors: dict[str, Tensor] = {}
+    rest = _take_tensors(state, "", tensors)
+    return save(tensors, metadata={"state": json.dumps(rest)})
+
+
+def from_file(path: Path) -> State:
+    """The nested dictionary that `to_bytes` serialised; tensors on the CPU."""
+    with safe_open(path, framework="pt") as file:
+        state: State = json.loads(file.metadata()["state"])
+        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
+            *parents, last = key.split("/")
+            inner = state
+            for parent in parents:
+                inner = inner[parent]
+            inner[last] = file.get_tensor(key)
+    return state
+
+
+def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Move the tensors of a nested dictionary to a flat one, returning what remains."""
+    rest = {}
+    for key, item in value.items():
+        inner = f"{path}{key}"
+        if isinstance(item, Tensor):
+            # A copy: safetensors refuses views that share memory, as windows of one batch do.
+            tensors[inner] = item.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            rest[key] = (
+                _take_tensors(item, f"{inner}/", tensors) if isinstance(item, dict) else item
+            )
+    return rest
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

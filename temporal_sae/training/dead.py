@@ -1,0 +1,48 @@
+"""Latents that have been silent for too long, counted in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from temporal_sae.latents import Latents
+
+
+class DeadLatents:
+    """Tokens since each latent was last active, with a value > 0 and not merely selected.
+
+    Args:
+        d_sae: number of latents.
+        after_tokens: a latent is dead when it has been silent for at least that many tokens.
+        device: where the counters live.
+    """
+
+    def __init__(self, d_sae: int, after_tokens: int, device: torch.device) -> None:
+        self.after_tokens = after_tokens
+        self.silent_for = torch.zeros(d_sae, dtype=torch.int64, device=device)
+
+    def update(self, latents: Latents) -> None:
+        """Count a batch."""
+        d_sae = self.silent_for.shape[0]
+        active = latents.active_indices()
+        fired = torch.zeros(d_sae + 1, dtype=torch.bool, device=active.device)
+        fired[torch.where(active >= 0, active, d_sae).flatten()] = True
+        self.silent_for += latents.values.shape[0]
+        self.silent_for.masked_fill_(fired[:d_sae], 0)
+
+    def mask(self) -> Bool[Tensor, " d_sae"]:
+        """Which latents are dead."""
+        return self.silent_for >= self.after_tokens
+
+    def share(self) -> Float[Tensor, ""]:
+        """Share of the latents that are dead."""
+        return self.mask().float().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"silent_for": self.silent_for}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.silent_for.copy_(state["silent_for"])

@@ -1,0 +1,115 @@
+"""Where metrics go: always `metrics.jsonl`, and Weights & Biases on top where asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from temporal_sae.files import write_atomically
+
+METRICS = "metrics.jsonl"
+Metrics = dict[str, float]
+Metadata = Mapping[str, Any]
+
+
+class MetricsLogger(Protocol):
+    """Receives one dictionary of numbers a logged step."""
+
+    def start(self, config: Metadata) -> None: ...
+    def rewind(self, step: int) -> None: ...
+    def log(self, step: int, metrics: Metrics) -> None: ...
+    def finish(self) -> None: ...
+
+
+class JsonlLogger:
+    """One JSON object a line in `metrics.jsonl`.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / METRICS
+
+    def start(self, config: Metadata) -> None:
+        """The run keeps its config itself."""
+
+    def rewind(self, step: int) -> None:
+        """Forget lines after `step` (which a resumed run writes again) and broken ones."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_atomically(self.path, "".join(line + "\n" for line in kept))
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Append a line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def finish(self) -> None:
+        """Nothing is held open."""
+
+
+class WandbLogger(JsonlLogger):
+    """`metrics.jsonl` and a Weights & Biases run.
+
+    The run is online where an API key is set (WANDB_API_KEY or `wandb login`), offline otherwise;
+    it never asks for one. WANDB_MODE overrides that. A continued run goes on under the same id.
+
+    Args:
+        folder: the run's folder; wandb's own files go to `wandb/` in it.
+        project: name of the project.
+    """
+
+    def __init__(self, folder: str | Path, project: str = "temporal_sae") -> None:
+        super().__init__(folder)
+        self.project = project
+        self._run: Any = None
+
+    def start(self, config: Metadata) -> None:
+        """Open the run and record the config."""
+        import wandb  # slow to import
+
+        folder = self.path.parent.resolve()
+        default_mode = "online" if has_wandb_key() else "offline"
+        self._run = wandb.init(
+            project=self.project,
+            dir=str(folder),
+            name=folder.name,
+            id=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
+            resume="allow",
+            config=dict(config),
+            mode=cast(Any, os.environ.get("WANDB_MODE") or default_mode),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Append a line and send it to the run."""
+        super().log(step, metrics)
+        self._run.log(metrics, step=step)
+
+    def finish(self) -> None:
+        """Close the run."""
+        self._run.finish()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for a line that is broken."""
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def has_wandb_key() -> bool:
+    """Whether WANDB_API_KEY is set or `wandb login` has left a key in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False

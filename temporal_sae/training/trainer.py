@@ -1,0 +1,386 @@
+"""The training loop.
+
+The trainer knows protocols only: batches of activations, an SAE, a tracker, a separation penalty,
+something that takes metrics, something that takes checkpoints. It opens no data set, names no
+model and decides nothing about files.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from temporal_sae.activations import ActivationBatch
+from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int, check_number
+from temporal_sae.latents import Latents
+from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss, variance
+from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.tracker.stability import StabilityMonitor
+from temporal_sae.training.checkpoint import Checkpoints, State
+from temporal_sae.training.dead import DeadLatents
+from temporal_sae.training.geometric_median import geometric_median
+from temporal_sae.training.interrupts import StopRequest
+from temporal_sae.training.loggers import Metrics, MetricsLogger
+from temporal_sae.training.optimizer import load_optimizer_state, optimizer_state
+from temporal_sae.training.progress import ProgressDisplay
+from temporal_sae.training.schedule import learning_rate_factor
+from temporal_sae.training.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+NEGLIGIBLE = 1e-4
+PATIENCE = 10
+SAMPLE_FOR_BIAS = 8192
+
+
+class Batches(Protocol):
+    """Endless shuffled activations that can be saved and continued."""
+
+    def __next__(self) -> ActivationBatch: ...
+    def sample(self, n: int) -> Tensor: ...
+    def state_dict(self) -> State: ...
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Tracker(Protocol):
+    """What the trainer needs of a tracker; the penalty needs more."""
+
+    stream: str
+    windows_closed: int
+
+    def update(self, indices: Tensor) -> None: ...
+    def state_dict(self) -> State: ...
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Separation(Protocol):
+    """A weighted penalty on pairs of latents."""
+
+    ortho_weight: float
+
+    def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
+
+
+class Stopped(Exception):
+    """Training stopped at a step boundary because of a signal; a checkpoint has been written."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step, self.signal_number = step, signal_number
+
+
+@dataclass
+class Parts:
+    """What is trained, and everything that has a state while it is."""
+
+    sae: SparseAutoencoder
+    batches: Batches
+    tracker: Tracker
+    separation: Separation
+    logger: MetricsLogger
+    checkpoints: Checkpoints
+    progress: ProgressDisplay
+    stability: StabilityMonitor | None = None
+
+
+@dataclass
+class Progress:
+    """The state of a run apart from its parts."""
+
+    optimizer: torch.optim.Adam
+    dead: DeadLatents
+    stopwatches: dict[str, Stopwatch]
+    step: int = 0
+    any_dead: bool = False
+    steps_negligible: int = 0
+    seconds: float = 0.0
+    metrics: Metrics = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains an SAE on a stream of activations.
+
+    Args:
+        num_tokens: tokens to train on; rounded up to whole batches.
+        batch_size: tokens a step.
+        lr: learning rate; null takes the architecture's own rule.
+        warmup_steps: linear warm-up of the learning rate.
+        decay_fraction: share of the steps, at the end, in which it falls linearly to 0.
+        grad_clip: largest norm of the gradient; null for no limit.
+        beta1: of Adam.
+        beta2: of Adam.
+        eps: of Adam.
+        reconstruction: `fvu` (divided by the variance), `sse` (summed square) or `norm`.
+        b_dec_init: `geometric_median`, `mean` (of a sample of activations) or `zeros`.
+        dead_after_tokens: a latent silent for that long counts as dead.
+        log_every: steps between logged metrics.
+        checkpoint_every: steps between checkpoints.
+        resume: `auto` continues where the output folder has a checkpoint; `never` refuses to.
+
+    Raises:
+        InvalidOption: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        batch_size: int = 2048,
+        lr: float | None = None,
+        warmup_steps: int = 1000,
+        decay_fraction: float = 0.2,
+        grad_clip: float | None = 1.0,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        reconstruction: str = "fvu",
+        b_dec_init: str = "geometric_median",
+        dead_after_tokens: int = 10_000_000,
+        log_every: int = 10,
+        checkpoint_every: int = 1000,
+        resume: str = "auto",
+    ) -> None:
+        self.batch_size = check_int("batch_size", batch_size, 1)
+        self.total_steps = math.ceil(check_int("num_tokens", num_tokens, 1) / self.batch_size)
+        self.lr = None if lr is None else check_number("lr", lr, above=True)
+        self.warmup_steps = check_int("warmup_steps", warmup_steps, 0)
+        self.decay_fraction = check_number("decay_fraction", decay_fraction, maximum=1.0)
+        self.grad_clip = None if grad_clip is None else check_number("grad_clip", grad_clip)
+        self.betas = (
+            check_number("beta1", beta1, maximum=0.9999999),
+            check_number("beta2", beta2, maximum=0.9999999),
+        )
+        self.eps = check_number("eps", eps)
+        self.reconstruction = check_choice("reconstruction", reconstruction, RECONSTRUCTIONS)
+        self.b_dec_init = check_choice(
+            "b_dec_init", b_dec_init, ("geometric_median", "mean", "zeros")
+        )
+        self.dead_after_tokens = check_int("dead_after_tokens", dead_after_tokens, 1)
+        self.log_every = check_int("log_every", log_every, 1)
+        self.checkpoint_every = check_int("checkpoint_every", checkpoint_every, 1)
+        self.resume = check_choice("resume", resume, ("auto", "never"))
+        if self.warmup_steps > self.total_steps:
+            raise InvalidOption(
+                "warmup_steps", warmup_steps, f"at most the {self.total_steps} steps of the run"
+            )
+
+    def learning_rate(self, sae: SparseAutoencoder) -> float:
+        """The full learning rate of a run."""
+        return sae.default_lr() if self.lr is None else self.lr
+
+    def fit(self, parts: Parts) -> Progress:
+        """Train to the end, or until a signal asks to stop.
+
+        Raises:
+            Stopped: after SIGINT or SIGTERM, with a checkpoint written.
+            RunError: the loss is no longer finite.
+        """
+        run = self._start(parts)
+        began = time.monotonic() - run.seconds
+        with StopRequest() as stop, parts.progress:
+            parts.progress.start_at(run.step)
+            while run.step < self.total_steps:
+                self._step(parts, run)
+                run.seconds = time.monotonic() - began
+                if stop.signal is not None or run.step % self.checkpoint_every == 0:
+                    parts.checkpoints.save(run.step, self._state(parts, run))
+                if stop.signal is not None:
+                    raise Stopped(run.step, stop.signal)
+        parts.checkpoints.save(run.step, self._state(parts, run))
+        return run
+
+    def _start(self, parts: Parts) -> Progress:
+        """Fresh state, or that of the newest whole checkpoint."""
+        sae, device = parts.sae, parts.sae.W_dec.device
+        run = Progress(
+            torch.optim.Adam(
+                sae.parameters(),
+                lr=self.learning_rate(sae),
+                betas=self.betas,
+                eps=self.eps,
+                fused=device.type in ("cpu", "cuda"),
+            ),
+            DeadLatents(sae.d_sae, self.dead_after_tokens, device),
+            {name: Stopwatch(device) for name in ("tracker", "penalty")},
+        )
+        state = parts.checkpoints.load_newest() if self.resume == "auto" else None
+        if state is None:
+            self._init_b_dec(parts)
+        else:
+            self._restore(parts, run, state)
+            log.info("continuing at step %d of %d", run.step, self.total_steps)
+        parts.logger.rewind(run.step)
+        return run
+
+    def _init_b_dec(self, parts: Parts) -> None:
+        if self.b_dec_init == "zeros":
+            return
+        sample = parts.batches.sample(SAMPLE_FOR_BIAS)
+        center = geometric_median(sample) if self.b_dec_init != "mean" else sample.mean(0)
+        parts.sae.b_dec.data.copy_(center)
+
+    def _step(self, parts: Parts, run: Progress) -> None:
+        sae = parts.sae
+        batch = next(parts.batches)
+        dead = run.dead.mask() if run.any_dead else None
+        out = sae.training_step(batch.x, StepContext(run.step, dead))
+        with run.stopwatches["tracker"].running():
+            self._track(parts, batch, out)
+        reconstruction = reconstruction_loss(self.reconstruction, batch.x, out.x_hat)
+        main = sum(out.terms.values(), start=reconstruction)
+        run.optimizer.zero_grad(set_to_none=True)
+        with run.stopwatches["penalty"].running():
+            penalty, penalty_gradients = self._separate(parts, out)
+        self._backward(sae, main, out, penalty_gradients)
+        gradient_norm = self._update_weights(sae, run)
+        run.dead.update(out.latents)
+        run.step += 1
+        if run.step % self.log_every == 0 or run.step == self.total_steps:
+            losses = {"reconstruction": reconstruction, **out.terms, "separation": penalty}
+            self._log(parts, run, batch, out, losses, gradient_norm)
+
+    @torch.no_grad()
+    def _track(self, parts: Parts, batch: ActivationBatch, out: StepOutput) -> None:
+        if parts.tracker.stream == "shuffled":
+            parts.tracker.update(out.latents.active_indices().detach())
+            return
+        for chunk in batch.ordered:
+            for piece in chunk.split(self.batch_size):
+                parts.tracker.update(parts.sae.encode(piece).active_indices())
+
+    @staticmethod
+    def _separate(parts: Parts, out: StepOutput) -> tuple[Tensor, list[Tensor | None]]:
+        """The penalty and its gradients by decoder and latents, apart so that both are timed."""
+        W_dec, values = parts.sae.W_dec, out.latents.values
+        penalty = parts.separation(W_dec, parts.tracker, out.latents)
+        if not penalty.requires_grad:
+            return penalty, [None, None]
+        gradients = torch.autograd.grad(
+            penalty, [W_dec, values], allow_unused=True, retain_graph=False
+        )
+        return penalty.detach(), list(gradients)
+
+    @staticmethod
+    def _backward(
+        sae: SparseAutoencoder,
+        main: Tensor,
+        out: StepOutput,
+        penalty_gradients: list[Tensor | None],
+    ) -> None:
+        by_decoder, by_values = penalty_gradients
+        if by_values is None:
+            main.backward()
+        else:
+            torch.autograd.backward([main, out.latents.values], [None, by_values])
+        if by_decoder is not None and sae.W_dec.grad is not None:
+            sae.W_dec.grad += by_decoder
+
+    def _update_weights(self, sae: SparseAutoencoder, run: Progress) -> Tensor:
+        """Project, clip, step, renormalise, in this order."""
+        sae.remove_parallel_gradient()
+        limit = math.inf if self.grad_clip is None else self.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), limit)
+        factor = learning_rate_factor(
+            run.step, self.total_steps, self.warmup_steps, self.decay_fraction
+        )
+        for group in run.optimizer.param_groups:
+            group["lr"] = self.learning_rate(sae) * factor
+        run.optimizer.step()
+        sae.normalize_decoder()
+        return norm
+
+    def _log(
+        self,
+        parts: Parts,
+        run: Progress,
+        batch: ActivationBatch,
+        out: StepOutput,
+        losses: dict[str, Tensor],
+        gradient_norm: Tensor,
+    ) -> None:
+        """Everything that waits for the device happens here, and only here."""
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        total = sum(values.values())
+        if not math.isfinite(total):
+            raise RunError(
+                f"the loss is {total} at step {run.step}: lower trainer.lr "
+                f"(now {self.learning_rate(parts.sae):.3g}) or raise trainer.warmup_steps"
+            )
+        unexplained = (batch.x - out.x_hat).square().sum(-1).mean() / variance(batch.x)
+        share = float(run.dead.share())
+        run.any_dead = share > 0
+        run.metrics = {
+            "tokens": run.step * self.batch_size,
+            "loss": total,
+            **{f"loss_{name}": value for name, value in values.items()},
+            "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
+            "explained_variance": 1 - float(unexplained.detach()),
+            "l0": float(out.latents.l0()),
+            "dead_share": share,
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(gradient_norm),
+            "windows_closed": parts.tracker.windows_closed,
+            "tokens_per_second": run.step * self.batch_size / max(run.seconds, 1e-9),
+            **{f"seconds_{n}": watch.seconds() for n, watch in run.stopwatches.items()},
+        }
+        if parts.stability:
+            run.metrics |= parts.stability.observe(parts.tracker, parts.sae.W_dec)
+        self._warn_if_negligible(parts, run)
+        parts.logger.log(run.step, run.metrics)
+        parts.progress.show(run.step, run.metrics)
+
+    @staticmethod
+    def _warn_if_negligible(parts: Parts, run: Progress) -> None:
+        """A penalty that does nothing must not go unnoticed."""
+        expected = parts.separation.ortho_weight > 0 and parts.tracker.windows_closed > 0
+        if not expected or run.metrics["separation_ratio"] >= NEGLIGIBLE:
+            run.steps_negligible = 0
+            return
+        run.steps_negligible += 1
+        if run.steps_negligible == PATIENCE:
+            log.warning(
+                "the separation penalty has been below %g of the reconstruction loss for %d logged "
+                "steps (now %.2g): it does next to nothing; raise loss.ortho_weight",
+                NEGLIGIBLE,
+                PATIENCE,
+                run.metrics["separation_ratio"],
+            )
+
+    def _state(self, parts: Parts, run: Progress) -> State:
+        """Everything that later steps depend on."""
+        return {
+            "step": run.step,
+            "any_dead": run.any_dead,
+            "steps_negligible": run.steps_negligible,
+            "seconds": run.seconds,
+            "metrics": run.metrics,
+            "stopwatches": {name: watch.seconds() for name, watch in run.stopwatches.items()},
+            "sae": dict(parts.sae.named_parameters()),
+            "optimizer": optimizer_state(run.optimizer),
+            "dead": run.dead.state_dict(),
+            "tracker": parts.tracker.state_dict(),
+            "batches": parts.batches.state_dict(),
+            "stability": parts.stability.state_dict() if parts.stability else {},
+            "rng": torch.get_rng_state(),
+        }
+
+    @staticmethod
+    def _restore(parts: Parts, run: Progress, state: State) -> None:
+        run.step, run.any_dead = state["step"], state["any_dead"]
+        run.steps_negligible, run.seconds = state["steps_negligible"], state["seconds"]
+        run.metrics = state["metrics"]
+        for name, watch in run.stopwatches.items():
+            watch.restart(state["stopwatches"][name])
+        parts.sae.load_state_dict(state["sae"])
+        load_optimizer_state(run.optimizer, state["optimizer"])
+        run.dead.load_state_dict(state["dead"])
+        parts.tracker.load_state_dict(state["tracker"])
+        parts.batches.load_state_dict(state["batches"])
+        if parts.stability:
+            parts.stability.load_state_dict(state["stability"])
+        torch.set_rng_state(state["rng"])

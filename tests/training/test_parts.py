@@ -1,0 +1,108 @@
+"""The smaller parts of training."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from temporal_sae.latents import Latents
+from temporal_sae.training import JsonlLogger, ProgressDisplay
+from temporal_sae.training.dead import DeadLatents
+from temporal_sae.training.geometric_median import geometric_median
+from temporal_sae.training.interrupts import StopRequest
+from temporal_sae.training.schedule import learning_rate_factor
+from temporal_sae.training.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
+
+
+def test_learning_rate_warms_up_stays_and_decays():
+    rates = [learning_rate_factor(s, 100, 10, 0.2) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:81] == [1.0] * 72
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.05)
+    assert learning_rate_factor(0, 10, 0, 0.0) == 1.0
+
+
+def test_geometric_median_ignores_an_outlier():
+    points = torch.cat([torch.randn(200, 3) * 0.1 + 5, torch.full((20, 3), 1e4)])
+    median = geometric_median(points)
+    assert torch.allclose(median, torch.full((3,), 5.0), atol=0.1)
+
+
+def test_geometric_median_of_a_triangle_minimises_the_distance():
+    points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]])
+    median = geometric_median(points, iterations=1000)
+    best = (points - median).norm(dim=-1).sum()
+    for nudge in torch.randn(50, 2) * 0.05:
+        assert (points - median - nudge).norm(dim=-1).sum() >= best - 1e-4
+
+
+def test_dead_latents_are_counted_in_tokens_and_only_activity_counts():
+    dead = DeadLatents(3, after_tokens=4, device=CPU)
+    selected_but_zero = Latents(torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0, 1]] * 2))
+    for expected in ([False] * 3, [False, True, True], [False, True, True]):
+        dead.update(selected_but_zero)
+        assert dead.mask().tolist() == expected
+    dead.update(Latents(torch.tensor([[2.0]]), torch.tensor([[1]])))
+    assert dead.mask().tolist() == [False, False, True]
+    assert float(dead.share()) == pytest.approx(1 / 3)
+
+
+def test_jsonl_rewind_drops_later_and_broken_lines(tmp_path):
+    logger = JsonlLogger(tmp_path)
+    logger.rewind(0)
+    for step in (10, 20, 30):
+        logger.log(step, {"loss": step / 10})
+    with logger.path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    logger.rewind(20)
+    lines = [json.loads(line) for line in logger.path.read_text().splitlines()]
+    assert lines == [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}]
+
+
+def test_signals_become_a_request_and_a_second_ctrl_c_interrupts():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_stopwatch_adds_up_and_continues():
+    watch = Stopwatch(CPU)
+    for _ in range(2):
+        with watch.running():
+            time.sleep(0.02)
+    assert 0.04 <= watch.seconds() < 0.5
+    watch.restart(10.0)
+    assert watch.seconds() == 10.0
+
+
+METRICS = {
+    "tokens_per_second": 12345.6,
+    "loss": 0.1234,
+    "explained_variance": 0.9,
+    "l0": 32.0,
+    "dead_share": 0.05,
+}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_the_numbers(terminal, capsys):
+    console = Console(force_terminal=terminal, width=150)
+    with ProgressDisplay(10, console) as display:
+        display.show(10, METRICS)
+    shown = capsys.readouterr().out
+    for part in ("12,346 tokens/s", "loss 0.1234", "EV 0.900", "L0 32.0", "dead 5.0%", "10/10"):
+        assert part in shown
