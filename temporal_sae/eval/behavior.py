@@ -1,0 +1,95 @@
+"""What the language model loses when its activations are replaced by the SAE's reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from temporal_sae.activations import LanguageModel
+from temporal_sae.sae import SparseAutoencoder
+
+
+class BehaviorSums:
+    """Cross-entropy and KL divergence, summed over next-token predictions.
+
+    Three forward passes: as it is, with the reconstruction, with zeros. Positions before `first`
+    (BOS, where training leaves it out) keep their original activations in all three.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._sums = dict.fromkeys(("ce", "ce_sae", "ce_zero", "kl_sae", "kl_zero"), 0.0)
+
+    def add(
+        self,
+        tokens: Int[Tensor, "windows context"],
+        model: LanguageModel,
+        sae: SparseAutoencoder,
+        first: int,
+    ) -> None:
+        """Take in a batch of windows."""
+
+        def reconstruct(x: Tensor) -> Tensor:
+            flat = x.flatten(0, 1).to(sae.W_dec.dtype)
+            return sae.decode(sae.encode(flat)).view(x.shape).to(x.dtype)
+
+        original = next_token_log_probabilities(model.logits(tokens))
+        targets = tokens[:, 1:].to(original.device)
+        self._sums["ce"] += cross_entropy(original, targets)
+        edits: dict[str, Callable[[Tensor], Tensor]] = {
+            "sae": reconstruct,
+            "zero": torch.zeros_like,
+        }
+        for name, edit in edits.items():
+            logits = model.logits(tokens, lambda h, e=edit: keep_before(first, h, e))  # type: ignore[misc]
+            edited = next_token_log_probabilities(logits)
+            self._sums[f"ce_{name}"] += cross_entropy(edited, targets)
+            self._sums[f"kl_{name}"] += kl_divergence(original, edited)
+        self.tokens += targets.numel()
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The metrics in SAEBench's groups; scores are 1 for a perfect SAE and 0 for zeros."""
+        mean = {name: total / self.tokens for name, total in self._sums.items()}
+        return {
+            "model_behavior_preservation": {
+                "kl_div_score": 1 - mean["kl_sae"] / max(mean["kl_zero"], 1e-12),
+                "kl_div_with_ablation": mean["kl_zero"],
+                "kl_div_with_sae": mean["kl_sae"],
+            },
+            "model_performance_preservation": {
+                "ce_loss_score": recovered(mean["ce_zero"], mean["ce_sae"], mean["ce"]),
+                "ce_loss_with_ablation": mean["ce_zero"],
+                "ce_loss_with_sae": mean["ce_sae"],
+                "ce_loss_without_sae": mean["ce"],
+            },
+        }
+
+
+def keep_before(first: int, hidden: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `edit` from position `first` on."""
+    return torch.cat([hidden[:, :first], edit(hidden[:, first:])], dim=1)
+
+
+def next_token_log_probabilities(
+    logits: Float[Tensor, "windows context vocab"],
+) -> Float[Tensor, "windows predicted vocab"]:
+    """Log-probabilities of the tokens after the first, in float32."""
+    return logits[:, :-1].float().log_softmax(-1)
+
+
+def cross_entropy(log_p: Float[Tensor, "w p vocab"], targets: Int[Tensor, "w p"]) -> float:
+    """Summed -log p(target), in nats."""
+    return -float(log_p.gather(-1, targets[..., None]).double().sum())
+
+
+def kl_divergence(log_p: Float[Tensor, "w p vocab"], log_q: Float[Tensor, "w p vocab"]) -> float:
+    """Summed KL(p ‖ q), in nats."""
+    return float((log_p.exp() * (log_p - log_q)).double().sum())
+
+
+def recovered(ce_zero: float, ce_sae: float, ce: float) -> float:
+    """(CE_zero - CE_sae) / (CE_zero - CE); 0 where zeros cost nothing."""
+    return (ce_zero - ce_sae) / (ce_zero - ce) if ce_zero != ce else 0.0

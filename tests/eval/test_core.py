@@ -1,0 +1,129 @@
+"""Core metrics where theory knows the answer."""
+
+import pytest
+import torch
+
+from temporal_sae.activations import ActivationSource
+from temporal_sae.data import TextFiles
+from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.eval import CoreEvaluation, decoder_metrics
+from temporal_sae.eval.behavior import cross_entropy, kl_divergence, recovered
+from temporal_sae.eval.decoder import max_cosines
+from temporal_sae.eval.reconstruction import ReconstructionSums
+from temporal_sae.latents import Latents
+from temporal_sae.sae import StandardSAE
+
+SOURCE = ActivationSource(context_size=16, batch_windows=4, buffer_tokens=64)
+EVALUATION = CoreEvaluation(batch_windows=4, n_reconstruction_windows=6, n_sparsity_windows=10)
+
+
+def identity_sae(d, keep=None):
+    """x = ReLU(x) - ReLU(-x) on the first `keep` axes of a rotated space."""
+    sae = StandardSAE(d, 2 * d)
+    axes = torch.eye(d)
+    sae.W_enc.data = torch.cat([axes, -axes], dim=1)
+    sae.W_dec.data = torch.cat([axes, -axes])
+    sae.b_enc.data.zero_()
+    sae.b_dec.data.zero_()
+    return sae
+
+
+def evaluate(sae, model, folder):
+    return EVALUATION.run(sae, model, SOURCE, TextFiles(str(folder), held_out_fraction=0.5))
+
+
+def test_identity_recovers_everything(small_model, text_folder):
+    metrics = evaluate(identity_sae(16), small_model, text_folder)
+    assert metrics["model_performance_preservation"]["ce_loss_score"] == pytest.approx(1, abs=1e-3)
+    assert metrics["model_behavior_preservation"]["kl_div_score"] == pytest.approx(1, abs=1e-3)
+    quality = metrics["reconstruction_quality"]
+    assert quality["explained_variance"] == pytest.approx(1, abs=1e-5)
+    assert quality["explained_variance_legacy"] == pytest.approx(1, abs=1e-5)
+    assert quality["mse"] == pytest.approx(0, abs=1e-8)
+    assert quality["cossim"] == pytest.approx(1, abs=1e-5)
+    assert metrics["shrinkage"]["l2_ratio"] == pytest.approx(1, abs=1e-5)
+    assert metrics["shrinkage"]["relative_reconstruction_bias"] == pytest.approx(1, abs=1e-5)
+    assert metrics["sparsity"]["l0"] == pytest.approx(16, abs=0.1)
+
+
+def test_zeros_recover_nothing(small_model, text_folder):
+    sae = identity_sae(16)
+    sae.b_enc.data.fill_(-1e6)
+    metrics = evaluate(sae, small_model, text_folder)
+    assert metrics["model_performance_preservation"]["ce_loss_score"] == pytest.approx(0, abs=1e-6)
+    assert metrics["model_behavior_preservation"]["kl_div_score"] == pytest.approx(0, abs=1e-6)
+    assert metrics["sparsity"] == {"l0": 0, "l1": 0}
+    assert metrics["misc_metrics"]["dead_share"] == 1
+    assert metrics["misc_metrics"]["frac_alive"] == 0
+
+
+def test_cross_entropy_of_the_untouched_model(small_model, text_folder):
+    metrics = evaluate(identity_sae(16), small_model, text_folder)
+    text = TextFiles(str(text_folder), held_out_fraction=0.5)
+    windows = SOURCE.windows(text, small_model, "held_out", 0)
+    tokens = torch.stack([next(windows) for _ in range(6)])
+    expected = small_model.model(input_ids=tokens, labels=tokens).loss
+    measured = metrics["model_performance_preservation"]["ce_loss_without_sae"]
+    assert measured == pytest.approx(float(expected), rel=1e-5)
+    assert metrics["token_stats"]["total_tokens_eval_reconstruction"] == 6 * 15
+    assert metrics["token_stats"]["total_tokens_eval_sparsity_variance"] == 10 * 15
+
+
+def test_known_variance_does_not_depend_on_batches():
+    torch.manual_seed(0)
+    x = torch.randn(1000, 8) * torch.arange(1, 9) + 50  # far from zero, where the peers go wrong
+    x_hat = x.clone()
+    x_hat[:, :4] = 50.0  # the last four axes are kept: their share of the variance is known
+    expected = sum(n * n for n in range(5, 9)) / sum(n * n for n in range(1, 9))
+    latents = Latents(torch.ones(1000, 1), torch.zeros(1000, 1, dtype=torch.int64))
+    values = []
+    for pieces in (1, 7):
+        sums = ReconstructionSums(4, 8, torch.device("cpu"))
+        for a, b in zip(x.tensor_split(pieces), x_hat.tensor_split(pieces), strict=True):
+            sums.add(a, Latents(*(t[: len(a)] for t in latents)), b)
+        values.append(sums.metrics()["reconstruction_quality"])
+    assert values[0]["explained_variance"] == pytest.approx(expected, abs=0.02)
+    assert values[0]["explained_variance"] == pytest.approx(values[1]["explained_variance"])
+    assert values[0]["mse"] == pytest.approx(values[1]["mse"])
+    assert float((x - x_hat).square().mean()) == pytest.approx(values[0]["mse"], rel=1e-5)
+
+
+def test_density_by_hand():
+    sums = ReconstructionSums(4, 2, torch.device("cpu"))
+    indices = torch.tensor([[0, 1]] * 5 + [[0, -1]] * 95)
+    values = (indices >= 0).float()
+    sums.add(torch.randn(100, 2), Latents(values, indices), torch.randn(100, 2))
+    misc = sums.metrics()["misc_metrics"]
+    assert misc["frac_alive"] == 0.5
+    assert misc["freq_over_1_percent"] == 0.5
+    assert misc["freq_over_10_percent"] == 0.25
+
+
+def test_scores_by_hand():
+    assert recovered(12.4375, 3.09375, 2.9375) == pytest.approx(
+        0.9835526315789473
+    )  # a reference run
+    log_p = torch.tensor([[[0.5, 0.5]]]).log()
+    log_q = torch.tensor([[[0.25, 0.75]]]).log()
+    expected = 0.5 * (torch.tensor(2.0).log() + torch.tensor(2 / 3).log())
+    assert kl_divergence(log_p, log_q) == pytest.approx(float(expected), rel=1e-5)
+    assert cross_entropy(log_q, torch.tensor([[0]])) == pytest.approx(1.3862944, rel=1e-5)
+
+
+def test_no_held_out_text(small_model, text_folder):
+    nothing = TextFiles(str(text_folder), held_out_fraction=0)
+    with pytest.raises((RunError, StopIteration)):
+        EVALUATION.run(identity_sae(16), small_model, SOURCE, nothing)
+
+
+def test_bad_options():
+    with pytest.raises(InvalidOption, match="n_sparsity_windows"):
+        CoreEvaluation(n_sparsity_windows=0)
+
+
+def test_decoder_measures():
+    orthogonal = decoder_metrics(torch.eye(6))
+    assert orthogonal["decoder_effective_rank"] == pytest.approx(6, rel=1e-4)
+    assert orthogonal["decoder_mean_max_cosine"] == pytest.approx(0, abs=1e-6)
+    W_dec = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.6, 0.8]])
+    assert max_cosines(W_dec, chunk=2).tolist() == pytest.approx([1.0, 1.0, 0.6])
