@@ -39,3 +39,12 @@ def current_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove a folder that holds nothing, and its parents below the working directory likewise."""
+    stop = Path.cwd()
+    path = path.resolve()
+    while path.is_relative_to(stop) and path != stop and path.is_dir() and not os.listdir(path):
+        path.rmdir()
+        path = path.parent

@@ -116,7 +116,9 @@ class LanguageModel:
 
 def _load(name: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # its "Loading weights" bar says nothing for the seconds it takes
     where = str(TINY_MODEL) if name == "tiny" else str(Path(name).expanduser())
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(where).is_dir():

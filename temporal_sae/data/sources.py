@@ -131,7 +131,7 @@ class HubText:
 
     Args:
         name: data set name or local path.
-        config: data set configuration, if it has several.
+        subset: which of its configurations, if it has several.
         dataset_split: the split to read.
         text_column: the column that holds the text.
         streaming: read over the network as needed instead of downloading everything first.
@@ -142,14 +142,14 @@ class HubText:
     def __init__(
         self,
         name: str,
-        config: str | None = None,
+        subset: str | None = None,
         dataset_split: str = "train",
         text_column: str = "text",
         streaming: bool = True,
         held_out_fraction: float = 0.01,
         shuffle_buffer: int = 0,
     ) -> None:
-        self.name, self.config, self.dataset_split = name, config, dataset_split
+        self.name, self.subset, self.dataset_split = name, subset, dataset_split
         self.text_column, self.streaming = text_column, streaming
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         self.shuffle_buffer = check_int("shuffle_buffer", shuffle_buffer, 0)
@@ -161,7 +161,7 @@ class HubText:
         if self._rows is None:
             try:
                 rows = load_dataset(
-                    self.name, self.config, split=self.dataset_split, streaming=self.streaming
+                    self.name, self.subset, split=self.dataset_split, streaming=self.streaming
                 )
             except Exception as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__

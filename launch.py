@@ -1,0 +1,20 @@
+"""Train and evaluate sparse autoencoders: `python launch.py --help` explains everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from temporal_sae.cli import run_command_line, run_job
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def launch(cfg: DictConfig) -> float:
+    """Run one composed config; returns its objective."""
+    return run_job(cfg)
+
+
+if __name__ == "__main__":
+    run_command_line(launch, Path(__file__).parent / "conf")

@@ -1,0 +1,145 @@
+"""The command line around Hydra: one clear line for what a person can correct, and exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.files import remove_if_empty
+
+log = logging.getLogger(__name__)
+
+WRONG_INPUT = 2
+
+
+def run_job(cfg: DictConfig) -> float:
+    """Run one composed config in the folder that Hydra chose.
+
+    Mistakes a person can correct end the process with one line and exit code 2, a signal with the
+    code that shells use for it (130 for Ctrl-C).
+    """
+    from temporal_sae.experiment import run_experiment  # slow to import: not for --help
+    from temporal_sae.training import Stopped
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    relative = Path(os.path.relpath(folder))
+    shown = folder if relative.parts[:1] == ("..",) else relative
+    try:
+        return run_experiment(cfg, shown, list(hydra.overrides.task))
+    except (InvalidOption, RunError) as error:
+        if cfg.debug or _wants_traceback():
+            raise
+        fail(str(error))
+    except Stopped as stopped:
+        log.warning("%s; the same command with hydra.run.dir=%s continues it", stopped, shown)
+        sys.exit(128 + stopped.signal_number)
+    finally:
+        remove_if_empty(folder)
+        if hydra.mode == RunMode.MULTIRUN:
+            remove_sweep_without_jobs(Path(hydra.sweep.dir))
+
+
+def remove_sweep_without_jobs(folder: Path) -> None:
+    """Remove a sweep's folder that holds nothing but Hydra's note of what was asked for."""
+    note = folder / "multirun.yaml"
+    if folder.is_dir() and os.listdir(folder) == [note.name]:
+        note.unlink()
+        remove_if_empty(folder)
+
+
+def run_command_line(launch: Callable[[], object], conf: Path) -> None:
+    """Call Hydra's main function, turning what it raises into one line.
+
+    Args:
+        launch: a function decorated by `hydra.main`.
+        conf: the folder of the config groups, searched for the nearest valid key.
+    """
+    traceback = _wants_traceback() or "debug=true" in sys.argv
+    os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    try:
+        launch()
+    except (HydraException, OmegaConfBaseException) as error:
+        if traceback:
+            raise
+        fail(explain(error, conf))
+    except OSError as error:
+        if traceback or error.filename is None or _inside_package(error):
+            raise
+        where = os.fsdecode(error.filename)
+        fail(f"hydra.run.dir={where}: must be a folder that can be written ({error.strerror})")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(WRONG_INPUT)
+
+
+def explain(error: Exception, conf: Path) -> str:
+    """A composition error in one line, with the nearest valid key or the options there are."""
+    text = str(error)
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return explain_unknown_key(unknown[1].lstrip("+~").split("@")[0], conf)
+    if choice := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
+        folder = conf / choice[1]
+        options = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        return f"{choice[1]}={choice[2]}: must be one of {options}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def explain_unknown_key(key: str, conf: Path) -> str:
+    """Say that a key is unknown, to which option of its group it belongs, or what is nearest."""
+    keys = known_keys(conf)
+    if key in keys:
+        group = key.split(".")[0]
+        return f"{key}: unknown key with this {group}; it belongs to {group}={keys[key]}"
+    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    return f"{key}: unknown key; the nearest valid key is {nearest[0]}"
+
+
+def known_keys(conf: Path) -> dict[str, str]:
+    """Every key that some choice of options has, with one option that has it."""
+    keys = {str(key): "config" for key in OmegaConf.load(conf / "config.yaml")}
+    for group in (
+        p for p in conf.iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")
+    ):
+        keys[group.name] = "config"
+        for option in sorted(group.glob("*.yaml")):
+            for key in map(str, OmegaConf.load(option)):
+                if not key.startswith("_"):
+                    keys.setdefault(f"{group.name}.{key}", option.stem)
+    return {key: where for key, where in keys.items() if key not in ("defaults", "hydra")}
+
+
+def _wants_traceback() -> bool:
+    asked = os.environ.get("TEMPORAL_SAE_TRACEBACK")
+    return bool(os.environ.get("HYDRA_FULL_ERROR") if asked is None else asked)
+
+
+def _inside_package(error: OSError) -> bool:
+    """Whether the error arose in our own code: then it is a bug, or a message is missing there."""
+    trace = error.__traceback__
+    package = str(Path(__file__).parent)
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith(package) and trace.tb_frame.f_code.co_name != "run_command_line":
+            return True
+        trace = trace.tb_next
+    return False

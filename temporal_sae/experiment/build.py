@@ -1,0 +1,134 @@
+"""From a composed config to the components of a run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
+from temporal_sae.data import TextSource
+from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int
+from temporal_sae.experiment.memory import check_memory
+from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.training import Trainer
+
+TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
+
+
+@dataclass
+class Components:
+    """Everything that a run is made of, validated and ready."""
+
+    device: torch.device
+    model: LanguageModel
+    text: TextSource
+    source: ActivationSource
+    sae: SparseAutoencoder
+    tracker: Any
+    separation: Any
+    trainer: Trainer
+    evaluation: Any
+    stream: ActivationStream
+    memory: dict[str, int]
+
+
+def build_components(cfg: DictConfig) -> Components:
+    """Instantiate every group; cheap and fallible parts come first.
+
+    Raises:
+        InvalidOption: an option is not allowed; its name carries the group.
+        RunError: the text does not fill a window, or the run does not fit in memory.
+    """
+    device = choose_device(cfg.device)
+    seed = check_int("seed", cfg.seed, 0)
+    trainer: Trainer = build(cfg, "trainer")
+    separation = build(cfg, "loss")
+    evaluation = build(cfg, "eval")
+    check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
+    source: ActivationSource = build(cfg, "activations")
+    build(cfg, "tracker", n_latents=1, device="cpu")  # its options, before anything large exists
+    text: TextSource = build(cfg, "data")
+    model: LanguageModel = build(cfg, "model", device=device)
+    torch.manual_seed(seed)
+    sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
+    with naming("activations"):
+        stream = source.stream(
+            text, model, trainer.batch_size, seed, ordered=cfg.tracker.get("stream") == "ordered"
+        )
+    check_text(source, text, model, held_out=evaluation.needs_held_out_text)
+    memory = check_memory(cfg, model, sae, source, trainer.batch_size)
+    tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)
+    return Components(
+        device, model, text, source, sae, tracker, separation, trainer, evaluation, stream, memory
+    )
+
+
+def build(cfg: DictConfig, group: str, **extra: Any) -> Any:
+    """Instantiate one group's `_target_` with its own options and `extra`."""
+    try:
+        options = OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or group
+        raise RunError(f"{key}: has no value yet; give one on the command line") from error
+    with naming(group):
+        return instantiate(options, **extra, _convert_="all")
+
+
+class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
+    """Errors inside come out with the config group in front of the option."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, InvalidOption):
+            raise cause.within(self.group) from error
+        if isinstance(cause, RunError):
+            raise cause from error
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        if isinstance(error, InstantiationException) and unknown:
+            raise RunError(f"{self.group}.{unknown[1]}: unknown key") from error
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        InvalidOption: no such device on this machine.
+    """
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if n_cuda else "cpu")
+    available = ["cpu", *(["cuda"] if n_cuda else []), *(f"cuda:{n}" for n in range(n_cuda))]
+    if name not in available:
+        raise InvalidOption("device", name, "one of auto, " + ", ".join(available))
+    return torch.device(name)
+
+
+def check_text(
+    source: ActivationSource, text: TextSource, model: LanguageModel, held_out: bool
+) -> None:
+    """Read one window of each split that will be needed, before any work is done."""
+    next(source.windows(text, model, "train", seed=0))
+    if not held_out:
+        return
+    try:
+        next(source.windows(text, model, "held_out", seed=0))
+    except StopIteration:
+        raise RunError("the held-out text does not fill a window") from None
+    except RunError as error:
+        raise RunError(
+            f"{error}; the evaluation needs held-out text: give data.path at least two files with "
+            "data.held_out_fraction > 0, or use eval=none"
+        ) from error

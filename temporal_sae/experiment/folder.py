@@ -1,0 +1,146 @@
+"""The folder of a run: who owns it, what state it is in, and its record `run.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from temporal_sae.errors import RunError
+from temporal_sae.files import write_atomically
+
+RECORD = "run.json"
+ARTIFACTS = (
+    ".hydra",
+    "checkpoints",
+    "sae",
+    "eval",
+    "wandb",
+    "metrics.jsonl",
+    "results.json",
+    "notes.md",
+    RECORD,
+)
+# Options that may differ between the parts of one run: they do not change what it computes.
+FREE_TO_CHANGE = ("overwrite", "debug", "objective", "logger", "eval")
+FREE_IN_TRAINER = ("resume", "checkpoint_every")
+
+
+class RunFolder:
+    """Claims a folder for one run at a time.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = FileLock(self.path / ".lock", timeout=0)
+
+    def claim(self, config: dict[str, Any], overwrite: bool) -> None:
+        """Make the folder this run's own, new or to be continued.
+
+        Raises:
+            RunError: it cannot be written, another process uses it, it holds a finished run (or an
+                unfinished one of another config) and `overwrite` is not set.
+        """
+        check_writable(self.path)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(f"{self.path}: another process is running in this folder") from None
+        try:
+            self._make_free(config, overwrite)
+        except BaseException:
+            self.release()
+            raise
+
+    def _make_free(self, config: dict[str, Any], overwrite: bool) -> None:
+        record = self.read()
+        if record is None:
+            return
+        changed = differing_keys(comparable(record["config"]), comparable(config))
+        if overwrite and (record["status"] == "finished" or changed):
+            self.clear()
+        elif record["status"] == "finished":
+            raise RunError(
+                f"{self.path}: holds a finished run; choose another hydra.run.dir or overwrite=true"
+            )
+        elif changed:
+            raise RunError(
+                f"{self.path}: holds a run with other options ({'; '.join(changed[:3])}); choose "
+                "another hydra.run.dir or overwrite=true"
+            )
+
+    def clear(self) -> None:
+        """Delete what a run leaves, and nothing else."""
+        for name in ARTIFACTS:
+            item = self.path / name
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink(missing_ok=True)
+
+    def read(self) -> dict[str, Any] | None:
+        """The record, or None where there is no run."""
+        try:
+            record: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunError(f"{self.path / RECORD}: cannot be read ({error})") from error
+        return record
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Replace the record."""
+        write_atomically(self.path / RECORD, json.dumps(record, indent=2) + "\n")
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        self._lock.release()
+        (self.path / ".lock").unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Create the folder if it is missing and write a file in it.
+
+    Raises:
+        RunError: one of the two fails.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"hydra.run.dir={path}: must be a folder that can be written ({error.strerror})"
+        ) from error
+
+
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides what a run computes, flat."""
+    kept = {key: value for key, value in config.items() if key not in FREE_TO_CHANGE}
+    trainer = kept.get("trainer", {})
+    kept["trainer"] = {key: value for key, value in trainer.items() if key not in FREE_IN_TRAINER}
+    return flatten(kept)
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old → new` for everything that differs."""
+    keys = sorted(old.keys() | new.keys())
+    return [f"{k}: {old.get(k)} → {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,161 @@
+"""One run from its config to its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from temporal_sae.eval import decoder_metrics
+from temporal_sae.experiment.build import Components, build_components
+from temporal_sae.experiment.folder import RunFolder
+from temporal_sae.experiment.record import command_line, environment, peak_memory
+from temporal_sae.experiment.results import (
+    core_section,
+    cost_section,
+    find_objective,
+    training_section,
+)
+from temporal_sae.files import write_atomically
+from temporal_sae.report import build_report, print_summary
+from temporal_sae.tracker import NoTracker
+from temporal_sae.tracker.stability import StabilityMonitor
+from temporal_sae.training import Checkpoints, Parts, ProgressDisplay, Stopped
+
+log = logging.getLogger(__name__)
+
+
+def run_experiment(
+    cfg: DictConfig,
+    folder: str | Path,
+    overrides: list[str] | None = None,
+    console: Console | None = None,
+) -> float:
+    """Train, evaluate and report one run; continues what the folder already holds.
+
+    Args:
+        cfg: a composed config with the groups of `conf/`.
+        folder: receives everything that the run leaves.
+        overrides: the command line, for the record.
+        console: where progress and the summary are printed.
+
+    Returns:
+        The metric that `cfg.objective` names.
+
+    Raises:
+        InvalidOption, RunError: something a person can correct.
+        Stopped: a signal ended training; a checkpoint has been written.
+    """
+    console = console or Console()
+    run_folder, overrides = RunFolder(folder), overrides or []
+    parts = build_components(cfg)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    run_folder.claim(config, bool(cfg.overwrite))
+    record = {
+        "status": "running",
+        "seed": cfg.seed,
+        "command": command_line(overrides, run_folder.path),
+        "config": config,
+        "memory_budget_bytes": parts.memory,
+        **environment(parts.device),
+    }
+    try:
+        run_folder.write(record)
+        save_config(cfg, overrides, run_folder.path)
+        objective, outcome = _run(cfg, config, parts, run_folder.path, console)
+        run_folder.write({**record, "status": "finished", **outcome})
+        build_report(run_folder.path)
+        print_summary(run_folder.path, console)
+        return objective
+    except BaseException as error:
+        status = "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
+        run_folder.write({**record, "status": status, "reason": f"{error}"})
+        raise
+    finally:
+        run_folder.release()
+
+
+def _run(
+    cfg: DictConfig, config: dict[str, Any], parts: Components, folder: Path, console: Console
+) -> tuple[float, dict[str, Any]]:
+    """Train, save, evaluate; returns the objective and what the record gains."""
+    stability = None if isinstance(parts.tracker, NoTracker) else StabilityMonitor()
+    logger = instantiate(cfg.logger, folder=folder)
+    logger.start(config)
+    trained = parts.trainer.fit(
+        Parts(
+            sae=parts.sae,
+            batches=parts.stream,
+            tracker=parts.tracker,
+            separation=parts.separation,
+            logger=logger,
+            checkpoints=Checkpoints(folder / "checkpoints"),
+            progress=ProgressDisplay(parts.trainer.total_steps, console),
+            stability=stability,
+        )
+    )
+    logger.finish()
+    parts.sae.fold_input_scale(parts.stream.scale)
+    parts.sae.save(folder / "sae", sae_metadata(parts))
+    results: dict[str, Any] = {
+        f"training results for layer {parts.model.layer}": training_section(
+            parts, cfg.seed, trained.step, trained.metrics
+        ),
+        "co-activation results": {
+            **(stability.summary(parts.tracker) if stability else {}),
+            **decoder_metrics(parts.sae.W_dec),
+        },
+        "cost": cost_section(parts, trained.metrics, trained.seconds),
+    }
+    metrics = parts.evaluation.run(parts.sae, parts.model, parts.source, parts.text)
+    if metrics:
+        section = core_section(parts, metrics)
+        write_json(folder / "eval" / f"{parts.evaluation.name}.json", section)
+        results["core evaluation results"] = section
+    write_json(folder / "results.json", results)
+    outcome = {
+        "training_seconds": trained.seconds,
+        "tokens_per_second": trained.metrics["tokens_per_second"],
+        "peak_memory_bytes": peak_memory(parts.device),
+    }
+    return find_objective(cfg.objective, results), outcome
+
+
+def sae_metadata(parts: Components) -> dict[str, Any]:
+    """Where the SAE belongs, for `cfg.json`."""
+    return {
+        "model_name": parts.model.name,
+        "hook_name": parts.model.hook_name,
+        "context_size": parts.source.context_size,
+        "prepend_bos": parts.source.prepend_bos,
+        "include_bos": parts.source.include_bos,
+        "training_tokens": parts.trainer.total_steps * parts.trainer.batch_size,
+        "model_from_pretrained_kwargs": {},
+    }
+
+
+def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
+    """`.hydra/config.yaml` and `.hydra/overrides.yaml`, as Hydra would have written them."""
+    write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    write_atomically(
+        folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides))
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON; a number that is not finite becomes null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

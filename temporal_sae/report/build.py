@@ -1,0 +1,131 @@
+"""The story of a run as text: `notes.md`, and the table printed at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from temporal_sae.files import write_atomically
+from temporal_sae.report.comparison import comparison, read_json, with_training
+
+NOTES = "notes.md"
+FILES = {
+    "sae/": "the SAE, for `temporal_sae.sae.load_sae` or `sae_lens.SAE.load_from_disk`",
+    "results.json": "all numbers, in the sections of the reference results",
+    "metrics.jsonl": "one line a logged step",
+    "eval/": "one file an evaluation",
+    "checkpoints/": "the newest two, for continuing",
+    "run.json": "config, versions, time, memory, and the command that repeats the run",
+    ".hydra/": "the composed config",
+}
+CO_ACTIVATION = {
+    "frequent_pairs": "pairs with at least 10 expected counts a window",
+    "pair_stability": "their mean stability 1 - s",
+    "pair_z_rms": "their root mean square z; 1 is counting noise alone",
+    "pairs_beyond_3_sigma": "share of them with \\|z\\| > 3",
+    "fano_factor_median": "Fano factor of the most frequent pairs; 1 is Poisson",
+    "co_activation_entropy": "entropy of co-activation over pairs (nats)",
+    "phi_mean_of_top_pairs": "mean φ coefficient of the 200 most frequent pairs",
+    "top_pairs_half_life_windows": "windows until the overlap of the top 200 has halved",
+    "decoder_effective_rank": "effective rank of the decoder",
+    "decoder_mean_max_cosine": "mean over latents of the largest cosine to another",
+}
+
+
+def build_report(folder: str | Path) -> Path:
+    """Write `notes.md` from the results and the record of a finished run; returns its path."""
+    folder = Path(folder)
+    results, record = read_json(folder / "results.json"), read_json(folder / "run.json")
+    parts = [
+        "# Notes on a run",
+        headline(results, record),
+        "## Beside the reference runs",
+        REFERENCE_CAVEAT,
+        markdown_table(*comparison(results)),
+        "## What the tracker saw",
+        co_activation_table(results.get("co-activation results", {})),
+        "## What the method cost",
+        cost_line(results["cost"], record),
+        "## Where everything is",
+        "\n".join(f"- `{name}`: {what}" for name, what in FILES.items()),
+        f"Repeat it with `{record['command']}`.",
+    ]
+    write_atomically(folder / NOTES, "\n\n".join(parts) + "\n")
+    return folder / NOTES
+
+
+REFERENCE_CAVEAT = (
+    "The reference runs are on google/gemma-2-2b, layer 12, with contexts of 128 tokens; another "
+    "model's numbers show where a run stands, not which method is better. Their published "
+    "explained variance is the older per-batch value, here `explained_variance_legacy`."
+)
+
+
+def headline(results: dict[str, Any], record: dict[str, Any]) -> str:
+    """What was trained, in a sentence."""
+    config = with_training(results)["training"]["config"]
+    sparsity = f"k {config['k']}" if "k" in config else f"L1 {config.get('l1_weight')}"
+    return (
+        f"{config['dict_size']:,} latents ({config['dict_class']}, {sparsity}) on "
+        f"{config['lm_name']}, {config['submodule_name']} (width {config['activation_dim']}): "
+        f"{config['steps']:,} steps at learning rate {config['lr']:.3g}, λ2 "
+        f"{config['ortho_weight']:g}, seed {config['seed']}, on {record['device']}."
+    )
+
+
+def co_activation_table(measures: dict[str, Any]) -> str:
+    """The stability measures with what they mean."""
+    rows = [
+        [meaning, number(measures[name])]
+        for name, meaning in CO_ACTIVATION.items()
+        if name in measures
+    ]
+    overlaps = measures.get("top_pairs_overlap_by_windows", {})
+    rows += [
+        [f"overlap of the top 200 pairs, {lag} windows apart", number(value)]
+        for lag, value in overlaps.items()
+    ]
+    return markdown_table(["measure", "value"], rows) if rows else "The tracker was off."
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; thousands whole."""
+    if value is None:
+        return "not reached"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def cost_line(cost: dict[str, Any], record: dict[str, Any]) -> str:
+    """Time and memory in a sentence."""
+    return (
+        f"Training took {cost['training_seconds']:.0f} s "
+        f"({record['tokens_per_second']:,.0f} tokens/s), of which the tracker "
+        f"{cost['tracker_seconds']:.1f} s and the penalty with its gradient "
+        f"{cost['penalty_seconds']:.1f} s, together {cost['method_share_of_training_time']:.0%}. "
+        f"The tracker held {cost['tracker_bytes'] / 2**20:.0f} MiB; the process peaked at "
+        f"{record['peak_memory_bytes']['host'] / 2**30:.2f} GiB."
+    )
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def print_summary(folder: str | Path, console: Console) -> None:
+    """The table at the end of a run, its cost, and where everything was written."""
+    folder = Path(folder)
+    results, record = read_json(folder / "results.json"), read_json(folder / "run.json")
+    columns, rows = comparison(results)
+    table = Table(title="this run beside the reference runs (gemma-2-2b)", title_justify="left")
+    for n, name in enumerate(columns):
+        table.add_column(name, justify="left" if n == 0 else "right", no_wrap=n == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(cost_line(results["cost"], record), highlight=False, soft_wrap=True)
+    console.print(f"written to {folder} (read {NOTES})", highlight=False, soft_wrap=True)

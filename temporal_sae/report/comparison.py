@@ -1,0 +1,84 @@
+"""A run beside the reference runs: which numbers, under which names, from which results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from temporal_sae.assets import REFERENCE
+
+CORE = "core evaluation results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric: its name, where it stands, and how it is printed."""
+
+    name: str
+    path: tuple[str, ...]
+    form: str = "{:.3f}"
+
+    def of(self, results: dict[str, Any]) -> str:
+        """The metric of one run as text, a dash where it was not measured."""
+        value: Any = results
+        for key in self.path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return "–" if value is None else self.form.format(value)
+
+
+def core(name: str, group: str, key: str, form: str = "{:.3f}") -> Row:
+    """A row of the core evaluation."""
+    return Row(name, (CORE, "metrics", group, key), form)
+
+
+ROWS = (
+    Row("latents", ("training", "config", "dict_size"), "{:,}"),
+    Row("k", ("training", "config", "k"), "{:,}"),
+    Row("steps", ("training", "final_info", "training_steps"), "{:,}"),
+    core("CE score", "model_performance_preservation", "ce_loss_score"),
+    core("KL score", "model_behavior_preservation", "kl_div_score"),
+    core("explained variance", "reconstruction_quality", "explained_variance"),
+    core("the same, legacy", "reconstruction_quality", "explained_variance_legacy"),
+    core("cosine", "reconstruction_quality", "cossim"),
+    core("L2 ratio", "shrinkage", "l2_ratio"),
+    core("reconstruction bias", "shrinkage", "relative_reconstruction_bias"),
+    core("L0", "sparsity", "l0", "{:.1f}"),
+    core("dead latents", "misc_metrics", "dead_share", "{:.1%}"),
+    core("latents on > 10 %", "misc_metrics", "freq_over_10_percent", "{:.1%}"),
+)
+
+
+def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(column names, rows) of this run beside the reference runs."""
+    columns = {"this run": results, **reference_results()}
+    runs = [with_training(r) for r in columns.values()]
+    rows = [[row.name, *(row.of(run) for run in runs)] for row in ROWS]
+    return ["metric", *(name.replace("_", " ") for name in columns)], rows
+
+
+@cache
+def reference_results() -> dict[str, dict[str, Any]]:
+    """The published runs on gemma-2-2b, layer 12, by name.
+
+    What they call `explained_variance` is `explained_variance_legacy` today, and moves there.
+    """
+    runs = {path.stem: json.loads(path.read_text()) for path in sorted(REFERENCE.glob("*.json"))}
+    for run in runs.values():
+        quality = run[CORE]["metrics"]["reconstruction_quality"]
+        quality["explained_variance_legacy"] = quality.pop("explained_variance")
+    return runs
+
+
+def with_training(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with the training section under one name, whatever its layer."""
+    sections = [value for key, value in results.items() if key.startswith("training results")]
+    return {**results, "training": sections[0] if sections else {}}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file, empty where there is none."""
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content

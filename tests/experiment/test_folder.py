@@ -1,0 +1,60 @@
+"""Who may use a folder, and what is deleted from it."""
+
+import pytest
+
+from temporal_sae.errors import RunError
+from temporal_sae.experiment.folder import RunFolder
+
+CONFIG = {"seed": 1, "overwrite": False, "sae": {"k": 4}, "trainer": {"lr": 1, "resume": "auto"}}
+
+
+def leave(folder, status, config=CONFIG):
+    run = RunFolder(folder)
+    run.claim(config, overwrite=False)
+    run.write({"status": status, "config": config})
+    (folder / "metrics.jsonl").write_text("{}")
+    (folder / "my_notes.txt").write_text("keep")
+    run.release()
+
+
+def test_a_finished_folder_is_refused_and_can_be_overwritten(tmp_path):
+    leave(tmp_path, "finished")
+    with pytest.raises(RunError, match=r"finished run.*overwrite=true"):
+        RunFolder(tmp_path).claim(CONFIG, overwrite=False)
+    assert (tmp_path / "metrics.jsonl").exists()
+    RunFolder(tmp_path).claim(CONFIG, overwrite=True)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert (tmp_path / "my_notes.txt").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_unfinished_run_is_continued(tmp_path, overwrite):
+    leave(tmp_path, "running")
+    harmless = {**CONFIG, "overwrite": overwrite, "trainer": {"lr": 1, "resume": "never"}}
+    RunFolder(tmp_path).claim(harmless, overwrite)
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_another_config_is_refused_by_name(tmp_path):
+    leave(tmp_path, "stopped")
+    other = {**CONFIG, "sae": {"k": 5}}
+    with pytest.raises(RunError, match=r"sae\.k: 4 → 5"):
+        RunFolder(tmp_path).claim(other, overwrite=False)
+    RunFolder(tmp_path).claim(other, overwrite=True)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_one_process_at_a_time(tmp_path):
+    first = RunFolder(tmp_path)
+    first.claim(CONFIG, overwrite=False)
+    with pytest.raises(RunError, match="another process"):
+        RunFolder(tmp_path).claim(CONFIG, overwrite=False)
+    first.release()
+    RunFolder(tmp_path).claim(CONFIG, overwrite=False)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nothing"):
+        with pytest.raises(RunError, match=r"hydra\.run\.dir="):
+            RunFolder(path).claim(CONFIG, overwrite=False)

@@ -1,0 +1,138 @@
+"""The options a person can type: growth is deliberate, and every preset composes."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from temporal_sae.cli import explain_unknown_key
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = {
+    "model": ["gemma_2_2b", "hf", "tiny"],
+    "data": ["hub", "stdlib", "text_files"],
+    "activations": ["default"],
+    "sae": ["standard", "topk"],
+    "tracker": ["co_activation", "off", "transcript"],
+    "loss": ["consecutive", "separation"],
+    "trainer": ["default"],
+    "eval": ["core", "none"],
+    "logger": ["jsonl", "wandb"],
+    "experiment": [
+        "baseline_standard",
+        "baseline_topk",
+        "gemma",
+        "quick",
+        "temporal",
+        "temporal_floor",
+        "temporal_run_1",
+        "temporal_run_2",
+    ],
+}
+GIVEN_BY_THE_RUN = {"device", "d_in", "n_latents", "folder", "config"}
+OPTIONS = [
+    (group, option)
+    for group, options in GROUPS.items()
+    for option in options
+    if group != "experiment"
+]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def test_the_groups_are_these():
+    found = {p.name: sorted(o.stem for o in p.glob("*.yaml")) for p in CONF.iterdir() if p.is_dir()}
+    assert {k: v for k, v in found.items() if k != "hydra"} == GROUPS
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_is_a_constructor_argument_and_every_argument_an_option(group, option):
+    config = OmegaConf.load(CONF / group / f"{option}.yaml")
+    target = get_class(config._target_)
+    arguments = set(inspect.signature(target).parameters) - GIVEN_BY_THE_RUN
+    keys = {str(key) for key in config if not str(key).startswith("_")}
+    assert keys == arguments
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_file_begins_with_what_it_is_for(group, option):
+    assert (CONF / group / f"{option}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_every_experiment_composes(experiment):
+    cfg = composed(f"experiment={experiment}")
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+REFERENCE = {
+    "baseline_topk": {"sae.d_sae": 18432, "sae.k": 320, "trainer.num_tokens": 10_000_000},
+    "baseline_standard": {
+        "sae.d_sae": 18432,
+        "sae.l1_weight": 0.04,
+        "trainer.lr": 9e-4,
+        "trainer.num_tokens": 10_000_000,
+    },
+    "temporal_run_1": {
+        "sae.d_sae": 4608,
+        "sae.k": 160,
+        "trainer.num_tokens": 5_000_000,
+        "loss.ortho_weight": 0.1,
+        "tracker.window_size": 1000,
+        "tracker._target_": "temporal_sae.tracker.TranscriptTracker",
+    },
+    "temporal_run_2": {"sae.k": 160, "tracker.window_size": 2000, "loss.ortho_weight": 0.1},
+    "temporal": {"sae.d_sae": 18432, "sae.k": 320, "loss.weighting": "instability"},
+    "temporal_floor": {
+        "sae.k": 320,
+        "loss.weighting": "none",
+        "loss.floor": 1.0,
+        "loss.ortho_weight": 6.0,
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", REFERENCE)
+def test_presets_are_the_reference_runs(experiment):
+    cfg = composed(f"experiment={experiment}")
+    expected = REFERENCE[experiment] | {
+        "model.name": "google/gemma-2-2b",
+        "model.hook_name": "blocks.12.hook_resid_post",
+        "activations.context_size": 128,
+        "trainer.batch_size": 2048,
+        "seed": 42,
+    }
+    assert {key: OmegaConf.select(cfg, key) for key in expected} == expected
+
+
+def test_the_command_line_wins_over_the_experiment():
+    cfg = composed("experiment=temporal", "sae.k=7", "loss.ortho_weight=0.3", "model=tiny")
+    assert (cfg.sae.k, cfg.loss.ortho_weight, cfg.model.name) == (7, 0.3, "tiny")
+
+
+def test_help_names_every_group_and_option():
+    manual = OmegaConf.load(CONF / "hydra" / "help" / "manual.yaml").template
+    groups = manual.split("GROUPS")[1].split("KEYS")[0]
+    for group, options in GROUPS.items():
+        assert f"\n  {group} " in groups
+        for option in options:
+            assert option in groups, option
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("tracker.windowsize", "nearest valid key is tracker.window_size"),
+        ("trainer.learning_rate", "nearest valid key is trainer."),
+        ("sed", "nearest valid key is seed"),
+        ("sae.l1_weight", "belongs to sae=standard"),
+    ],
+)
+def test_unknown_keys_are_answered_with_the_nearest(typed, answer):
+    assert answer in explain_unknown_key(typed, CONF)
