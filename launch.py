@@ -9,12 +9,14 @@ from omegaconf import DictConfig
 
 from temporal_sae.cli import run_command_line, run_job
 
+CONF = Path(__file__).resolve().parent / "conf"
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def launch(cfg: DictConfig) -> float:
     """Run one composed config; returns its objective."""
     return run_job(cfg)
 
 
 if __name__ == "__main__":
-    run_command_line(launch, Path(__file__).parent / "conf")
+    run_command_line(launch, CONF)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,15 @@ from temporal_sae.files import remove_if_empty
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
+LONGEST_NAME = 150
+
+
+def as_folder_name(overrides: str) -> str:
+    """The overrides of a sweep's job as the name of one folder: no slashes, and not too long."""
+    return overrides.replace("/", "_")[:LONGEST_NAME]
+
+
+OmegaConf.register_new_resolver("as_folder_name", as_folder_name, replace=True)
 
 
 def run_job(cfg: DictConfig) -> float:
@@ -101,6 +110,8 @@ def explain(error: Exception, conf: Path) -> str:
         folder = conf / choice[1]
         options = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         return f"{choice[1]}={choice[2]}: must be one of {options}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value ({text.splitlines()[0]})"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -145,10 +145,11 @@ class ActivationStream(Iterator[ActivationBatch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Text cursor, buffer and scale."""
+        scale = self.scale  # first: measuring it may harvest
         return {
             "windows": self.windows.state_dict(),
             "buffer": self.buffer.state_dict(),
-            "scale": self.scale,
+            "scale": scale,
             "not_handed_out": {str(n): chunk for n, chunk in enumerate(self._not_handed_out)},
         }
 

@@ -1,7 +1,5 @@
 """Packed windows: nothing lost, nothing padded, exact to continue."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,0 +1,183 @@
+"""The command line: what a person types, what they read, what is left behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import launch
+from temporal_sae.cli import run_command_line
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys, request):
+    """Runs launch.py in an empty working directory; returns (exit code, stdout, stderr)."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setenv("TEMPORAL_SAE_TRACEBACK", "")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+        code = 0
+        try:
+            run_command_line(launch.launch, launch.CONF)
+        except SystemExit as stop:
+            code = stop.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def small(folder, without=()):
+    """A run of a second on an untrained model, less the options of groups chosen in `without`."""
+    options = (
+        f"model.name={folder}",
+        "model.hook_name=blocks.1.hook_resid_post",
+        "activations.context_size=32",
+        "activations.buffer_tokens=512",
+        "sae.d_sae=64",
+        "sae.k=4",
+        "trainer.num_tokens=2048",
+        "trainer.batch_size=128",
+        "trainer.warmup_steps=2",
+        "trainer.log_every=4",
+        "tracker.window_size=200",
+        "eval.n_reconstruction_windows=8",
+        "eval.n_sparsity_windows=8",
+    )
+    replaced = {override.split("=")[0] for override in without}
+    return [o for o in options if o.split(".")[0] not in replaced]
+
+
+BAD = {
+    "unknown key": (
+        ["tracker.windw_size=3"],
+        "tracker.windw_size: unknown key; the nearest valid key is tracker.window_size",
+    ),
+    "key of another option": (
+        ["sae.l1_weight=1"],
+        "sae.l1_weight: unknown key with this sae; it belongs to sae=standard",
+    ),
+    "added key": (["+tracker.foo=1"], "tracker.foo: unknown key"),
+    "unknown option": (["sae=magic"], "sae=magic: must be one of standard, topk"),
+    "unknown group": (["seas=topk"], "seas: unknown key; the nearest valid key is"),
+    "window of 0": (
+        ["tracker.window_size=0"],
+        "tracker.window_size=0: must be a whole number of at least 1",
+    ),
+    "window below 0": (["tracker.window_size=-7"], "tracker.window_size=-7: must be"),
+    "window in words": (["tracker.window_size=many"], "tracker.window_size='many': must be"),
+    "alpha_cap 0": (["tracker.alpha_cap=0"], "tracker.alpha_cap=0: must be a number in (0, 1]"),
+    "alpha_cap above 1": (
+        ["tracker.alpha_cap=1.5"],
+        "tracker.alpha_cap=1.5: must be a number in (0, 1]",
+    ),
+    "k above d_sae": (["sae.k=65"], "sae.k=65: must be at most d_sae=64"),
+    "missing layer": (
+        ["model.hook_name=blocks.3.hook_resid_post"],
+        "model.hook_name='blocks.3.hook_resid_post': must be a layer from 0 to 2",
+    ),
+    "missing model": (
+        ["model.name=/no/such/model"],
+        "model.name='/no/such/model': must be tiny, an existing folder",
+    ),
+    "missing value": (["model=hf"], "model.name: has no value yet"),
+    "no CUDA": (["device=cuda:99"], "device='cuda:99': must be one of auto, cpu"),
+    "objective": (["objective=beauty"], "objective='beauty': must be one of explained_variance"),
+    "objective not measured": (
+        ["eval=none", "objective=ce_loss_score"],
+        "objective='ce_loss_score': must be",
+    ),
+    "syntax": (["tracker.window_size=[1"], "tracker.window_size=[1"),
+    "a sweep with a bad value": (
+        ["-m", "tracker.window_size=0,5"],
+        "tracker.window_size=0: must be",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_exit_2_and_nothing_left(command, random_gemma, case):
+    arguments, message = BAD[case]
+    flags = [a for a in arguments if a.startswith("-")]
+    rest = [a for a in arguments if not a.startswith("-")]
+    code, out, err = command(*flags, *small(random_gemma, without=rest), *rest)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in out + err
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "data.path="),
+        ({"a.txt": "few words", "b.txt": "more"}, "fewer than one window"),
+        ({"a.txt": "many words " * 500}, "the evaluation needs held-out text"),
+    ],
+)
+def test_bad_text(command, random_gemma, tmp_path, content, message):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    code, _, err = command(*small(random_gemma), "data=text_files", f"data.path={folder}")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["/proc/run", "{tmp}/file/run"])
+def test_a_folder_that_cannot_be_written(command, random_gemma, tmp_path, where):
+    (tmp_path / "file").write_text("")
+    folder = where.format(tmp=tmp_path)
+    code, _, err = command(*small(random_gemma), f"hydra.run.dir={folder}")
+    assert code == 2
+    assert err.startswith(f"error: hydra.run.dir={folder}: must be a folder that can be written")
+    assert err.count("\n") == 1
+
+
+def test_help_reads_like_a_manual(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    for section in ("USAGE", "GROUPS", "KEYS", "EXAMPLES", "FILES", "EXIT STATUS"):
+        assert f"\n{section}" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_run_leaves_what_the_help_says_and_a_second_is_refused(command, random_gemma):
+    code, out, err = command(*small(random_gemma), "hydra.run.dir=mine")
+    assert code == 0, err
+    left = {p.name for p in Path("mine").iterdir()}
+    files = {".hydra", "run.json", "metrics.jsonl", "checkpoints", "sae", "eval", "results.json"}
+    assert left == files | {"notes.md"}
+    assert "written to mine" in out
+    before = sorted((p, p.stat().st_mtime_ns) for p in Path("mine").rglob("*"))
+    code, _, err = command(*small(random_gemma), "hydra.run.dir=mine")
+    assert code == 2
+    assert "mine: holds a finished run" in err
+    assert sorted((p, p.stat().st_mtime_ns) for p in Path("mine").rglob("*")) == before
+    assert command(*small(random_gemma), "hydra.run.dir=mine", "overwrite=true")[0] == 0
+
+
+def test_launch_returns_the_objective(random_gemma, tmp_path, monkeypatch):
+    import json
+
+    from hydra import compose, initialize_config_dir
+
+    from temporal_sae.experiment import run_experiment
+
+    monkeypatch.chdir(tmp_path)
+    overrides = [*small(random_gemma), "objective=ce_loss_score"]
+    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        cfg = compose("config", overrides)
+    objective = run_experiment(cfg, tmp_path / "run", overrides)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    metrics = results["core evaluation results"]["metrics"]
+    assert objective == metrics["model_performance_preservation"]["ce_loss_score"]
