@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
+# The format written here. Without it SAELens takes the folder for an older one, and reads the
+# metadata from another place.
+FORMAT_VERSION = "6.0.0"
 
 
 def save_sae(
@@ -41,7 +44,7 @@ def save_sae(
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": dict(metadata or {}),
+        "metadata": {"sae_lens_version": FORMAT_VERSION, **(metadata or {})},
     }
     write_atomically(folder / WEIGHTS, save(tensors))
     write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
