@@ -82,6 +82,13 @@ def test_same_seed_same_weights(options, undisturbed, tmp_path):
     assert sha256(tmp_path / "run") == sha256(undisturbed)
 
 
+def test_same_seed_same_weights_at_the_default_size(tmp_path):
+    """Large enough for every operation to run on several threads."""
+    for n in range(2):
+        finish("trainer.num_tokens=40_000", "eval=none", f"hydra.run.dir={tmp_path}/{n}")
+    assert sha256(tmp_path / "0") == sha256(tmp_path / "1")
+
+
 @pytest.mark.parametrize("stream", ["shuffled", "ordered"])
 def test_killed_at_arbitrary_steps_and_continued(options, undisturbed, tmp_path, stream):
     options = (*options, f"tracker.stream={stream}")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_components
+from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.experiment.record import command_line, environment, peak_memory
 from temporal_sae.experiment.results import (
@@ -67,7 +68,8 @@ def run_experiment(
     try:
         run_folder.write(record)
         save_config(cfg, overrides, run_folder.path)
-        objective, outcome = _run(cfg, config, parts, run_folder.path, console)
+        with deterministic_on_cpu(parts.device):
+            objective, outcome = _run(cfg, config, parts, run_folder.path, console)
         run_folder.write({**record, "status": "finished", **outcome})
         build_report(run_folder.path)
         print_summary(run_folder.path, console)

@@ -151,7 +151,8 @@ class OrthogonalityLoss:
     def _sampled_sum(self, D_hat: Tensor, tracker: PairWeights) -> Tensor:
         indices = self._draw_tokens(tracker).to(D_hat.device)
         active = indices >= 0
-        rows = D_hat[indices.clamp(min=0)] * active[..., None]
+        # Not by indexing, whose gradient is neither fast nor, on several threads, reproducible.
+        rows = torch.nn.functional.embedding(indices.clamp(min=0), D_hat) * active[..., None]
         g = overlap(self.penalty, rows @ rows.mT)
         i, j = torch.broadcast_tensors(indices[:, :, None], indices[:, None, :])
         counted = (i >= 0) & (j >= 0) & (i != j)

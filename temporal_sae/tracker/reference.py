@@ -47,9 +47,12 @@ def count_pairs(indices: Int[Tensor, "tokens k"], n_latents: int) -> Float[Tenso
         mask.scatter_(1, torch.where(active, indices, n_latents), 1.0)
         mask = mask[:, :n_latents]
         return mask.T @ mask  # exact: float32 holds integers to 2^24
-    both = active[:, :, None] & active[:, None, :]
-    pairs = (indices[:, :, None] * n_latents + indices[:, None, :])[both]
-    return torch.bincount(pairs, minlength=n_latents**2).view(n_latents, n_latents).float()
+    # Empty slots become latent F, whose row and column are cut off afterwards.
+    size = n_latents + 1
+    filled = torch.where(active, indices, n_latents)
+    pairs = (filled[:, :, None] * size + filled[:, None, :]).flatten()
+    counts = torch.bincount(pairs, minlength=size**2).view(size, size)
+    return counts[:n_latents, :n_latents].float()
 
 
 class ReferenceStorage:
@@ -91,7 +94,7 @@ class ReferenceStorage:
     def weight_matrix(self, weighting: str) -> Float[Tensor, "F F"]:
         """w of every pair, zero diagonal."""
         weights = pair_weight(weighting, self.rates, self.reference, self.averages)
-        return weights.clone().fill_diagonal_(0)
+        return weights.fill_diagonal_(0)
 
     def pairs(self, min_rate: float) -> tuple[Tensor, Tensor]:
         """i < j of the pairs whose rate, in the last window or on average before, is that high."""

@@ -12,27 +12,27 @@ WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
 
 def instability(rate: Tensor, reference: Tensor) -> Tensor:
-    """s = |c - ref| / max(c, ref), in [0, 1], and 0 where both are 0. Any shape."""
-    larger = torch.maximum(rate, reference)
-    return torch.where(larger > 0, (rate - reference).abs() / larger, 0.0)
+    """s = |c - ref| / max(c, ref), in [0, 1], and 0 where both are 0. Any shape; a new tensor."""
+    larger = torch.maximum(rate, reference).clamp_(min=torch.finfo(rate.dtype).tiny)
+    return (rate - reference).abs_().div_(larger)
 
 
 def pair_weight(weighting: str, rate: Tensor, reference: Tensor, average: Tensor) -> Tensor:
     """w of pairs with co-activation rate c, the average before the window, and the one after it.
 
     `instability` c(1 + s) · `none` c · `stability` c(2 - s) · `only` c s · `average` c̄.
-    All tensors have one shape.
+    All tensors have one shape; the result is a new one.
     """
     if weighting == "average":
-        return average
-    if weighting == "none":
-        return rate
-    return rate * weight_factor(weighting, rate, reference)
+        return average.clone()
+    return weight_factor(weighting, rate, reference).mul_(rate)
 
 
 def weight_factor(weighting: str, rate: Tensor, reference: Tensor) -> Tensor:
-    """w / c, the factor by which a weighting departs from plain co-activation."""
+    """w / c, the factor by which a weighting departs from plain co-activation; a new tensor."""
     if weighting == "none":
         return torch.ones_like(rate)
     s = instability(rate, reference)
-    return {"instability": 1 + s, "stability": 2 - s, "only": s}[weighting]
+    if weighting == "instability":
+        return s.add_(1)
+    return s.neg_().add_(2) if weighting == "stability" else s
