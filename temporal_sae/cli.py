@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT
 from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -41,21 +42,26 @@ def run_job(cfg: DictConfig) -> float:
     code that shells use for it (130 for Ctrl-C).
     """
     from temporal_sae.experiment import run_experiment  # slow to import: not for --help
+    from temporal_sae.experiment.record import command_line
     from temporal_sae.training import Stopped
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     relative = Path(os.path.relpath(folder))
     shown = folder if relative.parts[:1] == ("..",) else relative
+    overrides = list(hydra.overrides.task)
+    if hydra.mode == RunMode.MULTIRUN:
+        log.info("job %s: %s", hydra.job.num, " ".join(overrides) or "defaults")
     try:
-        return run_experiment(cfg, shown, list(hydra.overrides.task))
+        return run_experiment(cfg, shown, overrides)
     except (InvalidOption, RunError) as error:
         if cfg.debug or _wants_traceback():
             raise
         fail(str(error))
-    except Stopped as stopped:
-        log.warning("%s; the same command with hydra.run.dir=%s continues it", stopped, shown)
-        sys.exit(128 + stopped.signal_number)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        what = str(stopped) or "interrupted"
+        log.warning("%s; to continue: %s", what, command_line(overrides, shown))
+        sys.exit(128 + getattr(stopped, "signal_number", SIGINT))
     finally:
         remove_if_empty(folder)
         if hydra.mode == RunMode.MULTIRUN:
@@ -92,7 +98,7 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
         where = os.fsdecode(error.filename)
         fail(f"hydra.run.dir={where}: must be a folder that can be written ({error.strerror})")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + SIGINT)
 
 
 def fail(message: str) -> NoReturn:

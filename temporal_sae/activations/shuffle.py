@@ -18,14 +18,15 @@ class ShuffleBuffer:
 
     Args:
         capacity: rows to hold before drawing begins.
-        seed: fixes the order.
+        seed: fixes the order, on each kind of device another one.
+        device: where the rows are.
     """
 
-    def __init__(self, capacity: int, seed: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, seed: int, device: str | torch.device = "cpu") -> None:
+        self.capacity, self.device = capacity, torch.device(device)
         self.count = 0
         self._rows: Tensor | None = None
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator(self.device).manual_seed(seed)
 
     @property
     def full(self) -> bool:
@@ -44,17 +45,22 @@ class ShuffleBuffer:
         self.count = end
 
     def draw(self, n: int) -> Shaped[Tensor, "n ..."]:
-        """Take `n` random rows out; rows from the end fill the holes."""
+        """Take `n` random rows out; rows from the end fill the holes.
+
+        Every size is known beforehand, so that a GPU need not be waited for: the drawn places in
+        ascending order begin with the holes, the last `n` rows with the drawn ones put last begin
+        with the rows that fill them, and what is written past both lands behind the new end.
+        """
         if self._rows is None or n > self.count:
             raise ValueError(f"cannot draw {n} rows from a buffer of {self.count}")
-        chosen = torch.randperm(self.count, generator=self._generator)[:n]
-        drawn = self._rows[chosen.to(self._rows.device)]
+        order = torch.randperm(self.count, generator=self._generator, device=self.device)
+        places = order[:n].sort().values
+        drawn = self._rows[order[:n]]
         rest = self.count - n
-        is_chosen = torch.zeros(self.count, dtype=torch.bool)
-        is_chosen[chosen] = True
-        holes = is_chosen[:rest].nonzero()[:, 0]
-        movers = rest + (~is_chosen[rest:]).nonzero()[:, 0]
-        self._rows[holes.to(drawn.device)] = self._rows[movers.to(drawn.device)]
+        is_drawn = torch.zeros(self.count, dtype=torch.bool, device=self.device)
+        is_drawn[places] = True
+        movers = rest + is_drawn[rest:].to(torch.uint8).argsort(stable=True)
+        self._rows[places] = self._rows[movers]
         self.count = rest
         return drawn
 
@@ -69,9 +75,9 @@ class ShuffleBuffer:
         state: dict[str, Any] = {"generator": self._generator.get_state()}
         return state if self._rows is None else {**state, "rows": self.held()}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._generator.set_state(state["generator"])
         self.count, self._rows = 0, None
         if "rows" in state:
-            self.add(state["rows"].to(device))
+            self.add(state["rows"].to(self.device))

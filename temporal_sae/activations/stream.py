@@ -106,7 +106,7 @@ class ActivationStream(Iterator[ActivationBatch]):
     ) -> None:
         self.source, self.windows, self.model = source, windows, model
         self.batch_size, self.ordered = batch_size, ordered
-        self.buffer = ShuffleBuffer(source.buffer_tokens, seed)
+        self.buffer = ShuffleBuffer(source.buffer_tokens, seed, model.device)
         self._not_handed_out: list[Tensor] = []
         self._scale: float | None = None
 
@@ -156,7 +156,7 @@ class ActivationStream(Iterator[ActivationBatch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self.windows.load_state_dict(state["windows"])
-        self.buffer.load_state_dict(state["buffer"], self.model.device)
+        self.buffer.load_state_dict(state["buffer"])
         self._scale = float(state["scale"])
         waiting = state.get("not_handed_out", {})
         self._not_handed_out = [waiting[str(n)].to(self.model.device) for n in range(len(waiting))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ from temporal_sae.data import TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.tracker import NoTracker
 from temporal_sae.training import Trainer
+
+log = logging.getLogger(__name__)
 
 TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
@@ -65,6 +69,7 @@ def build_components(cfg: DictConfig) -> Components:
     check_text(source, text, model, held_out=evaluation.needs_held_out_text)
     memory = check_memory(cfg, model, sae, source, trainer.batch_size)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)
+    warn_without_weights(tracker, separation)
     return Components(
         device, model, text, source, sae, tracker, separation, trainer, evaluation, stream, memory
     )
@@ -99,6 +104,16 @@ class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
         if isinstance(error, InstantiationException) and unknown:
             raise RunError(f"{self.group}.{unknown[1]}: unknown key") from error
+
+
+def warn_without_weights(tracker: Any, separation: Any) -> None:
+    """Say so when a penalty is asked for that has no pair to act on."""
+    needs_weights = getattr(separation, "weighting", None) != "uniform"
+    if isinstance(tracker, NoTracker) and needs_weights and separation.ortho_weight > 0:
+        log.warning(
+            "tracker=off: no pair has a weight, so loss.ortho_weight=%g does nothing",
+            separation.ortho_weight,
+        )
 
 
 def choose_device(name: str) -> torch.device:

@@ -165,6 +165,7 @@ class OrthogonalityLoss:
         window = tracker.last_window
         if window is None:
             raise ValueError("no window has been closed")
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + tracker.tokens_seen)
-        chosen = torch.randperm(window.shape[0], generator=generator)[: self.sample_tokens]
-        return window[chosen.to(window.device)]
+        generator = torch.Generator(window.device)
+        generator.manual_seed(self.seed * 1_000_003 + tracker.tokens_seen)
+        order = torch.randperm(window.shape[0], generator=generator, device=window.device)
+        return window[order[: self.sample_tokens]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from temporal_sae.errors import check_int
 from temporal_sae.latents import Latents
-from temporal_sae.sae.saving import save_sae
+from temporal_sae.sae.saving import write_folder
 
 
 @dataclass(frozen=True)
@@ -139,4 +139,5 @@ class SparseAutoencoder(nn.Module, ABC):
             folder: is created if missing.
             metadata: facts about where the SAE belongs: `model_name`, `hook_name`, …
         """
-        save_sae(self, folder, metadata)
+        config = {"architecture": self.architecture, **self.config()}
+        write_folder(folder, config, dict(self.named_parameters()), metadata or {})

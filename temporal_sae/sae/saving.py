@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from temporal_sae.files import write_atomically
-
-if TYPE_CHECKING:
-    from temporal_sae.sae.base import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
@@ -24,27 +22,29 @@ CONFIG = "cfg.json"
 FORMAT_VERSION = "6.0.0"
 
 
-def save_sae(
-    sae: SparseAutoencoder, folder: str | Path, metadata: Mapping[str, Any] | None = None
+def write_folder(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
 ) -> None:
-    """Write the SAE; each file appears complete or not at all.
+    """Write both files; each appears complete or not at all.
 
     Args:
-        sae: what to save.
         folder: is created if missing.
+        config: `architecture` and the arguments that define the function.
+        tensors: the parameters by name.
         metadata: facts about where the SAE belongs: `model_name`, `hook_name`, `prepend_bos`, …
     """
-    folder = Path(folder)
-    tensors = {name: p.detach().cpu().contiguous() for name, p in sae.named_parameters()}
-    config = {
-        "architecture": sae.architecture,
-        **sae.config(),
-        "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
+    content = {
+        **config,
+        "dtype": str(tensors["W_dec"].dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": FORMAT_VERSION, **(metadata or {})},
+        "metadata": {"sae_lens_version": FORMAT_VERSION, **metadata},
     }
-    write_atomically(folder / WEIGHTS, save(tensors))
-    write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    weights = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_atomically(Path(folder) / WEIGHTS, save(weights))
+    write_atomically(Path(folder) / CONFIG, json.dumps(content, indent=2) + "\n")

@@ -51,8 +51,9 @@ def count_pairs(indices: Int[Tensor, "tokens k"], n_latents: int) -> Float[Tenso
     size = n_latents + 1
     filled = torch.where(active, indices, n_latents)
     pairs = (filled[:, :, None] * size + filled[:, None, :]).flatten()
-    counts = torch.bincount(pairs, minlength=size**2).view(size, size)
-    return counts[:n_latents, :n_latents].float()
+    counts = torch.zeros(size**2, device=indices.device)  # not bincount, which waits for a GPU
+    counts.scatter_add_(0, pairs, counts.new_ones(()).expand(pairs.shape))
+    return counts.view(size, size)[:n_latents, :n_latents]
 
 
 class ReferenceStorage:

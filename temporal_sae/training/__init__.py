@@ -2,8 +2,9 @@
 
 from temporal_sae.training.checkpoint import Checkpoints
 from temporal_sae.training.loggers import JsonlLogger, WandbLogger
+from temporal_sae.training.parts import Parts
 from temporal_sae.training.progress import ProgressDisplay
-from temporal_sae.training.trainer import Parts, Stopped, Trainer
+from temporal_sae.training.trainer import Stopped, Trainer
 
 __all__ = [
     "Checkpoints",

@@ -10,61 +10,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
-from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int, check_number
-from temporal_sae.latents import Latents
-from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss, variance
+from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
+from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
-from temporal_sae.tracker.stability import StabilityMonitor
-from temporal_sae.training.checkpoint import Checkpoints, State
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.geometric_median import geometric_median
 from temporal_sae.training.interrupts import StopRequest
-from temporal_sae.training.loggers import Metrics, MetricsLogger
-from temporal_sae.training.optimizer import load_optimizer_state, optimizer_state
-from temporal_sae.training.progress import ProgressDisplay
+from temporal_sae.training.metrics import measure, warn_if_negligible
+from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
+from temporal_sae.training.state import TrainingState, restore, snapshot
 from temporal_sae.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
-NEGLIGIBLE = 1e-4
-PATIENCE = 10
 SAMPLE_FOR_BIAS = 8192
-
-
-class Batches(Protocol):
-    """Endless shuffled activations that can be saved and continued."""
-
-    def __next__(self) -> ActivationBatch: ...
-    def sample(self, n: int) -> Tensor: ...
-    def state_dict(self) -> State: ...
-    def load_state_dict(self, state: State) -> None: ...
-
-
-class Tracker(Protocol):
-    """What the trainer needs of a tracker; the penalty needs more."""
-
-    stream: str
-    windows_closed: int
-
-    def update(self, indices: Tensor) -> None: ...
-    def state_dict(self) -> State: ...
-    def load_state_dict(self, state: State) -> None: ...
-
-
-class Separation(Protocol):
-    """A weighted penalty on pairs of latents."""
-
-    ortho_weight: float
-
-    def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
 
 
 class Stopped(Exception):
@@ -73,34 +38,6 @@ class Stopped(Exception):
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"stopped at step {step}")
         self.step, self.signal_number = step, signal_number
-
-
-@dataclass
-class Parts:
-    """What is trained, and everything that has a state while it is."""
-
-    sae: SparseAutoencoder
-    batches: Batches
-    tracker: Tracker
-    separation: Separation
-    logger: MetricsLogger
-    checkpoints: Checkpoints
-    progress: ProgressDisplay
-    stability: StabilityMonitor | None = None
-
-
-@dataclass
-class Progress:
-    """The state of a run apart from its parts."""
-
-    optimizer: torch.optim.Adam
-    dead: DeadLatents
-    stopwatches: dict[str, Stopwatch]
-    step: int = 0
-    any_dead: bool = False
-    steps_negligible: int = 0
-    seconds: float = 0.0
-    metrics: Metrics = field(default_factory=dict)
 
 
 class Trainer:
@@ -173,7 +110,7 @@ class Trainer:
         """The full learning rate of a run."""
         return sae.default_lr() if self.lr is None else self.lr
 
-    def fit(self, parts: Parts) -> Progress:
+    def fit(self, parts: Parts) -> TrainingState:
         """Train to the end, or until a signal asks to stop.
 
         Raises:
@@ -188,16 +125,16 @@ class Trainer:
                 self._step(parts, run)
                 run.seconds = time.monotonic() - began
                 if stop.signal is not None or run.step % self.checkpoint_every == 0:
-                    parts.checkpoints.save(run.step, self._state(parts, run))
+                    parts.checkpoints.save(run.step, snapshot(parts, run))
                 if stop.signal is not None:
                     raise Stopped(run.step, stop.signal)
-        parts.checkpoints.save(run.step, self._state(parts, run))
+        parts.checkpoints.save(run.step, snapshot(parts, run))
         return run
 
-    def _start(self, parts: Parts) -> Progress:
+    def _start(self, parts: Parts) -> TrainingState:
         """Fresh state, or that of the newest whole checkpoint."""
         sae, device = parts.sae, parts.sae.W_dec.device
-        run = Progress(
+        run = TrainingState(
             torch.optim.Adam(
                 sae.parameters(),
                 lr=self.learning_rate(sae),
@@ -212,7 +149,7 @@ class Trainer:
         if state is None:
             self._init_b_dec(parts)
         else:
-            self._restore(parts, run, state)
+            restore(parts, run, state)
             log.info("continuing at step %d of %d", run.step, self.total_steps)
         parts.logger.rewind(run.step)
         return run
@@ -224,7 +161,7 @@ class Trainer:
         center = geometric_median(sample) if self.b_dec_init != "mean" else sample.mean(0)
         parts.sae.b_dec.data.copy_(center)
 
-    def _step(self, parts: Parts, run: Progress) -> None:
+    def _step(self, parts: Parts, run: TrainingState) -> None:
         sae = parts.sae
         batch = next(parts.batches)
         dead = run.dead.mask() if run.any_dead else None
@@ -242,7 +179,11 @@ class Trainer:
         run.step += 1
         if run.step % self.log_every == 0 or run.step == self.total_steps:
             losses = {"reconstruction": reconstruction, **out.terms, "separation": penalty}
-            self._log(parts, run, batch, out, losses, gradient_norm)
+            run.metrics = measure(parts, run, batch.x, out, losses, gradient_norm)
+            run.any_dead = run.metrics["dead_share"] > 0
+            warn_if_negligible(parts, run)
+            parts.logger.log(run.step, run.metrics)
+            parts.progress.show(run.step, run.metrics)
 
     @torch.no_grad()
     def _track(self, parts: Parts, batch: ActivationBatch, out: StepOutput) -> None:
@@ -280,7 +221,7 @@ class Trainer:
         if by_decoder is not None and sae.W_dec.grad is not None:
             sae.W_dec.grad += by_decoder
 
-    def _update_weights(self, sae: SparseAutoencoder, run: Progress) -> Tensor:
+    def _update_weights(self, sae: SparseAutoencoder, run: TrainingState) -> Tensor:
         """Project, clip, step, renormalise, in this order."""
         sae.remove_parallel_gradient()
         limit = math.inf if self.grad_clip is None else self.grad_clip
@@ -293,94 +234,3 @@ class Trainer:
         run.optimizer.step()
         sae.normalize_decoder()
         return norm
-
-    def _log(
-        self,
-        parts: Parts,
-        run: Progress,
-        batch: ActivationBatch,
-        out: StepOutput,
-        losses: dict[str, Tensor],
-        gradient_norm: Tensor,
-    ) -> None:
-        """Everything that waits for the device happens here, and only here."""
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        total = sum(values.values())
-        if not math.isfinite(total):
-            raise RunError(
-                f"the loss is {total} at step {run.step}: lower trainer.lr "
-                f"(now {self.learning_rate(parts.sae):.3g}) or raise trainer.warmup_steps"
-            )
-        unexplained = (batch.x - out.x_hat).square().sum(-1).mean() / variance(batch.x)
-        share = float(run.dead.share())
-        run.any_dead = share > 0
-        run.metrics = {
-            "tokens": run.step * self.batch_size,
-            "loss": total,
-            **{f"loss_{name}": value for name, value in values.items()},
-            "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
-            "explained_variance": 1 - float(unexplained.detach()),
-            "l0": float(out.latents.l0()),
-            "dead_share": share,
-            "lr": run.optimizer.param_groups[0]["lr"],
-            "gradient_norm": float(gradient_norm),
-            "windows_closed": parts.tracker.windows_closed,
-            "tokens_per_second": run.step * self.batch_size / max(run.seconds, 1e-9),
-            **{f"seconds_{n}": watch.seconds() for n, watch in run.stopwatches.items()},
-        }
-        if parts.stability:
-            run.metrics |= parts.stability.observe(parts.tracker, parts.sae.W_dec)
-        self._warn_if_negligible(parts, run)
-        parts.logger.log(run.step, run.metrics)
-        parts.progress.show(run.step, run.metrics)
-
-    @staticmethod
-    def _warn_if_negligible(parts: Parts, run: Progress) -> None:
-        """A penalty that does nothing must not go unnoticed."""
-        expected = parts.separation.ortho_weight > 0 and parts.tracker.windows_closed > 0
-        if not expected or run.metrics["separation_ratio"] >= NEGLIGIBLE:
-            run.steps_negligible = 0
-            return
-        run.steps_negligible += 1
-        if run.steps_negligible == PATIENCE:
-            log.warning(
-                "the separation penalty has been below %g of the reconstruction loss for %d logged "
-                "steps (now %.2g): it does next to nothing; raise loss.ortho_weight",
-                NEGLIGIBLE,
-                PATIENCE,
-                run.metrics["separation_ratio"],
-            )
-
-    def _state(self, parts: Parts, run: Progress) -> State:
-        """Everything that later steps depend on."""
-        return {
-            "step": run.step,
-            "any_dead": run.any_dead,
-            "steps_negligible": run.steps_negligible,
-            "seconds": run.seconds,
-            "metrics": run.metrics,
-            "stopwatches": {name: watch.seconds() for name, watch in run.stopwatches.items()},
-            "sae": dict(parts.sae.named_parameters()),
-            "optimizer": optimizer_state(run.optimizer),
-            "dead": run.dead.state_dict(),
-            "tracker": parts.tracker.state_dict(),
-            "batches": parts.batches.state_dict(),
-            "stability": parts.stability.state_dict() if parts.stability else {},
-            "rng": torch.get_rng_state(),
-        }
-
-    @staticmethod
-    def _restore(parts: Parts, run: Progress, state: State) -> None:
-        run.step, run.any_dead = state["step"], state["any_dead"]
-        run.steps_negligible, run.seconds = state["steps_negligible"], state["seconds"]
-        run.metrics = state["metrics"]
-        for name, watch in run.stopwatches.items():
-            watch.restart(state["stopwatches"][name])
-        parts.sae.load_state_dict(state["sae"])
-        load_optimizer_state(run.optimizer, state["optimizer"])
-        run.dead.load_state_dict(state["dead"])
-        parts.tracker.load_state_dict(state["tracker"])
-        parts.batches.load_state_dict(state["batches"])
-        if parts.stability:
-            parts.stability.load_state_dict(state["stability"])
-        torch.set_rng_state(state["rng"])

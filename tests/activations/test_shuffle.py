@@ -48,9 +48,7 @@ def test_continues_exactly():
     buffer.add(torch.arange(70.0).view(70, 1))
     buffer.draw(10)
     other = ShuffleBuffer(50, seed=99)
-    other.load_state_dict(
-        {k: v.clone() for k, v in buffer.state_dict().items()}, torch.device("cpu")
-    )
+    other.load_state_dict({k: v.clone() for k, v in buffer.state_dict().items()})
     for each in (buffer, other):
         each.add(torch.arange(100.0, 120).view(20, 1))
     for _ in range(5):

@@ -1,0 +1,81 @@
+"""The numbers of a logged step. Everything that waits for a GPU happens here, and only here."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from temporal_sae.errors import RunError
+from temporal_sae.loss.terms import variance
+from temporal_sae.sae import StepOutput
+from temporal_sae.training.loggers import Metrics
+from temporal_sae.training.parts import Parts
+from temporal_sae.training.state import TrainingState
+
+log = logging.getLogger(__name__)
+
+NEGLIGIBLE = 1e-4
+PATIENCE = 10
+
+
+@torch.no_grad()
+def measure(
+    parts: Parts,
+    run: TrainingState,
+    x: Float[Tensor, "tokens d_in"],
+    out: StepOutput,
+    losses: dict[str, Tensor],
+    gradient_norm: Tensor,
+) -> Metrics:
+    """Everything worth logging about the step that has just been done.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    values = {name: float(loss) for name, loss in losses.items()}
+    total, lr = sum(values.values()), run.optimizer.param_groups[0]["lr"]
+    if not math.isfinite(total):
+        raise RunError(
+            f"the loss is {total} at step {run.step}: lower trainer.lr (now {lr:.3g}) or raise "
+            "trainer.warmup_steps"
+        )
+    unexplained = (x - out.x_hat).square().sum(-1).mean() / variance(x)
+    tokens = run.step * x.shape[0]
+    metrics = {
+        "tokens": tokens,
+        "loss": total,
+        **{f"loss_{name}": value for name, value in values.items()},
+        "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
+        "explained_variance": 1 - float(unexplained),
+        "l0": float(out.latents.l0()),
+        "dead_share": float(run.dead.share()),
+        "lr": lr,
+        "gradient_norm": float(gradient_norm),
+        "windows_closed": parts.tracker.windows_closed,
+        "tokens_per_second": tokens / max(run.seconds, 1e-9),
+        **{f"seconds_{name}": watch.seconds() for name, watch in run.stopwatches.items()},
+    }
+    if parts.stability:
+        metrics |= parts.stability.observe(parts.tracker, parts.sae.W_dec)
+    return metrics
+
+
+def warn_if_negligible(parts: Parts, run: TrainingState) -> None:
+    """A penalty that stays far below the reconstruction loss must not go unnoticed."""
+    expected = parts.separation.ortho_weight > 0 and parts.tracker.windows_closed > 0
+    if not expected or run.metrics["separation_ratio"] >= NEGLIGIBLE:
+        run.steps_negligible = 0
+        return
+    run.steps_negligible += 1
+    if run.steps_negligible == PATIENCE:
+        log.warning(
+            "the separation penalty has been below %g of the reconstruction loss for %d logged "
+            "steps (now %.2g): it does next to nothing; raise loss.ortho_weight",
+            NEGLIGIBLE,
+            PATIENCE,
+            run.metrics["separation_ratio"],
+        )

@@ -1,0 +1,58 @@
+"""What the trainer works with: protocols, and the bundle of one run's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from temporal_sae.activations import ActivationBatch
+from temporal_sae.latents import Latents
+from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.tracker.stability import StabilityMonitor
+from temporal_sae.training.checkpoint import Checkpoints, State
+from temporal_sae.training.loggers import MetricsLogger
+from temporal_sae.training.progress import ProgressDisplay
+
+
+class Batches(Protocol):
+    """Endless shuffled activations that can be saved and continued."""
+
+    def __next__(self) -> ActivationBatch: ...
+    def sample(self, n: int) -> Tensor: ...
+    def state_dict(self) -> State: ...
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Tracker(Protocol):
+    """What the trainer needs of a tracker; the penalty needs more."""
+
+    stream: str
+    windows_closed: int
+
+    def update(self, indices: Tensor) -> None: ...
+    def state_dict(self) -> State: ...
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Separation(Protocol):
+    """A weighted penalty on pairs of latents."""
+
+    ortho_weight: float
+
+    def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
+
+
+@dataclass
+class Parts:
+    """What is trained, and everything that has a state while it is."""
+
+    sae: SparseAutoencoder
+    batches: Batches
+    tracker: Tracker
+    separation: Separation
+    logger: MetricsLogger
+    checkpoints: Checkpoints
+    progress: ProgressDisplay
+    stability: StabilityMonitor | None = None

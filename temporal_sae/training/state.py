@@ -1,0 +1,64 @@
+"""The state of a run while it trains, and its way into a checkpoint and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from temporal_sae.training.checkpoint import State
+from temporal_sae.training.dead import DeadLatents
+from temporal_sae.training.loggers import Metrics
+from temporal_sae.training.optimizer import load_optimizer_state, optimizer_state
+from temporal_sae.training.parts import Parts
+from temporal_sae.training.stopwatch import Stopwatch
+
+
+@dataclass
+class TrainingState:
+    """The state of a run apart from its parts."""
+
+    optimizer: torch.optim.Adam
+    dead: DeadLatents
+    stopwatches: dict[str, Stopwatch]
+    step: int = 0
+    any_dead: bool = False
+    steps_negligible: int = 0
+    seconds: float = 0.0
+    metrics: Metrics = field(default_factory=dict)
+
+
+def snapshot(parts: Parts, run: TrainingState) -> State:
+    """Everything that later steps depend on."""
+    return {
+        "step": run.step,
+        "any_dead": run.any_dead,
+        "steps_negligible": run.steps_negligible,
+        "seconds": run.seconds,
+        "metrics": run.metrics,
+        "stopwatches": {name: watch.seconds() for name, watch in run.stopwatches.items()},
+        "sae": dict(parts.sae.named_parameters()),
+        "optimizer": optimizer_state(run.optimizer),
+        "dead": run.dead.state_dict(),
+        "tracker": parts.tracker.state_dict(),
+        "batches": parts.batches.state_dict(),
+        "stability": parts.stability.state_dict() if parts.stability else {},
+        "rng": torch.get_rng_state(),
+    }
+
+
+def restore(parts: Parts, run: TrainingState, state: State) -> None:
+    """Put the parts and the run where `snapshot` was taken."""
+    run.step, run.any_dead = state["step"], state["any_dead"]
+    run.steps_negligible, run.seconds = state["steps_negligible"], state["seconds"]
+    run.metrics = state["metrics"]
+    for name, watch in run.stopwatches.items():
+        watch.restart(state["stopwatches"][name])
+    parts.sae.load_state_dict(state["sae"])
+    load_optimizer_state(run.optimizer, state["optimizer"])
+    run.dead.load_state_dict(state["dead"])
+    parts.tracker.load_state_dict(state["tracker"])
+    parts.batches.load_state_dict(state["batches"])
+    if parts.stability:
+        parts.stability.load_state_dict(state["stability"])
+    torch.set_rng_state(state["rng"])

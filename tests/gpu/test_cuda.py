@@ -1,0 +1,93 @@
+"""What needs a card: run with `python -m pytest tests/gpu` on a machine with CUDA."""
+
+import pytest
+import torch
+from rich.console import Console
+
+from temporal_sae.activations import ActivationBatch
+from temporal_sae.loss import ConsecutiveLoss, OrthogonalityLoss
+from temporal_sae.sae import TopKSAE
+from temporal_sae.tracker import WEIGHTINGS, CoActivationTracker
+from temporal_sae.training import Checkpoints, JsonlLogger, Parts, ProgressDisplay, Trainer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+D, F, K, B = 64, 512, 8, 256
+
+
+class Noise:
+    """Batches made on the card."""
+
+    def __next__(self):
+        return ActivationBatch(torch.randn(B, D, device="cuda"))
+
+    def sample(self, n):
+        return torch.randn(n, D, device="cuda")
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def random_indices(tokens=3000):
+    return torch.stack([torch.randperm(F)[:K] for _ in range(tokens)])
+
+
+def test_the_tracker_is_the_same_on_both_devices():
+    trackers = [CoActivationTracker(F, window_size=700, device=d) for d in ("cpu", "cuda")]
+    indices = random_indices()
+    for tracker in trackers:
+        for piece in indices.split(256):
+            tracker.update(piece.to(tracker.device))
+    on_cpu, on_gpu = trackers
+    assert torch.equal(on_cpu.storage.rates, on_gpu.storage.rates.cpu())
+    for weighting in WEIGHTINGS:
+        torch.testing.assert_close(
+            on_gpu.weight_matrix(weighting).cpu(),
+            on_cpu.weight_matrix(weighting),
+            rtol=1e-6,
+            atol=0,
+        )
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+def test_the_penalty_and_its_gradient_are_the_same_on_both_devices(estimator):
+    W_dec, indices = torch.randn(F, D), random_indices()
+    values, gradients = [], []
+    for device in ("cpu", "cuda"):
+        tracker = CoActivationTracker(F, device=device)
+        tracker.update(indices.to(device))
+        weights = W_dec.to(device).requires_grad_()
+        loss = OrthogonalityLoss(estimator=estimator, sample_tokens=1000)  # the whole window
+        value = loss(weights, tracker)
+        value.backward()
+        values.append(value.item())
+        gradients.append(weights.grad.cpu())
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("separation", [OrthogonalityLoss(), ConsecutiveLoss()])
+def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, separation):
+    parts = Parts(
+        sae=TopKSAE(D, F, K).cuda(),
+        batches=Noise(),
+        tracker=CoActivationTracker(F, window_size=500, device="cuda"),
+        separation=separation,
+        logger=JsonlLogger(tmp_path),
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        progress=ProgressDisplay(1, Console(quiet=True)),
+    )
+    trainer = Trainer(num_tokens=100 * B, batch_size=B, warmup_steps=0, log_every=1000)
+    run = trainer._start(parts)
+    for _ in range(3):
+        trainer._step(parts, run)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            trainer._step(parts, run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert run.step == 13
