@@ -57,17 +57,20 @@ def build_components(cfg: DictConfig) -> Components:
     evaluation = build(cfg, "eval")
     check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
     source: ActivationSource = build(cfg, "activations")
-    build(cfg, "tracker", n_latents=1, device="cpu")  # its options, before anything large exists
+    # The options of what may be large are judged before it exists, or anything slow is loaded.
+    build(cfg, "tracker", n_latents=1, device="cpu")
+    build_without_memory(cfg, d_in=1)
     text: TextSource = build(cfg, "data")
     model: LanguageModel = build(cfg, "model", device=device)
-    torch.manual_seed(seed)
-    sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
     with naming("activations"):
         stream = source.stream(
             text, model, trainer.batch_size, seed, ordered=cfg.tracker.get("stream") == "ordered"
         )
     check_text(source, text, model, held_out=evaluation.needs_held_out_text)
-    memory = check_memory(cfg, model, sae, source, trainer.batch_size)
+    planned = build_without_memory(cfg, model.d_in)
+    memory = check_memory(cfg, model, planned, source, trainer.batch_size)
+    torch.manual_seed(seed)
+    sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)
     warn_without_weights(tracker, separation)
     return Components(
@@ -84,6 +87,13 @@ def build(cfg: DictConfig, group: str, **extra: Any) -> Any:
         raise RunError(f"{key}: has no value yet; give one on the command line") from error
     with naming(group):
         return instantiate(options, **extra, _convert_="all")
+
+
+def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
+    """The SAE with shapes and no weights."""
+    with torch.device("meta"):
+        sae: SparseAutoencoder = build(cfg, "sae", d_in=d_in)
+    return sae
 
 
 class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
