@@ -44,6 +44,13 @@ def check_int(option: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def check_bool(option: str, value: Any) -> bool:
+    """Return `value` if it is true or false, else raise InvalidOption: `no` is a string."""
+    if not isinstance(value, bool):
+        raise InvalidOption(option, value, "true or false")
+    return value
+
+
 def check_number(
     option: str,
     value: Any,

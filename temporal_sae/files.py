@@ -6,12 +6,14 @@ import os
 import tempfile
 from pathlib import Path
 
+TEMPORARY = ".unfinished-"
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary file beside `path`, flush it to the disk, and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -23,6 +25,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what writers that were killed have left below `folder`."""
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -43,8 +51,9 @@ def current_umask() -> int:
 
 def remove_if_empty(path: Path) -> None:
     """Remove a folder that holds nothing, and its parents below the working directory likewise."""
-    stop = Path.cwd()
-    path = path.resolve()
-    while path.is_relative_to(stop) and path != stop and path.is_dir() and not os.listdir(path):
+    stop, path = Path.cwd(), path.resolve()
+    while path != stop and path.is_dir() and not os.listdir(path):
         path.rmdir()
         path = path.parent
+        if not path.is_relative_to(stop):
+            return

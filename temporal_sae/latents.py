@@ -21,7 +21,10 @@ class Latents(NamedTuple):
 
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "tokens d_sae"]) -> Latents:
-        """Keep the positive entries, left-aligned; k is the largest number in any token."""
+        """Keep the positive entries, left-aligned; k is the largest number in any token.
+
+        The width depends on the values, so on a GPU this waits for them.
+        """
         k = max(1, int((acts > 0).sum(-1).max()))
         values, indices = acts.topk(k, dim=-1, sorted=False)
         active = values > 0

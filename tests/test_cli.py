@@ -62,6 +62,25 @@ BAD = {
         "sae.l1_weight: unknown key with this sae; it belongs to sae=standard",
     ),
     "added key": (["+tracker.foo=1"], "tracker.foo: unknown key"),
+    "added at the top": (["+ortho_weight=0.3"], "ortho_weight: unknown key"),
+    "added to the logger": (["+logger.foo=1"], "logger.foo: unknown key"),
+    "a word for a flag": (["overwrite=no"], "overwrite='no': must be true or false"),
+    "another": (
+        ["activations.include_bos=no"],
+        "activations.include_bos='no': must be true or false",
+    ),
+    "a module without activations": (
+        ["model.hook_name=model"],
+        "model.hook_name='model': must be a module that",
+    ),
+    "a data set that is not there": (
+        ["data=hub", "data.name=/no/such"],
+        "data.name='/no/such': must be a data set that can be loaded",
+    ),
+    "no sampling with the transcript": (
+        ["tracker=transcript", "loss.estimator=sampled"],
+        "loss.estimator='sampled': must be exact or auto with this tracker",
+    ),
     "unknown option": (["sae=magic"], "sae=magic: must be one of standard, topk"),
     "unknown group": (["seas=topk"], "seas: unknown key; the nearest valid key is"),
     "window of 0": (
@@ -132,6 +151,21 @@ def test_bad_text(command, random_gemma, tmp_path, content, message):
     assert message in err
     assert err.count("\n") == 1
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_nothing_is_left_outside_the_working_directory_either(command, random_gemma, tmp_path):
+    folder = tmp_path / "elsewhere" / "run"
+    folder.parent.mkdir()
+    arguments = (*small(random_gemma), "tracker.alpha_cap=2", f"hydra.run.dir={folder}")
+    assert command(*arguments)[0] == 2
+    assert not folder.exists()
+    assert folder.parent.exists()
+
+
+def test_a_penalty_that_cannot_act_is_said_to(command, random_gemma):
+    for choice in (["tracker=off"], ["tracker.window_size=5000"]):
+        _, out, _ = command(*small(random_gemma, without=choice), *choice, "hydra.run.dir=r")
+        assert "so loss.ortho_weight=3 does nothing" in out
 
 
 @pytest.mark.parametrize("where", ["/proc/run", "{tmp}/file/run"])

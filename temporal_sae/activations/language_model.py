@@ -76,8 +76,13 @@ class LanguageModel:
             try:
                 self.model(input_ids=tokens.to(self.device), use_cache=False)
             except _Reached:
-                return captured[0]
-        raise InvalidOption("hook_name", self.hook_name, "a module that the forward pass runs")
+                if isinstance(captured[0], Tensor) and captured[0].ndim == 3:
+                    return captured[0]
+        raise InvalidOption(
+            "hook_name",
+            self.hook_name,
+            "a module that the forward pass runs and that returns [windows, context, width]",
+        )
 
     @torch.no_grad()
     def logits(

@@ -14,7 +14,7 @@ from torch import Tensor
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.shuffle import ShuffleBuffer
 from temporal_sae.data import Split, TextSource, TokenWindows
-from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.errors import InvalidOption, check_bool, check_int
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class ActivationSource:
         normalize: bool = True,
     ) -> None:
         self.context_size = check_int("context_size", context_size, 2)
-        self.prepend_bos, self.include_bos, self.normalize = prepend_bos, include_bos, normalize
+        self.prepend_bos = check_bool("prepend_bos", prepend_bos)
+        self.include_bos = check_bool("include_bos", include_bos)
+        self.normalize = check_bool("normalize", normalize)
         self.batch_windows = check_int("batch_windows", batch_windows, 1)
         self.buffer_tokens = check_int("buffer_tokens", buffer_tokens, 1)
 

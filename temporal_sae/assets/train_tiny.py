@@ -147,6 +147,9 @@ def save(
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
+    config = json.loads((out / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows too
+    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     (out / "README.md").write_text(CARD.format(**facts))
 

@@ -21,7 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from temporal_sae.errors import InvalidOption, check_int, check_number
+from temporal_sae.errors import InvalidOption, check_bool, check_int, check_number
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class HubText:
         shuffle_buffer: int = 0,
     ) -> None:
         self.name, self.subset, self.dataset_split = name, subset, dataset_split
-        self.text_column, self.streaming = text_column, streaming
+        self.text_column, self.streaming = text_column, check_bool("streaming", streaming)
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         self.shuffle_buffer = check_int("shuffle_buffer", shuffle_buffer, 0)
         self._rows: Any = None
@@ -183,8 +183,10 @@ class HubText:
             rows = rows.shuffle(seed=seed + epoch, buffer_size=self.shuffle_buffer)
         for cursor, row in enumerate(rows.skip(start), start=start + 1):
             text = row[self.text_column]
+            if not text:
+                continue
             held_out = hash_fraction(text) < self.held_out_fraction
-            if text and held_out == (split == "held_out"):
+            if held_out == (split == "held_out"):
                 yield cursor, text
 
 

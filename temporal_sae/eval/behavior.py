@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
@@ -15,8 +15,8 @@ from temporal_sae.sae import SparseAutoencoder
 class BehaviorSums:
     """Cross-entropy and KL divergence, summed over next-token predictions.
 
-    Three forward passes: as it is, with the reconstruction, with zeros. Positions before `first`
-    (BOS, where training leaves it out) keep their original activations in all three.
+    Three forward passes: as it is, with the reconstruction, with zeros. Special tokens keep their
+    original activations in all three.
     """
 
     def __init__(self) -> None:
@@ -28,9 +28,10 @@ class BehaviorSums:
         tokens: Int[Tensor, "windows context"],
         model: LanguageModel,
         sae: SparseAutoencoder,
-        first: int,
+        ordinary: Bool[Tensor, "windows context"],
     ) -> None:
-        """Take in a batch of windows."""
+        """Take in a batch of windows; `ordinary` marks the positions that may be replaced."""
+        replaced = ordinary.to(model.device)[..., None]
 
         def reconstruct(x: Tensor) -> Tensor:
             flat = x.flatten(0, 1).to(sae.W_dec.dtype)
@@ -44,7 +45,7 @@ class BehaviorSums:
             "zero": torch.zeros_like,
         }
         for name, edit in edits.items():
-            logits = model.logits(tokens, lambda h, e=edit: keep_before(first, h, e))  # type: ignore[misc]
+            logits = model.logits(tokens, lambda h, e=edit: torch.where(replaced, e(h), h))  # type: ignore[misc]
             edited = next_token_log_probabilities(logits)
             self._sums[f"ce_{name}"] += cross_entropy(edited, targets)
             self._sums[f"kl_{name}"] += kl_divergence(original, edited)
@@ -66,11 +67,6 @@ class BehaviorSums:
                 "ce_loss_without_sae": mean["ce"],
             },
         }
-
-
-def keep_before(first: int, hidden: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply `edit` from position `first` on."""
-    return torch.cat([hidden[:, :first], edit(hidden[:, first:])], dim=1)
 
 
 def next_token_log_probabilities(

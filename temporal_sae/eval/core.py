@@ -3,7 +3,8 @@
 Names and definitions are those of SAEBench's core evaluation, with two deliberate exceptions:
 `explained_variance` is the textbook 1 - Σ‖x - x̂‖² / Σ‖x - mean‖² over all evaluated tokens, and
 `mse` is a mean over all of them, whatever the batch. `explained_variance_legacy` is SAEBench's
-older per-batch value, which published tables hold.
+older per-batch value, which published tables hold. Special tokens (BOS, the separators of
+documents) are left as they are and not counted, whatever training did with them.
 """
 
 from __future__ import annotations
@@ -86,17 +87,18 @@ class CoreEvaluation:
             source: window length and BOS policy, the same as in training.
             text: its held-out documents are used.
         """
-        first = source.first_position
+        special = torch.tensor(model.tokenizer.all_special_ids)
         sums = ReconstructionSums(sae.d_sae, sae.d_in, model.device)
         windows = source.windows(text, model, "held_out", self.seed)
         for tokens in in_batches(windows, self.n_sparsity_windows, self.batch_windows):
-            x = model.activations(tokens)[:, first:].flatten(0, 1).to(sae.W_dec.dtype)
+            ordinary = ~torch.isin(tokens, special).to(model.device)
+            x = model.activations(tokens)[ordinary].to(sae.W_dec.dtype)
             latents = sae.encode(x)
             sums.add(x, latents, sae.decode(latents))
         behavior = BehaviorSums()
         windows = source.windows(text, model, "held_out", self.seed)
         for tokens in in_batches(windows, self.n_reconstruction_windows, self.batch_windows):
-            behavior.add(tokens, model, sae, first)
+            behavior.add(tokens, model, sae, ~torch.isin(tokens, special))
         if not sums.tokens or not behavior.tokens:
             raise RunError(
                 "there is no held-out text for the evaluation: give data.path at least two files "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +16,27 @@ from omegaconf.errors import MissingMandatoryValue
 
 from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
 from temporal_sae.data import TextSource
-from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int
+from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker import NoTracker
 from temporal_sae.training import Trainer
+from temporal_sae.training.loggers import MetricsLogger
 
 log = logging.getLogger(__name__)
 
+GROUPS = {
+    "model",
+    "data",
+    "activations",
+    "sae",
+    "tracker",
+    "loss",
+    "trainer",
+    "eval",
+    "logger",
+}
+TOP_LEVEL = GROUPS | {"seed", "device", "objective", "overwrite", "debug"}
 TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
@@ -40,16 +54,20 @@ class Components:
     trainer: Trainer
     evaluation: Any
     stream: ActivationStream
+    logger: MetricsLogger
     memory: dict[str, int]
 
 
-def build_components(cfg: DictConfig) -> Components:
-    """Instantiate every group; cheap and fallible parts come first.
+def build_components(cfg: DictConfig, folder: Path) -> Components:
+    """Instantiate every group for a run in `folder`; cheap and fallible parts come first.
 
     Raises:
         InvalidOption: an option is not allowed; its name carries the group.
         RunError: the text does not fill a window, or the run does not fit in memory.
     """
+    check_keys(cfg)
+    for flag in ("overwrite", "debug"):
+        check_bool(flag, cfg[flag])
     device = choose_device(cfg.device)
     seed = check_int("seed", cfg.seed, 0)
     trainer: Trainer = build(cfg, "trainer")
@@ -66,15 +84,30 @@ def build_components(cfg: DictConfig) -> Components:
         stream = source.stream(
             text, model, trainer.batch_size, seed, ordered=cfg.tracker.get("stream") == "ordered"
         )
-    check_text(source, text, model, held_out=evaluation.needs_held_out_text)
+    with naming("data"):
+        check_text(source, text, model, held_out=evaluation.needs_held_out_text)
     planned = build_without_memory(cfg, model.d_in)
     memory = check_memory(cfg, model, planned, source, trainer.batch_size)
     torch.manual_seed(seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)
-    warn_without_weights(tracker, separation)
+    with naming("loss"):
+        separation.check_tracker(tracker)
+    warn_if_idle(cfg, tracker, separation)
+    logger = build(cfg, "logger", folder=folder)
     return Components(
-        device, model, text, source, sae, tracker, separation, trainer, evaluation, stream, memory
+        device,
+        model,
+        text,
+        source,
+        sae,
+        tracker,
+        separation,
+        trainer,
+        evaluation,
+        stream,
+        logger,
+        memory,
     )
 
 
@@ -116,14 +149,22 @@ class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
             raise RunError(f"{self.group}.{unknown[1]}: unknown key") from error
 
 
-def warn_without_weights(tracker: Any, separation: Any) -> None:
+def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:
     """Say so when a penalty is asked for that has no pair to act on."""
-    needs_weights = getattr(separation, "weighting", None) != "uniform"
-    if isinstance(tracker, NoTracker) and needs_weights and separation.ortho_weight > 0:
-        log.warning(
-            "tracker=off: no pair has a weight, so loss.ortho_weight=%g does nothing",
-            separation.ortho_weight,
-        )
+    if separation.ortho_weight == 0 or getattr(separation, "weighting", None) == "uniform":
+        return
+    idle = f"so loss.ortho_weight={separation.ortho_weight:g} does nothing"
+    if isinstance(tracker, NoTracker):
+        log.warning("tracker=off: no pair has a weight, %s", idle)
+    elif tracker.window_size > cfg.trainer.num_tokens:
+        log.warning("tracker.window_size: no window closes within trainer.num_tokens, %s", idle)
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Refuse a key at the top that `+key=value` has added and nothing would read."""
+    unknown = sorted(set(map(str, cfg)) - TOP_LEVEL)
+    if unknown:
+        raise RunError(f"{unknown[0]}: unknown key; known: {', '.join(sorted(TOP_LEVEL))}")
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from temporal_sae.errors import RunError
-from temporal_sae.files import write_atomically
+from temporal_sae.files import remove_temporaries, write_atomically
 
 RECORD = "run.json"
 ARTIFACTS = (
@@ -63,6 +63,7 @@ class RunFolder:
         record = self.read()
         if record is None:
             return
+        remove_temporaries(self.path)
         changed = differing_keys(comparable(record["config"]), comparable(config))
         if overwrite and (record["status"] == "finished" or changed):
             self.clear()

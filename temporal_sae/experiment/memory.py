@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 FLOAT = 4
 MATRICES_OF_THE_TRACKER = 6  # c, reference, average, and three while a window closes
+PAIR_TEMPORARIES = 4  # overlaps, weights, their product, a gradient
 DENSE_COPIES_OF_A_BATCH = 5  # pre-activations, latents and their gradients
 
 
@@ -43,6 +44,7 @@ def check_memory(
         "batch": DENSE_COPIES_OF_A_BATCH * batch_size * d_sae * FLOAT,
         "shuffle buffer": source.buffer_tokens * d_in * acts_bytes,
         "tracker": MATRICES_OF_THE_TRACKER * d_sae**2 * FLOAT if tracked else 0,
+        "penalty": penalty_bytes(cfg, sae) if tracked else 0,
     }
     free = free_memory(model.device)
     needed = sum(budget.values()) - budget["language model"]
@@ -55,6 +57,16 @@ def check_memory(
             "activations.buffer_tokens, or use tracker=off"
         )
     return budget
+
+
+def penalty_bytes(cfg: DictConfig, sae: SparseAutoencoder) -> int:
+    """The smaller of the pairs of all latents and those of the sampled tokens, and their rows."""
+    every_pair = PAIR_TEMPORARIES * sae.d_sae**2 * FLOAT
+    k = getattr(sae, "k", None)
+    if k is None or cfg.loss.get("estimator", "exact") == "exact":
+        return every_pair
+    tokens = int(cfg.loss.sample_tokens)
+    return min(every_pair, tokens * k * FLOAT * (2 * PAIR_TEMPORARIES * k + 3 * sae.d_in))
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -57,7 +57,7 @@ def core_section(parts: Components, metrics: dict[str, dict[str, float]]) -> dic
             "model_name": parts.model.name,
             "llm_dtype": parts.model.dtype,
             "context_size": parts.source.context_size,
-            "exclude_special_tokens_from_reconstruction": parts.source.first_position > 0,
+            "exclude_special_tokens_from_reconstruction": True,
             **parts.evaluation.options(),
         },
         "metrics": metrics,

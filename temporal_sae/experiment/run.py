@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -52,15 +53,17 @@ def run_experiment(
         InvalidOption, RunError: something a person can correct.
         Stopped: a signal ended training; a checkpoint has been written.
     """
+    began = time.monotonic()
     console = console or Console()
     run_folder, overrides = RunFolder(folder), overrides or []
-    parts = build_components(cfg)
+    parts = build_components(cfg, run_folder.path)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    run_folder.claim(config, bool(cfg.overwrite))
+    run_folder.claim(config, cfg.overwrite)
     record = {
         "status": "running",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": cfg.seed,
-        "command": command_line(overrides, run_folder.path),
+        "command": command_line(overrides),
         "config": config,
         "memory_budget_bytes": parts.memory,
         **environment(parts.device),
@@ -70,6 +73,7 @@ def run_experiment(
         save_config(cfg, overrides, run_folder.path)
         with deterministic_on_cpu(parts.device):
             objective, outcome = _run(cfg, config, parts, run_folder.path, console)
+        outcome["wall_seconds"] = time.monotonic() - began
         run_folder.write({**record, "status": "finished", **outcome})
         build_report(run_folder.path)
         print_summary(run_folder.path, console)
@@ -87,21 +91,20 @@ def _run(
 ) -> tuple[float, dict[str, Any]]:
     """Train, save, evaluate; returns the objective and what the record gains."""
     stability = None if isinstance(parts.tracker, NoTracker) else StabilityMonitor()
-    logger = instantiate(cfg.logger, folder=folder)
-    logger.start(config)
+    parts.logger.start(config)
     trained = parts.trainer.fit(
         Parts(
             sae=parts.sae,
             batches=parts.stream,
             tracker=parts.tracker,
             separation=parts.separation,
-            logger=logger,
+            logger=parts.logger,
             checkpoints=Checkpoints(folder / "checkpoints"),
             progress=ProgressDisplay(parts.trainer.total_steps, console),
             stability=stability,
         )
     )
-    logger.finish()
+    parts.logger.finish()
     parts.sae.fold_input_scale(parts.stream.scale)
     parts.sae.save(folder / "sae", sae_metadata(parts))
     results: dict[str, Any] = {
@@ -121,7 +124,7 @@ def _run(
         results["core evaluation results"] = section
     write_json(folder / "results.json", results)
     outcome = {
-        "training_seconds": trained.seconds,
+        "training_seconds": trained.seconds,  # of all parts of a continued run
         "tokens_per_second": trained.metrics["tokens_per_second"],
         "peak_memory_bytes": peak_memory(parts.device),
     }

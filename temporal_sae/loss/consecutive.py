@@ -45,6 +45,9 @@ class ConsecutiveLoss:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
         self.beta = check_number("beta", beta, minimum=-1.0)
 
+    def check_tracker(self, tracker: PairWeights) -> None:
+        """Any tracker will do."""
+
     def __call__(
         self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, latents: Latents | None = None
     ) -> Float[Tensor, ""]:
@@ -56,6 +59,6 @@ class ConsecutiveLoss:
             raise ValueError("the consecutive penalty needs the latents of the batch")
         d_sae = W_dec.shape[0]
         scores = consecutive_scores(window, d_sae)
-        weights = (tracker.weight_matrix("none") * (1 + self.beta * scores)).to(W_dec.device)
+        weights = (tracker.rate_matrix() * (1 + self.beta * scores)).to(W_dec.device)
         total = off_diagonal_sum(weights, overlap("square", activation_gram(latents, d_sae)))
         return self.ortho_weight * reduce_pairs("mean", total, 1.0, d_sae)

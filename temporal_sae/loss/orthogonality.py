@@ -39,7 +39,8 @@ class OrthogonalityLoss:
             every pair alike, without a tracker, the control for all others.
         floor: u ≥ 0 mixes a uniform part in: w / Σ_{i≠j} w + u / (F (F - 1)).
         estimator: `exact` (all pairs, F x F temporaries), `sampled` (the pairs of `sample_tokens`
-            tokens of the last window; unbiased), or `auto`: exact up to 1024 latents.
+            tokens of the last window; unbiased), or `auto`: exact up to 1024 latents and wherever
+            sampling is not allowed or looks at half as many pairs as there are.
         sample_tokens: M, tokens a step that `sampled` looks at.
         seed: chooses the sampled tokens, together with the number of tokens seen.
 
@@ -81,9 +82,22 @@ class OrthogonalityLoss:
             and not (has_uniform_part and self.penalty == "abs")
         )
 
-    def _samples(self, d_sae: int) -> bool:
-        large = self.estimator == "auto" and d_sae > EXACT_UP_TO
-        return (self.estimator == "sampled" or large) and self._can_sample()
+    def _samples(self, d_sae: int, tracker: PairWeights) -> bool:
+        """Whether this call samples: as asked, or with `auto` where it is allowed and cheaper."""
+        self.check_tracker(tracker)
+        if self.estimator != "auto":
+            return self.estimator == "sampled"
+        window = tracker.last_window
+        allowed = self._can_sample() and tracker.weights_follow_window
+        if d_sae <= EXACT_UP_TO or window is None or not allowed:
+            return False
+        n_pairs = min(self.sample_tokens, window.shape[0]) * window.shape[1] ** 2
+        return 2 * n_pairs < d_sae**2
+
+    def check_tracker(self, tracker: PairWeights) -> None:
+        """Raise InvalidOption where this penalty cannot be computed with that tracker."""
+        if self.estimator == "sampled" and not tracker.weights_follow_window:
+            raise InvalidOption("estimator", self.estimator, "exact or auto with this tracker")
 
     def __call__(
         self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, latents: Latents | None = None
@@ -100,7 +114,7 @@ class OrthogonalityLoss:
             return W_dec.new_zeros(())
         if self.weighting == "uniform" and self.gram == "decoder" and self.penalty == "square":
             total, weight_sum = self._all_pairs_alike(W_dec)
-        elif self._samples(W_dec.shape[0]):
+        elif self._samples(W_dec.shape[0], tracker):
             total, weight_sum = self._sampled(W_dec, tracker)
         else:
             total, weight_sum = self._exact(W_dec, tracker, latents)
@@ -146,7 +160,7 @@ class OrthogonalityLoss:
             return total, weight_sum
         d_sae = W_dec.shape[0]
         uniform = self.floor * frame_potential(unit_rows(W_dec)) / (d_sae * (d_sae - 1))
-        return total / weight_sum.clamp(min=1e-12) + uniform, 1 + self.floor
+        return total / weight_sum.clamp(min=1e-12) + uniform, (weight_sum > 0) + self.floor
 
     def _sampled_sum(self, D_hat: Tensor, tracker: PairWeights) -> Tensor:
         indices = self._draw_tokens(tracker).to(D_hat.device)

@@ -30,6 +30,7 @@ CO_ACTIVATION = {
     "co_activation_entropy": "entropy of co-activation over pairs (nats)",
     "phi_mean_of_top_pairs": "mean φ coefficient of the 200 most frequent pairs",
     "top_pairs_half_life_windows": "windows until the overlap of the top 200 has halved",
+    "decoder_drift": "mean cosine of decoder rows between the last two logged steps",
     "decoder_effective_rank": "effective rank of the decoder",
     "decoder_mean_max_cosine": "mean over latents of the largest cosine to another",
 }
@@ -51,7 +52,7 @@ def build_report(folder: str | Path) -> Path:
         cost_line(results["cost"], record),
         "## Where everything is",
         "\n".join(f"- `{name}`: {what}" for name, what in FILES.items()),
-        f"Repeat it with `{record['command']}`.",
+        f"Repeat it, in a new folder, with `{record['command']}`.",
     ]
     write_atomically(folder / NOTES, "\n\n".join(parts) + "\n")
     return folder / NOTES

@@ -23,8 +23,8 @@ class StepContext:
 
     Attributes:
         step: steps done so far.
-        dead: bool [d_sae], latents silent for longer than `trainer.dead_after_tokens`; None while
-            there is none, so that an architecture can skip the work.
+        dead: bool [d_sae], latents silent for at least `trainer.dead_after_tokens`; None while
+            there is none for certain, so that an architecture can skip the work.
     """
 
     step: int

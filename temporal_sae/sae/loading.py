@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from temporal_sae.errors import RunError
+from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.saving import CONFIG, WEIGHTS
 from temporal_sae.sae.standard import StandardSAE
@@ -24,7 +24,7 @@ ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {
 
 
 def load_sae(folder: str | Path, device: str = "cpu") -> SparseAutoencoder:
-    """Read an SAE that `save_sae`, or SAELens with the same conventions, wrote.
+    """Read an SAE that `SparseAutoencoder.save`, or SAELens with the same conventions, wrote.
 
     Raises:
         RunError: a file is missing or damaged, the architecture is unknown, or the SAE follows a
@@ -47,12 +47,11 @@ def load_sae(folder: str | Path, device: str = "cpu") -> SparseAutoencoder:
     for key, expected in conventions.items():
         if config.get(key, expected) != expected:
             raise RunError(f"{folder}: {key}={config[key]!r} is not supported, only {expected!r}")
-    shape = {key: config[key] for key in ("d_in", "d_sae", "k") if key in config}
-    sae = cls(**shape)
     try:
+        sae = cls(**{key: config[key] for key in ("d_in", "d_sae", "k") if key in config})
         sae.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{folder / WEIGHTS}: cannot be read ({_first_line(error)})") from error
+    except (OSError, SafetensorError, RuntimeError, TypeError, InvalidOption) as error:
+        raise RunError(f"{folder}: cannot be read ({_first_line(error)})") from error
     return sae.to(device)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from temporal_sae.tracker.weights import pair_weight
 
+PAIRS_AT_ONCE = 2**22
+
 
 @dataclass(frozen=True)
 class AlphaRule:
@@ -28,7 +30,7 @@ class AlphaRule:
     def __call__(self, counts: Float[Tensor, "F F"], window: int) -> Tensor:
         """α of every pair, from the counts of window number `window` (1, 2, …)."""
         if self.source == "const":
-            return counts.new_tensor(max(1 / window, self.floor))
+            return counts.new_full((), max(1 / window, self.floor))
         if self.source == "union":
             alone = counts.diagonal()
             counts = alone[:, None] + alone[None, :] - counts
@@ -50,9 +52,11 @@ def count_pairs(indices: Int[Tensor, "tokens k"], n_latents: int) -> Float[Tenso
     # Empty slots become latent F, whose row and column are cut off afterwards.
     size = n_latents + 1
     filled = torch.where(active, indices, n_latents)
-    pairs = (filled[:, :, None] * size + filled[:, None, :]).flatten()
     counts = torch.zeros(size**2, device=indices.device)  # not bincount, which waits for a GPU
-    counts.scatter_add_(0, pairs, counts.new_ones(()).expand(pairs.shape))
+    one = counts.new_ones(())
+    for piece in filled.split(max(1, PAIRS_AT_ONCE // indices.shape[1] ** 2)):
+        pairs = (piece[:, :, None] * size + piece[:, None, :]).flatten()
+        counts.scatter_add_(0, pairs, one.expand(pairs.shape))
     return counts.view(size, size)[:n_latents, :n_latents]
 
 

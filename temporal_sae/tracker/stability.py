@@ -46,14 +46,16 @@ class StabilityMonitor:
         self._window_at: list[int] = []
         self._window_sizes: list[int] = []
         self._decoder: Tensor | None = None
+        self._drift: float | None = None
 
     @torch.no_grad()
     def observe(self, tracker: Any, W_dec: Float[Tensor, "d_sae d_in"]) -> dict[str, float]:
         """Look at the present state; returns the numbers worth logging."""
         measured: dict[str, float] = {}
         if self._decoder is not None:
-            cosine = torch.nn.functional.cosine_similarity(W_dec, self._decoder, dim=-1)
-            measured["decoder_drift"] = float(cosine.mean())
+            before = self._decoder.to(W_dec.device)  # a checkpoint brings it back on the CPU
+            cosine = torch.nn.functional.cosine_similarity(W_dec, before, dim=-1)
+            self._drift = measured["decoder_drift"] = float(cosine.mean())
         self._decoder = W_dec.detach().clone()
         seen = self._window_at[-1] if self._window_at else 0
         if tracker.windows_closed > seen:
@@ -66,7 +68,7 @@ class StabilityMonitor:
         if self._watched is None:
             self._watched = top
         n = tracker.n_latents
-        known = self._watched.clamp(min=0)
+        known = self._watched.clamp(min=0).to(top.device)
         self._watched_rates.append(tracker.rate(known // n, known % n).cpu())
         self._top.append(top.cpu())
         self._window_at.append(tracker.windows_closed)
@@ -85,6 +87,7 @@ class StabilityMonitor:
             "top_pairs_overlap_by_windows": overlaps,
             "top_pairs_half_life_windows": half_life(overlaps),
             "windows_observed": len(self._top),
+            "decoder_drift": self._drift,
         }
 
     def _fano(self) -> float:
@@ -109,6 +112,7 @@ class StabilityMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Everything observed so far."""
         state: dict[str, Any] = {"window_at": self._window_at, "window_sizes": self._window_sizes}
+        state["drift"] = self._drift
         if self._decoder is not None:
             state["decoder"] = self._decoder
         if self._watched is not None:
@@ -121,7 +125,7 @@ class StabilityMonitor:
         """Continue where `state` was taken."""
         self._window_at = list(state.get("window_at", []))
         self._window_sizes = list(state.get("window_sizes", []))
-        self._decoder = state.get("decoder")
+        self._decoder, self._drift = state.get("decoder"), state.get("drift")
         self._watched = state.get("watched")
         self._top = list(state["top"]) if "top" in state else []
         self._watched_rates = list(state["watched_rates"]) if "watched_rates" in state else []
@@ -154,7 +158,7 @@ def co_activation(tracker: PairRates, n_top: int) -> dict[str, float]:
     phi = torch.where(spread > 0, (both - p * q) / spread.clamp(min=1e-12), 0.0)
     return {
         "co_activation_entropy": float(-(share * share.log()).sum()),
-        "pairs_in_last_window": float(len(rate)),
+        "pairs_in_last_window": float((rate > 0).sum()),
         "phi_mean_of_top_pairs": float(phi.mean()) if len(phi) else 0.0,
     }
 

@@ -67,6 +67,9 @@ class CoActivationTracker:
         InvalidOption: an option is out of range.
     """
 
+    # Whether w / c of a pair is a function of its rates, as sampling the window's tokens needs.
+    weights_follow_window = True
+
     def __init__(
         self,
         n_latents: int,
@@ -137,6 +140,10 @@ class CoActivationTracker:
         """w_ij of the last closed window (0 before the first, and where i = j)."""
         rate, before, average = self.rate(i, j), self.before(i, j), self.average(i, j)
         return torch.where(i == j, 0.0, pair_weight(weighting, rate, before, average))
+
+    def rate_matrix(self) -> Float[Tensor, "F F"]:
+        """c of every pair in the last closed window, zero diagonal."""
+        return self.storage.weight_matrix("none")
 
     def weight_matrix(self, weighting: Weighting = "instability") -> Float[Tensor, "F F"]:
         """All weights at once, zero diagonal."""

@@ -32,6 +32,8 @@ class TranscriptTracker(CoActivationTracker):
     Args: as of `CoActivationTracker`; the options that the transcript did not have are fixed.
     """
 
+    weights_follow_window = False
+
     def __init__(
         self,
         n_latents: int,
@@ -82,6 +84,7 @@ class NoTracker:
     """`tracker=off`: sees nothing and weighs nothing, so the plain SAE remains."""
 
     stream = "shuffled"
+    weights_follow_window = False
     windows_closed = 0
     tokens_seen = 0
     last_window: None = None

@@ -54,14 +54,20 @@ class Checkpoints:
         return path
 
     def load_newest(self) -> State | None:
-        """The newest checkpoint that is whole, or None; says in the log which it passed over."""
+        """The newest whole checkpoint, or None; a damaged one is removed, and the log says so."""
         for path in self.files():
             data = path.read_bytes()
             match = NAME.fullmatch(path.name)
             if match and _digest(data) == match[2]:
                 return from_file(path)
-            log.warning("%s is damaged: falling back to an older checkpoint", path.name)
+            log.warning("%s is damaged: removed, looking for an older checkpoint", path.name)
+            path.unlink()
         return None
+
+    def clear(self) -> None:
+        """Delete all checkpoints: a run that starts afresh must not find them later."""
+        for path in self.files():
+            path.unlink()
 
 
 def to_bytes(state: State) -> bytes:

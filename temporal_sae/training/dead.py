@@ -22,6 +22,7 @@ class DeadLatents:
 
     def __init__(self, d_sae: int, after_tokens: int, device: torch.device) -> None:
         self.after_tokens = after_tokens
+        self.tokens = 0
         self.silent_for = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
     def update(self, latents: Latents) -> None:
@@ -30,6 +31,7 @@ class DeadLatents:
         active = latents.active_indices()
         fired = torch.zeros(d_sae + 1, dtype=torch.bool, device=active.device)
         fired[torch.where(active >= 0, active, d_sae).flatten()] = True
+        self.tokens += latents.values.shape[0]
         self.silent_for += latents.values.shape[0]
         self.silent_for.masked_fill_(fired[:d_sae], 0)
 
@@ -37,12 +39,24 @@ class DeadLatents:
         """Which latents are dead."""
         return self.silent_for >= self.after_tokens
 
+    def mask_if_any(self) -> Bool[Tensor, " d_sae"] | None:
+        """The mask, or None while no latent is dead.
+
+        On a GPU the mask is returned once enough tokens have passed for one to be dead, whether or
+        not there is one: looking would mean waiting.
+        """
+        if self.tokens < self.after_tokens:
+            return None
+        mask = self.mask()
+        return mask if mask.device.type != "cpu" or bool(mask.any()) else None
+
     def share(self) -> Float[Tensor, ""]:
         """Share of the latents that are dead."""
         return self.mask().float().mean()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"silent_for": self.silent_for}
+        return {"tokens": self.tokens, "silent_for": self.silent_for}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.tokens = int(state["tokens"])
         self.silent_for.copy_(state["silent_for"])

@@ -22,7 +22,6 @@ class TrainingState:
     dead: DeadLatents
     stopwatches: dict[str, Stopwatch]
     step: int = 0
-    any_dead: bool = False
     steps_negligible: int = 0
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)
@@ -32,7 +31,6 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
     """Everything that later steps depend on."""
     return {
         "step": run.step,
-        "any_dead": run.any_dead,
         "steps_negligible": run.steps_negligible,
         "seconds": run.seconds,
         "metrics": run.metrics,
@@ -49,9 +47,8 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
 
 def restore(parts: Parts, run: TrainingState, state: State) -> None:
     """Put the parts and the run where `snapshot` was taken."""
-    run.step, run.any_dead = state["step"], state["any_dead"]
-    run.steps_negligible, run.seconds = state["steps_negligible"], state["seconds"]
-    run.metrics = state["metrics"]
+    run.step, run.seconds, run.metrics = state["step"], state["seconds"], state["metrics"]
+    run.steps_negligible = state["steps_negligible"]
     for name, watch in run.stopwatches.items():
         watch.restart(state["stopwatches"][name])
     parts.sae.load_state_dict(state["sae"])

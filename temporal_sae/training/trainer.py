@@ -44,7 +44,7 @@ class Trainer:
     """Trains an SAE on a stream of activations.
 
     Args:
-        num_tokens: tokens to train on; rounded up to whole batches.
+        num_tokens: tokens to train on; rounded down to whole batches, but at least one.
         batch_size: tokens a step.
         lr: learning rate; null takes the architecture's own rule.
         warmup_steps: linear warm-up of the learning rate.
@@ -58,7 +58,8 @@ class Trainer:
         dead_after_tokens: a latent silent for that long counts as dead.
         log_every: steps between logged metrics.
         checkpoint_every: steps between checkpoints.
-        resume: `auto` continues where the output folder has a checkpoint; `never` refuses to.
+        resume: `auto` continues where the output folder has a checkpoint; `never` starts again and
+            deletes it.
 
     Raises:
         InvalidOption: an option is out of range.
@@ -83,11 +84,13 @@ class Trainer:
         resume: str = "auto",
     ) -> None:
         self.batch_size = check_int("batch_size", batch_size, 1)
-        self.total_steps = math.ceil(check_int("num_tokens", num_tokens, 1) / self.batch_size)
+        self.total_steps = max(1, check_int("num_tokens", num_tokens, 1) // self.batch_size)
         self.lr = None if lr is None else check_number("lr", lr, above=True)
         self.warmup_steps = check_int("warmup_steps", warmup_steps, 0)
         self.decay_fraction = check_number("decay_fraction", decay_fraction, maximum=1.0)
-        self.grad_clip = None if grad_clip is None else check_number("grad_clip", grad_clip)
+        self.grad_clip = (
+            None if grad_clip is None else check_number("grad_clip", grad_clip, above=True)
+        )
         self.betas = (
             check_number("beta1", beta1, maximum=0.9999999),
             check_number("beta2", beta2, maximum=0.9999999),
@@ -147,6 +150,7 @@ class Trainer:
         )
         state = parts.checkpoints.load_newest() if self.resume == "auto" else None
         if state is None:
+            parts.checkpoints.clear()
             self._init_b_dec(parts)
         else:
             restore(parts, run, state)
@@ -164,8 +168,7 @@ class Trainer:
     def _step(self, parts: Parts, run: TrainingState) -> None:
         sae = parts.sae
         batch = next(parts.batches)
-        dead = run.dead.mask() if run.any_dead else None
-        out = sae.training_step(batch.x, StepContext(run.step, dead))
+        out = sae.training_step(batch.x, StepContext(run.step, run.dead.mask_if_any()))
         with run.stopwatches["tracker"].running():
             self._track(parts, batch, out)
         reconstruction = reconstruction_loss(self.reconstruction, batch.x, out.x_hat)
@@ -180,7 +183,6 @@ class Trainer:
         if run.step % self.log_every == 0 or run.step == self.total_steps:
             losses = {"reconstruction": reconstruction, **out.terms, "separation": penalty}
             run.metrics = measure(parts, run, batch.x, out, losses, gradient_norm)
-            run.any_dead = run.metrics["dead_share"] > 0
             warn_if_negligible(parts, run)
             parts.logger.log(run.step, run.metrics)
             parts.progress.show(run.step, run.metrics)

@@ -100,7 +100,8 @@ def test_stdlib_is_python_source_and_nothing_installed_later():
 
 def test_hub_data_set_from_a_local_folder(tmp_path):
     rows = [f"document {n}" for n in range(200)]
-    Dataset.from_dict({"body": rows}).to_parquet(tmp_path / "data" / "train.parquet")
+    with_gaps = [*rows[:50], None, "", *rows[50:]]
+    Dataset.from_dict({"body": with_gaps}).to_parquet(tmp_path / "data" / "train.parquet")
     source = HubText(str(tmp_path / "data"), text_column="body", held_out_fraction=0.2)
     train, held_out = texts(source), texts(source, "held_out")
     assert sorted(train + held_out) == sorted(rows)

@@ -1,9 +1,14 @@
 """Who may use a folder, and what is deleted from it."""
 
+import shlex
+from pathlib import Path
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from temporal_sae.errors import RunError
 from temporal_sae.experiment.folder import RunFolder
+from temporal_sae.experiment.record import command_line
 
 CONFIG = {"seed": 1, "overwrite": False, "sae": {"k": 4}, "trainer": {"lr": 1, "resume": "auto"}}
 
@@ -58,3 +63,22 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nothing"):
         with pytest.raises(RunError, match=r"hydra\.run\.dir="):
             RunFolder(path).claim(CONFIG, overwrite=False)
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    leave(tmp_path, "running")
+    (tmp_path / "checkpoints").mkdir()
+    left = [tmp_path / ".unfinished-1", tmp_path / "checkpoints" / ".unfinished-2"]
+    for path in left:
+        path.write_text("half")
+    RunFolder(tmp_path).claim(CONFIG, overwrite=False)
+    assert not any(path.exists() for path in left)
+
+
+def test_the_command_that_continues_survives_both_shells():
+    overrides = ["tracker.window_size=5", "hydra.run.dir=old", "data.path=a b"]
+    assert command_line(overrides) == "python launch.py tracker.window_size=5 'data.path=a b'"
+    words = shlex.split(command_line([], Path("multirun/0_a=1,b=2")))
+    assert words[2:] == ["hydra.run.dir='multirun/0_a=1,b=2'"]
+    parsed = OverridesParser.create().parse_override(words[2])
+    assert parsed.value() == "multirun/0_a=1,b=2"

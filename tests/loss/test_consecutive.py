@@ -6,7 +6,7 @@ import torch
 from temporal_sae.latents import Latents
 from temporal_sae.loss import ConsecutiveLoss
 from temporal_sae.loss.consecutive import consecutive_scores
-from temporal_sae.tracker import CoActivationTracker
+from temporal_sae.tracker import CoActivationTracker, TranscriptTracker
 
 WINDOW = torch.tensor([[0, -1], [1, -1], [0, 1], [2, -1], [-1, -1]])
 
@@ -36,3 +36,12 @@ def test_zero_without_a_window_or_a_weight():
     assert float(ConsecutiveLoss()(torch.eye(3), tracker, latents)) == 0
     tracker.update(WINDOW)
     assert float(ConsecutiveLoss(0.0)(torch.eye(3), tracker, latents)) == 0
+
+
+def test_it_weighs_by_rates_with_the_transcripts_tracker_too():
+    plain, transcript = CoActivationTracker(3, window_size=5), TranscriptTracker(3, window_size=5)
+    latents = Latents(torch.tensor([[2.0, 3.0]]), torch.tensor([[0, 1]]))
+    for tracker in (plain, transcript):
+        tracker.update(WINDOW)
+    values = [float(ConsecutiveLoss()(torch.eye(3), t, latents)) for t in (plain, transcript)]
+    assert values[0] == values[1] > 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from temporal_sae.errors import InvalidOption
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
-from temporal_sae.tracker import CoActivationTracker, NoTracker
+from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker
 
 HAND_W_DEC = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
 HAND_WINDOW = torch.tensor([[0, 1], [0, 1], [0, 2], [1, -1]])
@@ -173,6 +173,32 @@ def test_sampling_is_unbiased_and_its_spread_is_that_of_the_tokens():
     # m of 64 without replacement: variance falls by m, and by the finite population's factor
     expected = float(single.std()) * math.sqrt((64 - m) / 63 / m)
     assert float(draws.std()) == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+def test_a_floor_alone_where_no_pair_has_weight(estimator):
+    """In the first window with init=first every s is 0, so that weighting=only weighs nothing."""
+    W_dec, tracker = torch.randn(20, 6), random_tracker(windows=1)
+    loss = OrthogonalityLoss(1.0, weighting="only", floor=2.0, estimator=estimator)
+    uniform = OrthogonalityLoss(1.0, weighting="uniform")
+    assert float(loss(W_dec, tracker)) == pytest.approx(float(uniform(W_dec, tracker)), rel=1e-4)
+
+
+def test_auto_samples_only_where_that_is_allowed_and_cheaper():
+    n = 2000
+    W_dec, auto = torch.randn(n, 4), OrthogonalityLoss(1.0, sample_tokens=8)
+    exact = OrthogonalityLoss(1.0, estimator="exact")
+
+    def differ(tracker, k):
+        tracker.update(torch.stack([torch.randperm(n)[:k] for _ in range(50)]))
+        return float(auto(W_dec, tracker)) != pytest.approx(float(exact(W_dec, tracker)), rel=1e-3)
+
+    assert differ(CoActivationTracker(n, window_size=50), 8)
+    assert not differ(CoActivationTracker(n, window_size=50), 600)  # as a ReLU SAE starts
+    transcript = TranscriptTracker(n, window_size=50)
+    assert not differ(transcript, 8)  # its weights are no function of the window's pairs
+    with pytest.raises(InvalidOption, match="estimator"):
+        OrthogonalityLoss(estimator="sampled")(W_dec, transcript)
 
 
 def test_a_draw_is_a_function_of_seed_and_tokens_seen():

@@ -53,6 +53,15 @@ def test_refuses_loudly(change, message, tmp_path):
         load_sae(tmp_path)
 
 
+def test_a_missing_k_is_no_guess(tmp_path):
+    TopKSAE(6, 24, k=4).save(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    del config["k"]
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="'k'"):
+        load_sae(tmp_path)
+
+
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(RunError, match=r"cfg\.json: cannot be read"):
         load_sae(tmp_path)

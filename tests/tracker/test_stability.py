@@ -13,6 +13,7 @@ from temporal_sae.tracker.stability import (
     jaccard,
     pair_stability,
 )
+from temporal_sae.tracker.weights import instability
 
 W = 1000
 
@@ -93,3 +94,17 @@ def test_jaccard_and_half_life():
     assert jaccard(torch.tensor([1, 2, -1]), torch.tensor([2, 3, -1])) == pytest.approx(1 / 3)
     assert half_life({"1": 0.8, "2": 0.5, "4": 0.4}) == 4.0
     assert half_life({"1": 0.8, "2": 0.7}) is None
+
+
+@pytest.mark.parametrize(("mean", "expected"), [(1, 0.52), (10, 0.21), (100, 0.075)])
+def test_instability_of_a_stationary_pair_is_shot_noise(mean, expected):
+    """Expected s against the true mean: why only frequent pairs are judged."""
+    torch.manual_seed(0)
+    counts = torch.poisson(torch.full((200_000,), float(mean)))
+    s = instability(counts, torch.full_like(counts, mean)).mean()
+    assert float(s) == pytest.approx(expected, rel=0.08)
+
+
+def test_pairs_in_the_last_window_are_those_that_fired_in_it():
+    tracker = tracker_after([100, 50], [100, 0])
+    assert co_activation(tracker, n_top=5)["pairs_in_last_window"] == 1

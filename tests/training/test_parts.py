@@ -14,6 +14,7 @@ from temporal_sae.training import JsonlLogger, ProgressDisplay
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.geometric_median import geometric_median
 from temporal_sae.training.interrupts import StopRequest
+from temporal_sae.training.loggers import has_wandb_key
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.stopwatch import Stopwatch
 
@@ -106,3 +107,15 @@ def test_progress_shows_the_numbers(terminal, capsys):
     shown = capsys.readouterr().out
     for part in ("12,346 tokens/s", "loss 0.1234", "EV 0.900", "L0 32.0", "dead 5.0%", "10/10"):
         assert part in shown
+
+
+def test_wandb_goes_online_only_with_a_key(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert not has_wandb_key()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert has_wandb_key()
+    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert has_wandb_key()
