@@ -1,6 +1,7 @@
 """The options a person can type: growth is deliberate, and every preset composes."""
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from temporal_sae.cli import explain_unknown_key
+from temporal_sae.experiment import run_experiment
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
@@ -66,9 +68,30 @@ def test_every_file_begins_with_what_it_is_for(group, option):
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
-def test_every_experiment_composes(experiment):
-    cfg = composed(f"experiment={experiment}")
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+def test_every_experiment_runs_at_toy_size(experiment, random_gemma, tmp_path):
+    overrides = [
+        f"experiment={experiment}",
+        "data=stdlib",
+        f"model.name={random_gemma}",
+        "model.hook_name=blocks.1.hook_resid_post",
+        "activations.context_size=32",
+        "activations.buffer_tokens=512",
+        "sae.d_sae=64",
+        "trainer.num_tokens=4096",
+        "trainer.batch_size=256",
+        "trainer.warmup_steps=2",
+        "tracker.window_size=500",
+        "eval.n_reconstruction_windows=4",
+        "eval.n_sparsity_windows=4",
+    ]
+    cfg = composed(*[o for o in overrides if "baseline" not in experiment or "tracker." not in o])
+    if "k" in cfg.sae:
+        cfg.sae.k = 4
+    run_experiment(cfg, tmp_path / "run", overrides)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    config = results["training results for layer 1"]["config"]
+    assert config["ortho_weight"] == cfg.loss.ortho_weight
+    assert results["core evaluation results"]["metrics"]["sparsity"]["l0"] > 0
 
 
 REFERENCE = {
