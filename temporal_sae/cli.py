@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from signal import SIGINT
 from typing import NoReturn
@@ -63,6 +64,13 @@ def run_job(cfg: DictConfig) -> float:
         if cfg.debug or _wants_traceback():
             raise
         fail(str(error))
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT) or cfg.debug or _wants_traceback():
+            raise
+        fail(
+            f"{shown}: the disk is full; what is written is whole, so free some space and run "
+            f"{command_line(overrides, shown)}"
+        )
     except (Stopped, KeyboardInterrupt) as stopped:
         what = str(stopped) or "interrupted"
         log.warning("%s; to continue: %s", what, command_line(overrides, shown))

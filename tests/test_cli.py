@@ -1,5 +1,6 @@
 """The command line: what a person types, what they read, what is left behind."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -199,6 +200,29 @@ def test_a_run_leaves_what_the_help_says_and_a_second_is_refused(command, random
     assert "mine: holds a finished run" in err
     assert sorted((p, p.stat().st_mtime_ns) for p in Path("mine").rglob("*")) == before
     assert command(*small(random_gemma), "hydra.run.dir=mine", "overwrite=true")[0] == 0
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(command, random_gemma, monkeypatch):
+    from temporal_sae.training import checkpoint
+
+    options = [*small(random_gemma), "trainer.checkpoint_every=4", "hydra.run.dir=full"]
+    write = checkpoint.write_atomically
+
+    def no_space_later(path, content):
+        if "step_000000008" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", no_space_later)
+    code, _, err = command(*options)
+    assert code == 2
+    assert err.startswith("error: full: the disk is full")
+    assert err.count("\n") == 1
+    assert [p.name[:14] for p in Path("full/checkpoints").iterdir()] == ["step_000000004"]
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    code, out, _ = command(*options)
+    assert code == 0
+    assert "continuing at step 4" in out
 
 
 def test_launch_returns_the_objective(random_gemma, tmp_path, monkeypatch):
