@@ -6,11 +6,12 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from signal import SIGINT
+from types import FrameType
 from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -31,6 +32,16 @@ log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
 LONGEST_NAME = 150
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM while no training loop is there to take it."""
+
+    signal_number = int(signal.SIGTERM)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def as_folder_name(overrides: str) -> str:
@@ -74,7 +85,7 @@ def run_job(cfg: DictConfig) -> float:
     except (Stopped, KeyboardInterrupt) as stopped:
         what = str(stopped) or "interrupted"
         log.warning("%s; to continue: %s", what, command_line(overrides, shown))
-        sys.exit(128 + getattr(stopped, "signal_number", SIGINT))
+        sys.exit(128 + getattr(stopped, "signal_number", signal.SIGINT))
     finally:
         remove_if_empty(folder)
         if hydra.mode == RunMode.MULTIRUN:
@@ -89,6 +100,11 @@ def remove_sweep_without_jobs(folder: Path) -> None:
         remove_if_empty(folder)
 
 
+def sweep_notes() -> set[Path]:
+    """Hydra's notes of the sweeps below the default folder."""
+    return set(Path("multirun").glob("*/*/multirun.yaml"))
+
+
 def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     """Call Hydra's main function, turning what it raises into one line.
 
@@ -99,19 +115,23 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     traceback = _wants_traceback() or "debug=true" in sys.argv
     os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    signal.signal(signal.SIGTERM, _terminate)
+    older_sweeps = sweep_notes()
     try:
         launch()
     except (HydraException, OmegaConfBaseException) as error:
         if traceback:
             raise
+        for note in sweep_notes() - older_sweeps:
+            remove_sweep_without_jobs(note.parent)
         fail(explain(error, conf))
     except OSError as error:
         if traceback or error.filename is None or _inside_package(error):
             raise
         where = os.fsdecode(error.filename)
         fail(f"hydra.run.dir={where}: must be a folder that can be written ({error.strerror})")
-    except KeyboardInterrupt:
-        sys.exit(128 + SIGINT)
+    except KeyboardInterrupt as stopped:
+        sys.exit(128 + getattr(stopped, "signal_number", signal.SIGINT))
 
 
 def fail(message: str) -> NoReturn:

@@ -8,6 +8,7 @@ traceback.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -38,9 +39,15 @@ class InvalidOption(ValueError):
 
 
 def check_int(option: str, value: Any, minimum: int) -> int:
-    """Return `value` if it is a whole number of at least `minimum`, else raise InvalidOption."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+    """Return `value` if it is a whole number from `minimum` to 2^63 - 1, else raise InvalidOption.
+
+    A float such as 1e6, which is how YAML reads it, counts if it is whole.
+    """
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or value < minimum:
         raise InvalidOption(option, value, f"a whole number of at least {minimum}")
+    if value >= 2**63:
+        raise InvalidOption(option, value, "a whole number below 2^63")
     return int(value)
 
 
@@ -60,7 +67,7 @@ def check_number(
     above: bool = False,
 ) -> float:
     """Return `value` as a float if it lies in [minimum, maximum] (or above minimum, if `above`)."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     too_low = is_number and (value <= minimum if above else value < minimum)
     if not is_number or too_low or not value <= maximum:
         bracket = "(" if above else "["

@@ -91,6 +91,13 @@ BAD = {
         ["tracker=transcript", "loss.estimator=sampled"],
         "loss.estimator='sampled': must be exact or auto with this tracker",
     ),
+    "an endless rate": (["trainer.lr=inf"], "trainer.lr=inf: must be a number"),
+    "a seed beyond 64 bits": (
+        ["seed=99999999999999999999999"],
+        "must be a whole number below 2^63",
+    ),
+    "an empty path": (["data=text_files", "data.path="], "data.path='': must be a folder"),
+    "a sweep with a misspelt key": (["-m", "tracker.windw=1,2"], "tracker.windw: unknown key"),
     "unknown option": (["sae=magic"], "sae=magic: must be one of standard, topk"),
     "unknown group": (["seas=topk"], "seas: unknown key; the nearest valid key is"),
     "window of 0": (

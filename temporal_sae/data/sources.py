@@ -74,6 +74,8 @@ class TextFiles:
         max_document_chars: int | None = None,
     ) -> None:
         self.path = str(path)
+        if not self.path:
+            raise InvalidOption("path", path, "a folder, file or glob that holds text files")
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         if max_document_chars is not None:
             check_int("max_document_chars", max_document_chars, 1)

@@ -62,6 +62,7 @@ class RunFolder:
     def _make_free(self, config: dict[str, Any], overwrite: bool) -> None:
         record = self.read()
         if record is None:
+            self._refuse_files_of_no_run()
             return
         remove_temporaries(self.path)
         changed = differing_keys(comparable(record["config"]), comparable(config))
@@ -75,6 +76,15 @@ class RunFolder:
             raise RunError(
                 f"{self.path}: holds a run with other options ({'; '.join(changed[:3])}); choose "
                 "another hydra.run.dir or overwrite=true"
+            )
+
+    def _refuse_files_of_no_run(self) -> None:
+        """Without a record nothing tells whose files these are: neither continue nor delete."""
+        found = [name for name in ARTIFACTS if (self.path / name).exists()]
+        if found:
+            raise RunError(
+                f"{self.path}: holds {', '.join(found)} but no {RECORD} of a run; choose another "
+                "hydra.run.dir or move them away"
             )
 
     def clear(self) -> None:
@@ -93,8 +103,16 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, json.JSONDecodeError) as error:
-            raise RunError(f"{self.path / RECORD}: cannot be read ({error})") from error
+            raise self._unreadable(str(error)) from error
+        if not {"status", "config"} <= record.keys():
+            raise self._unreadable("it has no status and config")
         return record
+
+    def _unreadable(self, reason: str) -> RunError:
+        return RunError(
+            f"{self.path / RECORD}: cannot be read ({reason}); choose another hydra.run.dir or "
+            "move the folder away"
+        )
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -45,6 +46,9 @@ def write_folder(
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": FORMAT_VERSION, **metadata},
     }
-    weights = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    weights = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
     write_atomically(Path(folder) / WEIGHTS, save(weights))
     write_atomically(Path(folder) / CONFIG, json.dumps(content, indent=2) + "\n")

@@ -92,8 +92,8 @@ class Trainer:
             None if grad_clip is None else check_number("grad_clip", grad_clip, above=True)
         )
         self.betas = (
-            check_number("beta1", beta1, maximum=0.9999999),
-            check_number("beta2", beta2, maximum=0.9999999),
+            check_number("beta1", beta1, maximum=0.99999),
+            check_number("beta2", beta2, maximum=0.99999),
         )
         self.eps = check_number("eps", eps)
         self.reconstruction = check_choice("reconstruction", reconstruction, RECONSTRUCTIONS)

@@ -82,3 +82,19 @@ def test_the_command_that_continues_survives_both_shells():
     assert words[2:] == ["hydra.run.dir='multirun/0_a=1,b=2'"]
     parsed = OverridesParser.create().parse_override(words[2])
     assert parsed.value() == "multirun/0_a=1,b=2"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_without_a_record_are_neither_continued_nor_deleted(tmp_path, overwrite):
+    leave(tmp_path, "stopped")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RunError, match=r"holds metrics\.jsonl but no run\.json"):
+        RunFolder(tmp_path).claim(CONFIG, overwrite)
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_broken_record_is_one_clear_line(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunError, match=r"run\.json: cannot be read"):
+        RunFolder(tmp_path).claim(CONFIG, overwrite=True)

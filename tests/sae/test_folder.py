@@ -53,6 +53,13 @@ def test_refuses_loudly(change, message, tmp_path):
         load_sae(tmp_path)
 
 
+def test_a_single_latent_can_be_saved(tmp_path):
+    sae = TopKSAE(6, 1, k=1)
+    sae.W_enc.data = sae.W_dec.data.T  # one memory under two names
+    sae.save(tmp_path)
+    assert torch.equal(load_sae(tmp_path).W_enc, sae.W_enc)
+
+
 def test_a_missing_k_is_no_guess(tmp_path):
     TopKSAE(6, 24, k=4).save(tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
