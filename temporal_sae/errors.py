@@ -20,6 +20,10 @@ class RunError(Exception):
     """A mistake outside the config (a missing file, a finished folder), told in one line."""
 
 
+class NotFinite(ValueError):
+    """A tensor has a NaN or an infinity, said in one sentence."""
+
+
 class InvalidOption(ValueError):
     """An option has a value that is not allowed.
 

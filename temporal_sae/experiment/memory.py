@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.errors import RunError
+from temporal_sae.loss.products import BYTES_AT_ONCE
+from temporal_sae.machine import free_memory
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.tracker.choice import choose_storage, storage_bytes
 
 log = logging.getLogger(__name__)
 
 FLOAT = 4
-MATRICES_OF_THE_TRACKER = 6  # c, reference, average, and three while a window closes
+BYTES_OF_A_SLOT = 12  # a latent, and where it is found again
 PAIR_TEMPORARIES = 4  # overlaps, weights, their product, a gradient
 DENSE_COPIES_OF_A_BATCH = 5  # pre-activations, latents and their gradients
 
@@ -43,7 +44,7 @@ def check_memory(
         "SAE, gradients, Adam": 4 * weights,
         "batch": DENSE_COPIES_OF_A_BATCH * batch_size * d_sae * FLOAT,
         "shuffle buffer": source.buffer_tokens * d_in * acts_bytes,
-        "tracker": MATRICES_OF_THE_TRACKER * d_sae**2 * FLOAT if tracked else 0,
+        "tracker": tracker_bytes(cfg, sae, model.device),
         "penalty": penalty_bytes(cfg, sae) if tracked else 0,
     }
     free = free_memory(model.device)
@@ -59,24 +60,22 @@ def check_memory(
     return budget
 
 
+def tracker_bytes(cfg: DictConfig, sae: SparseAutoencoder, device: torch.device) -> int:
+    """The averages in the storage that will be chosen, and two windows with their indexes."""
+    if "NoTracker" in cfg.tracker._target_:
+        return 0
+    window_size = int(cfg.tracker.window_size)
+    k = min(getattr(sae, "k", None) or sae.d_sae, sae.d_sae)
+    windows = 2 * window_size * (BYTES_OF_A_SLOT * k + sae.d_sae // 8)
+    asked = cfg.tracker.get("storage", "reference")
+    storage, _ = choose_storage(asked, sae.d_sae, k, window_size, device)
+    if storage == "sparse":  # what it will need cannot be known; what it must not exceed can
+        return windows
+    return windows + storage_bytes(storage, sae.d_sae, k, window_size)
+
+
 def penalty_bytes(cfg: DictConfig, sae: SparseAutoencoder) -> int:
-    """The smaller of the pairs of all latents and those of the sampled tokens, and their rows."""
-    every_pair = PAIR_TEMPORARIES * sae.d_sae**2 * FLOAT
-    k = getattr(sae, "k", None)
-    if k is None or cfg.loss.get("estimator", "exact") == "exact":
-        return every_pair
-    tokens = int(cfg.loss.sample_tokens)
-    return min(every_pair, tokens * k * FLOAT * (2 * PAIR_TEMPORARIES * k + 3 * sae.d_in))
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
+    """A dense gradient of the decoder, and the pairs that are looked at together."""
+    if "ConsecutiveLoss" in cfg.loss._target_:
+        return PAIR_TEMPORARIES * sae.d_sae**2 * FLOAT
+    return sae.W_dec.nbytes + PAIR_TEMPORARIES * BYTES_AT_ONCE

@@ -11,8 +11,6 @@ from temporal_sae.latents import Latents
 from temporal_sae.loss.pairs import (
     PairWeights,
     activation_gram,
-    off_diagonal_sum,
-    overlap,
     reduce_pairs,
 )
 
@@ -24,7 +22,7 @@ def consecutive_scores(window: Int[Tensor, "tokens k"], d_sae: int) -> Float[Ten
     (A_ij + A_ji) / (2 (tokens - 1)).
     """
     mask = torch.zeros(window.shape[0], d_sae + 1, device=window.device)
-    mask = mask.scatter(1, torch.where(window >= 0, window, d_sae), 1.0)[:, :d_sae]
+    mask = mask.scatter(1, torch.where(window >= 0, window, d_sae).long(), 1.0)[:, :d_sae]
     adjacent = mask[:-1].T @ mask[1:]
     return (adjacent + adjacent.T) / (2 * max(1, window.shape[0] - 1))
 
@@ -60,5 +58,5 @@ class ConsecutiveLoss:
         d_sae = W_dec.shape[0]
         scores = consecutive_scores(window, d_sae)
         weights = (tracker.rate_matrix() * (1 + self.beta * scores)).to(W_dec.device)
-        total = off_diagonal_sum(weights, overlap("square", activation_gram(latents, d_sae)))
+        total = (weights * activation_gram(latents, d_sae).square()).sum()
         return self.ortho_weight * reduce_pairs("mean", total, 1.0, d_sae)

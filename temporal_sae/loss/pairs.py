@@ -1,4 +1,4 @@
-"""What every pair penalty is made of: overlaps g_ij, and the ways to sum them."""
+"""What every pair penalty is made of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.errors import NotFinite
 from temporal_sae.latents import Latents
 
 PENALTIES = ("square", "abs")
@@ -18,26 +19,33 @@ EPSILON = 1e-12
 class PairWeights(Protocol):
     """The side of a tracker that a penalty sees; all weights are constants to the gradient."""
 
+    n_latents: int
     windows_closed: int
     tokens_seen: int
-    last_window: Int[Tensor, "W k"] | None
     weights_follow_window: bool
 
-    def rate(self, i: Tensor, j: Tensor) -> Tensor: ...
-    def before(self, i: Tensor, j: Tensor) -> Tensor: ...
+    @property
+    def last_window(self) -> Int[Tensor, "W K"] | None: ...
+    def token_weights(self, tokens: Tensor, weighting: str) -> Float[Tensor, "M K K"]: ...
+    def weight_rows(self, lo: int, hi: int, weighting: str) -> Float[Tensor, "rows F"]: ...
     def rate_matrix(self) -> Float[Tensor, "F F"]: ...
-    def weight_matrix(self, weighting: str) -> Float[Tensor, "F F"]: ...
     def weight_sum(self, weighting: str) -> Float[Tensor, ""]: ...
+
+
+def check_decoder(W_dec: Tensor, n_latents: int) -> None:
+    """Raise ValueError (or its kind NotFinite) unless W_dec is a finite matrix with a row for each latent."""
+    if not W_dec.is_floating_point() or W_dec.ndim != 2 or W_dec.shape[0] != n_latents:
+        found = f"{W_dec.dtype} {tuple(W_dec.shape)}"
+        raise ValueError(f"W_dec: is {found}, must be a float matrix of {n_latents} rows")
+    if W_dec.device.type == "cpu" and not bool(W_dec.detach().sum().isfinite()):
+        bad = ~W_dec.detach().isfinite().all(-1)
+        if bool(bad.any()):
+            raise NotFinite(f"W_dec: row {int(bad.nonzero()[0])} is not finite")
 
 
 def unit_rows(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "d_sae d_in"]:
     """Rows divided by max(‖row‖, 1e-12)."""
     return W_dec / W_dec.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
-
-
-def overlap(penalty: str, inner: Tensor) -> Tensor:
-    """g: the inner product squared, or its absolute value."""
-    return inner.square() if penalty == "square" else inner.abs()
 
 
 def activation_gram(latents: Latents, d_sae: int) -> Float[Tensor, "F F"]:
@@ -46,13 +54,9 @@ def activation_gram(latents: Latents, d_sae: int) -> Float[Tensor, "F F"]:
     return acts.T @ acts / acts.shape[0]
 
 
-def off_diagonal_sum(weights: Float[Tensor, "F F"], g: Float[Tensor, "F F"]) -> Float[Tensor, ""]:
-    """Σ w_ij g_ij over ordered pairs i ≠ j; `weights` has a zero diagonal."""
-    return (weights * g).sum()
-
-
-def frame_potential(D_hat: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
+def frame_potential(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
     """Σ cos² over ordered pairs i ≠ j, from a d x d matrix: ‖D̂ᵀD̂‖²_F less the diagonal."""
+    D_hat = unit_rows(W_dec)
     return (D_hat.T @ D_hat).square().sum() - D_hat.square().sum(-1).square().sum()
 
 

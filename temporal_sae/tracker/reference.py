@@ -1,92 +1,66 @@
-"""The tracker's state as dense matrices in plain torch: the oracle for every faster storage."""
+"""The tracker's state as dense matrices in plain torch: the oracle for every faster one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.tracker.weights import pair_weight
-
-PAIRS_AT_ONCE = 2**22
-
-
-@dataclass(frozen=True)
-class AlphaRule:
-    """How fast the running average of a pair follows its rate (step 5 of the method).
-
-    `pair`: min(cap, n_ij / scale); `union`: min(cap, (n_ii + n_jj - n_ij) / scale);
-    `const`: max(1/m, floor) in window m, for every pair alike.
-    """
-
-    source: str
-    cap: float
-    scale: float
-    floor: float
-
-    def __call__(self, counts: Float[Tensor, "F F"], window: int) -> Tensor:
-        """α of every pair, from the counts of window number `window` (1, 2, …)."""
-        if self.source == "const":
-            return counts.new_full((), max(1 / window, self.floor))
-        if self.source == "union":
-            alone = counts.diagonal()
-            counts = alone[:, None] + alone[None, :] - counts
-        return (counts / self.scale).clamp(max=self.cap)
+from temporal_sae.tracker.alpha import AlphaRule, moved
+from temporal_sae.tracker.saved import check_rows, saved_pairs
+from temporal_sae.tracker.weights import instability
 
 
-def count_pairs(indices: Int[Tensor, "tokens k"], n_latents: int) -> Float[Tensor, "F F"]:
+def count_pairs(rows: Int[Tensor, "tokens K"], n_latents: int) -> Float[Tensor, "F F"]:
     """n_ij, the tokens in which both are active; n_ii counts those in which i is. Exact integers.
 
-    Scatters the k x k pairs of each token, or multiplies the masks where k is so large that the
-    product is the cheaper of the two; both give the same integers.
+    The product of the masks, as the definition says; float32 holds integers to 2^24.
     """
-    active = indices >= 0
-    if indices.shape[1] * 25 > n_latents:
-        mask = torch.zeros(indices.shape[0], n_latents + 1, device=indices.device)
-        mask.scatter_(1, torch.where(active, indices, n_latents), 1.0)
-        mask = mask[:, :n_latents]
-        return mask.T @ mask  # exact: float32 holds integers to 2^24
-    # Empty slots become latent F, whose row and column are cut off afterwards.
-    size = n_latents + 1
-    filled = torch.where(active, indices, n_latents)
-    counts = torch.zeros(size**2, device=indices.device)  # not bincount, which waits for a GPU
-    one = counts.new_ones(())
-    for piece in filled.split(max(1, PAIRS_AT_ONCE // indices.shape[1] ** 2)):
-        pairs = (piece[:, :, None] * size + piece[:, None, :]).flatten()
-        counts.scatter_add_(0, pairs, one.expand(pairs.shape))
-    return counts.view(size, size)[:n_latents, :n_latents]
+    mask = torch.zeros(rows.shape[0], n_latents + 1, device=rows.device)
+    mask.scatter_(1, torch.where(rows >= 0, rows, n_latents).long(), 1.0)
+    mask = mask[:, :n_latents]
+    return mask.T @ mask
 
 
-class ReferenceStorage:
+def upper_sum(matrix: Float[Tensor, "F F"]) -> Float[Tensor, ""]:
+    """Σ_{i<j}, float64."""
+    return matrix.triu(1).sum(dtype=torch.float64)
+
+
+class ReferenceState:
     """Rates c, the average before the last window, and the running average c̄, each [F, F] float32.
 
     Args:
         n_latents: F.
         alpha: the rule for α.
-        init: `first`: c̄ starts as the first window's c; `zero`: as 0.
         device: where the matrices live.
     """
 
-    def __init__(self, n_latents: int, alpha: AlphaRule, init: str, device: torch.device) -> None:
-        self.n_latents, self.alpha, self.init, self.device = n_latents, alpha, init, device
+    def __init__(self, n_latents: int, alpha: AlphaRule, device: torch.device) -> None:
+        self.n_latents, self.alpha, self.device = n_latents, alpha, device
+        self.last_window: Int[Tensor, "W K"] | None = None
+        self.number = 0
         self.rates = torch.zeros(n_latents, n_latents, device=device)
         self.reference = torch.zeros_like(self.rates)
         self.averages = torch.zeros_like(self.rates)
 
-    def close(self, indices: Int[Tensor, "tokens k"], window: int) -> None:
-        """Fold in window number `window` (1, 2, …), whose tokens had these active latents."""
-        counts = count_pairs(indices, self.n_latents)
-        self.rates = counts / indices.shape[0]
-        if window == 1 and self.init == "first":
-            self.reference, self.averages = self.rates, self.rates
-            return
-        self.reference = self.averages
-        self.averages = torch.lerp(self.averages, self.rates, self.alpha(counts, window))
+    def close(self, rows: Int[Tensor, "W K"], number: int) -> None:
+        """Fold in window number `number` (1, 2, …), whose tokens had these active latents."""
+        self._compare(rows, number, self.averages)
+
+    def _compare(self, rows: Tensor, number: int, before: Tensor) -> None:
+        counts = count_pairs(rows, self.n_latents)
+        self.last_window, self.number = rows, number
+        self.rates = counts / rows.shape[0]
+        own = counts.diagonal()[:, None], counts.diagonal()[None, :]
+        averages = moved(self.alpha.step(number), before, counts, rows.shape[0], own)
+        self.averages = averages.fill_diagonal_(0)
+        self.reference = self.averages if self.alpha.takes_over(number) else before
 
     def rate(self, i: Tensor, j: Tensor) -> Tensor:
+        """c_ij of the last window."""
         return self.rates[i, j]
 
     def before(self, i: Tensor, j: Tensor) -> Tensor:
@@ -94,30 +68,65 @@ class ReferenceStorage:
         return self.reference[i, j]
 
     def average(self, i: Tensor, j: Tensor) -> Tensor:
+        """c̄_ij with the last window folded in."""
         return self.averages[i, j]
 
-    def weight_matrix(self, weighting: str) -> Float[Tensor, "F F"]:
-        """w of every pair, zero diagonal."""
-        weights = pair_weight(weighting, self.rates, self.reference, self.averages)
-        return weights.fill_diagonal_(0)
+    def token_rates(self, tokens: Int[Tensor, " M"]) -> Float[Tensor, "M K K"]:
+        """c_ij of the pairs active in some tokens of the window; 0 where i = j."""
+        assert self.last_window is not None
+        rows = self.last_window[tokens].long()
+        i, j = torch.broadcast_tensors(rows[:, :, None], rows[:, None, :])
+        counted = (i >= 0) & (j >= 0) & (i != j)
+        return self.rates[i.clamp(min=0), j.clamp(min=0)] * counted
 
-    def pairs(self, min_rate: float) -> tuple[Tensor, Tensor]:
+    def row_block(self, what: str, lo: int, hi: int) -> Float[Tensor, "rows F"]:
+        """`rate`, `before` or `average` of some rows, 0 where j <= i."""
+        matrix = {"rate": self.rates, "before": self.reference, "average": self.averages}[what]
+        return matrix[lo:hi].triu(lo + 1)
+
+    def rate_sum(self) -> Float[Tensor, ""]:
+        """Σ_{i<j} c, float64."""
+        return upper_sum(self.rates)
+
+    def instability_sum(self) -> Float[Tensor, ""]:
+        """Σ_{i<j} c s, float64."""
+        return upper_sum(self.rates * instability(self.rates, self.reference))
+
+    def average_sum(self) -> Float[Tensor, ""]:
+        """Σ_{i<j} c̄, float64."""
+        return upper_sum(self.averages)
+
+    def at_least(self, min_rate: float) -> tuple[Tensor, Tensor]:
         """i < j of the pairs whose rate, in the last window or on average before, is that high."""
         high = torch.maximum(self.rates, self.reference) >= min_rate
         i, j = high.triu(1).nonzero(as_tuple=True)
         return i, j
 
+    def histogram(self) -> Int[Tensor, " W+1"]:
+        """How many pairs have each count from 1 on in the last window; entry 0 is 0."""
+        assert self.last_window is not None
+        counts = (self.rates.triu(1) * self.last_window.shape[0]).round().long().flatten()
+        return torch.bincount(counts[counts > 0], minlength=self.last_window.shape[0] + 1)
+
     def nbytes(self) -> int:
+        """Bytes held."""
         distinct = {m.data_ptr(): m.nbytes for m in (self.rates, self.reference, self.averages)}
         return sum(distinct.values())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reference": self.reference, "averages": self.averages}
+        """What every storage saves: the averages before the last window, as a packed triangle."""
+        before = torch.zeros_like(self.averages) if self.number <= 1 else self.reference
+        i, j = torch.triu_indices(self.n_latents, self.n_latents, 1, device=self.device)
+        return {"averages": before[i, j], "lo": 0, "hi": self.n_latents}
 
-    def load_state_dict(self, state: dict[str, Any], last_window: Tensor | None) -> None:
-        """Restore; the rates are counted again from the last closed window."""
-        self.reference = state["reference"].to(self.device)
-        self.averages = state["averages"].to(self.device)
-        if last_window is not None:
-            counts = count_pairs(last_window, self.n_latents)
-            self.rates = counts / last_window.shape[0]
+    def load_state_dict(self, state: dict[str, Any], rows: Tensor | None, number: int) -> None:
+        """Restore, folding the last window in again."""
+        check_rows(state, self.n_latents, 0, self.n_latents)
+        before = torch.zeros(self.n_latents, self.n_latents, device=self.device)
+        for i, j, values in saved_pairs(state, self.n_latents):
+            before[i.to(self.device), j.to(self.device)] = values.to(self.device)
+        before += before.T.clone()
+        self.reference = self.averages = before
+        self.rates, self.last_window, self.number = torch.zeros_like(before), None, number
+        if rows is not None:
+            self._compare(rows, number, before)

@@ -24,8 +24,10 @@ class PairRates(Protocol):
 
     n_latents: int
     windows_closed: int
-    last_window: Tensor | None
 
+    @property
+    def last_window(self) -> Tensor | None: ...
+    def count_histogram(self) -> Tensor: ...
     def pairs(self, min_count: float) -> tuple[Tensor, Tensor]: ...
     def rate(self, i: Tensor, j: Tensor) -> Tensor: ...
     def before(self, i: Tensor, j: Tensor) -> Tensor: ...
@@ -147,27 +149,37 @@ def pair_stability(tracker: PairRates) -> dict[str, float]:
 
 
 def co_activation(tracker: PairRates, n_top: int) -> dict[str, float]:
-    """Entropy (nats) of the distribution of co-activation over pairs; φ of the top pairs."""
-    i, j = tracker.pairs(1)
-    rate = tracker.rate(i, j)
-    share = rate[rate > 0] / rate.sum().clamp(min=1e-12)
-    top = rate.topk(min(n_top, len(rate))).indices
-    i, j, both = i[top], j[top], rate[top]
-    p, q = tracker.rate(i, i), tracker.rate(j, j)
+    """Entropy (nats) of the distribution of co-activation over pairs; φ of the top pairs.
+
+    The entropy comes from how many pairs have each count, so no list of all pairs is made.
+    """
+    histogram = tracker.count_histogram().double().cpu()
+    counts = torch.arange(len(histogram)).double()
+    share = counts / (histogram * counts).sum().clamp(min=1)
+    top = top_pairs(tracker, n_top)
+    top = top[top >= 0]
+    i, j = top // tracker.n_latents, top % tracker.n_latents
+    both, p, q = tracker.rate(i, j), tracker.rate(i, i), tracker.rate(j, j)
     spread = (p * (1 - p) * q * (1 - q)).sqrt()
     phi = torch.where(spread > 0, (both - p * q) / spread.clamp(min=1e-12), 0.0)
     return {
-        "co_activation_entropy": float(-(share * share.log()).sum()),
-        "pairs_in_last_window": float((rate > 0).sum()),
+        "co_activation_entropy": -float((histogram * share.xlogy(share)).sum()),
+        "pairs_in_last_window": float(histogram.sum()),
         "phi_mean_of_top_pairs": float(phi.mean()) if len(phi) else 0.0,
     }
 
 
 def top_pairs(tracker: PairRates, n: int) -> Int[Tensor, " n"]:
-    """The n pairs i < j with the highest rates as i F + j; -1 where there are fewer."""
-    i, j = tracker.pairs(1)
-    ids = i * tracker.n_latents + j
-    best = tracker.rate(i, j).topk(min(n, len(ids))).indices
+    """The n pairs i < j with the highest rates as i F + j; -1 where there are fewer.
+
+    Of pairs with the same rate the first come first.
+    """
+    at_least = tracker.count_histogram().flip(0).cumsum(0).flip(0).cpu()
+    enough = (at_least[1:] >= n).nonzero()
+    i, j = tracker.pairs(int(enough[-1]) + 1 if len(enough) else 1)
+    ids, rate = i * tracker.n_latents + j, tracker.rate(i, j)
+    highest, order = rate.sort(descending=True, stable=True)
+    best = order[highest > 0][:n]
     return torch.nn.functional.pad(ids[best], (0, n - len(best)), value=-1)
 
 

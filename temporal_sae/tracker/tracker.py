@@ -11,15 +11,26 @@ hold, with c̄ as it was before the window.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.errors import check_choice, check_int, check_number
-from temporal_sae.tracker.reference import AlphaRule, ReferenceStorage
-from temporal_sae.tracker.weights import Weighting, pair_weight
+from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
+from temporal_sae.kernels import kernels_for
+from temporal_sae.tracker.alpha import AlphaRule
+from temporal_sae.tracker.checks import check_indices, check_pair
+from temporal_sae.tracker.choice import check_storage, choose_storage
+from temporal_sae.tracker.dense import DenseAverages
+from temporal_sae.tracker.processes import ShardedAverages, gather_tokens, shard_rows
+from temporal_sae.tracker.reference import ReferenceState
+from temporal_sae.tracker.sparse import SparseAverages
+from temporal_sae.tracker.state import Averages, PairState, WindowedState, weight_total
+from temporal_sae.tracker.weights import Weighting, pair_weight, weight_factor
+
+log = logging.getLogger(__name__)
 
 STREAMS = ("shuffled", "ordered")
 
@@ -35,18 +46,27 @@ class OpenWindow:
         self.pieces.append(indices)
         self.size += indices.shape[0]
 
-    def take(self) -> Int[Tensor, "tokens k"]:
-        """All tokens as one tensor, as wide as the widest piece; the window is empty afterwards."""
+    def joined(self) -> Int[Tensor, "tokens k"]:
+        """All tokens as one tensor, as wide as the widest piece."""
         width = max(p.shape[1] for p in self.pieces)
         padded = [
             torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in self.pieces
         ]
-        self.pieces, self.size = [], 0
         return torch.cat(padded)
+
+    def take(self) -> Int[Tensor, "tokens k"]:
+        """All tokens; the window is empty afterwards."""
+        tokens = self.joined()
+        self.pieces, self.size = [], 0
+        return tokens
 
 
 class CoActivationTracker:
     """Windowed co-activation rates of all pairs of latents and their running averages.
+
+    Where torch.distributed is initialised, `update` gathers the tokens of all processes, in the
+    order of their ranks, so that every process holds what one would hold on the whole batch; all
+    must call it, and every method that reads weights when `sharded`, in the same order.
 
     Args:
         n_latents: F, the number of latents.
@@ -57,11 +77,17 @@ class CoActivationTracker:
             (tokens in which either fires), or `const` (max(1/m, alpha_floor) in window m).
         alpha_floor: smallest step of `const`.
         init: `first` starts the averages at the first window's rates, `zero` at 0.
-        storage: `reference` (dense F x F float32); `auto` picks a storage, today always that one.
-        device: where the state lives.
+        storage: `dense` (a packed triangle, 2 F² bytes), `sparse` (the pairs that were seen, about
+            10 bytes each), `reference` (three F x F matrices in plain torch: slow, the oracle), or
+            `auto`: dense where it takes at most a quarter of the free memory, see `choice`.
+        device: where the state lives; indices on another device are copied to it.
         stream: which tokens the trainer feeds: `shuffled` (the batches the SAE trains on) or
             `ordered` (text order, at the price of one more encoder pass). The tracker itself takes
             whatever `update` is given.
+        prune_below: for `sparse`: forget averages below this when the pairs have grown by half;
+            `error_bound` says what that can have cost. 0 forgets nothing.
+        sharded: each process keeps the averages of a range of rows, for a state that does not fit
+            one device; reading weights then takes an exchange.
 
     Raises:
         InvalidOption: an option is out of range.
@@ -82,109 +108,222 @@ class CoActivationTracker:
         storage: str = "auto",
         device: str | torch.device = "cpu",
         stream: str = "shuffled",
+        prune_below: float = 0.0,
+        sharded: bool = False,
     ) -> None:
         self.n_latents = check_int("n_latents", n_latents, 1)
         self.window_size = check_int("window_size", window_size, 1)
-        alpha = AlphaRule(
-            check_choice("alpha_source", alpha_source, ("pair", "union", "const")),
-            check_number("alpha_cap", alpha_cap, maximum=1.0, above=True),
-            check_number("alpha_scale", alpha_scale, above=True),
-            check_number("alpha_floor", alpha_floor, maximum=1.0),
-        )
-        check_choice("init", init, ("first", "zero"))
-        check_choice("storage", storage, ("auto", "reference"))
+        self.alpha = AlphaRule(alpha_source, alpha_cap, alpha_scale, alpha_floor, init)
+        self.prune_below = check_number("prune_below", prune_below)
+        self.sharded = check_bool("sharded", sharded)
+        check_storage(storage, self.prune_below)
+        if sharded and storage == "reference":
+            raise InvalidOption("sharded", sharded, "false with storage=reference")
         self.stream = check_choice("stream", stream, STREAMS)
         self.device = torch.device(device)
-        self.storage = ReferenceStorage(n_latents, alpha, init, self.device)
+        self.storage = storage
         self.windows_closed = 0
         self.tokens_seen = 0
-        self.last_window: Int[Tensor, "W k"] | None = None
         self._open = OpenWindow()
         self._weight_sums: dict[str, Tensor] = {}
+        self._state = None if storage == "auto" else self._new_state(storage)
+
+    def _new_state(self, storage: str) -> PairState:
+        if storage == "reference":
+            return ReferenceState(self.n_latents, self.alpha, self.device)
+        rows = shard_rows(self.n_latents) if self.sharded else None
+        averages: Averages
+        if storage == "dense":
+            averages = DenseAverages(self.n_latents, self.device, rows)
+        else:
+            averages = SparseAverages(self.n_latents, self.device, rows, self.prune_below)
+        if self.sharded:
+            averages = ShardedAverages(averages)
+        return WindowedState(self.n_latents, self.alpha, averages)
+
+    def _prepare(self, k: int) -> PairState:
+        """The state; `auto` is settled once the number of active latents is known."""
+        if self._state is None:
+            self.storage, reason = choose_storage(
+                self.storage, self.n_latents, k, self.window_size, self.device
+            )
+            log.info("tracker.storage: %s (%s)", self.storage, reason)
+            self._state = self._new_state(self.storage)
+        return self._state
+
+    @property
+    def last_window(self) -> Int[Tensor, "W K"] | None:
+        """Latents of the last closed window's tokens, ascending, -1 in empty slots."""
+        return None if self._state is None else self._state.last_window
+
+    @property
+    def error_bound(self) -> float:
+        """How much too low a running average can be because `prune_below` forgot it."""
+        averages = getattr(self._state, "averages", None)
+        return getattr(averages, "error_bound", 0.0)
 
     @torch.no_grad()
-    def update(self, indices: Int[Tensor, "tokens k"]) -> None:
+    def update(self, indices: Int[Tensor, "tokens K"]) -> None:
         """Take in the active latents of the next tokens, in stream order.
 
         Args:
             indices: distinct latents of each token, in any order; -1 marks an empty slot.
+
+        Raises:
+            ValueError: `indices` is no integer matrix, or has a value outside [-1, F) or a latent
+                twice in a token. On CUDA values are not looked at, since that would wait for the
+                device: wrong ones are dropped.
         """
-        indices = indices.to(self.device)
-        self.tokens_seen += indices.shape[0]
-        while indices.shape[0]:
+        rows = self._rows_of_all_processes(indices)
+        self._prepare(rows.shape[1])
+        self.tokens_seen += rows.shape[0]
+        while rows.shape[0]:
             room = self.window_size - self._open.size
-            self._open.add(indices[:room])
-            indices = indices[room:]
+            self._open.add(rows[:room])
+            rows = rows[room:]
             if self._open.size == self.window_size:
                 self._close()
 
+    def _rows_of_all_processes(self, indices: Tensor) -> Int[Tensor, "tokens K"]:
+        check_indices(indices)
+        kernels = kernels_for(self.device)
+        return gather_tokens(kernels.sorted_rows(indices.to(self.device), self.n_latents))
+
     def _close(self) -> None:
         self.windows_closed += 1
-        self.last_window = self._open.take()
-        self.storage.close(self.last_window, self.windows_closed)
+        rows = self._open.take()
+        self._prepare(rows.shape[1]).close(rows, self.windows_closed)
         self._weight_sums = {}
 
     def rate(self, i: Tensor, j: Tensor) -> Tensor:
-        """c_ij of the last closed window; i and j are int tensors of one shape."""
-        return self.storage.rate(i, j)
+        """c_ij of the last closed window; n_ii / W where i = j. i and j: int tensors of one shape.
+
+        Raises:
+            ValueError: for i or j of another kind, or on different devices.
+        """
+        return self._read("rate", i, j)
 
     def average(self, i: Tensor, j: Tensor) -> Tensor:
-        """c̄_ij with the last closed window folded in."""
-        return self.storage.average(i, j)
+        """c̄_ij with the last closed window folded in; 0 where i = j."""
+        return self._read("average", i, j)
 
     def before(self, i: Tensor, j: Tensor) -> Tensor:
         """c̄_ij as it was before the last closed window: what s compares the rate with."""
-        return self.storage.before(i, j)
+        return self._read("before", i, j)
+
+    def _read(self, what: str, i: Tensor, j: Tensor) -> Tensor:
+        check_pair(i, j, self.n_latents)
+        device, i, j = i.device, i.to(self.device), j.to(self.device)
+        if self._state is None:
+            return torch.zeros(i.shape, device=device)
+        return getattr(self._state, what)(i, j).to(device)
 
     def weight(self, i: Tensor, j: Tensor, weighting: Weighting = "instability") -> Tensor:
         """w_ij of the last closed window (0 before the first, and where i = j)."""
-        rate, before, average = self.rate(i, j), self.before(i, j), self.average(i, j)
-        return torch.where(i == j, 0.0, pair_weight(weighting, rate, before, average))
+        if weighting == "average":
+            return self.average(i, j)
+        weights = pair_weight(weighting, self.rate(i, j), self.before(i, j))
+        return torch.where(i == j, 0.0, weights)
+
+    def token_weights(
+        self, tokens: Int[Tensor, " M"], weighting: Weighting = "instability"
+    ) -> Float[Tensor, "M K K"]:
+        """w / c of the pairs of some tokens, by the slots of `last_window`; 0 where i = j.
+
+        Σ_{i≠j} w_ij g_ij is the mean over the window's tokens of Σ (w / c)_ij g_ij over the pairs
+        of a token (METHOD, an exact identity). Not for `average`, which weighs other pairs too.
+        """
+        assert self._state is not None and self.last_window is not None
+        rate = self._state.token_rates(tokens)
+        if weighting == "none":
+            return (rate > 0).to(rate.dtype)
+        known = self.last_window[tokens].clamp(min=0)
+        i, j = torch.broadcast_tensors(known[:, :, None], known[:, None, :])
+        factor = weight_factor(weighting, rate, self._state.before(i, j))
+        return factor * (rate > 0)
+
+    def weight_rows(
+        self, lo: int, hi: int, weighting: Weighting = "instability"
+    ) -> Float[Tensor, "rows F"]:
+        """w_ij of the latents i from `lo` to `hi` with all j > i; 0 elsewhere."""
+        if self.windows_closed == 0 or self._state is None:
+            return torch.zeros(hi - lo, self.n_latents, device=self.device)
+        if weighting == "average":
+            return self._state.row_block("average", lo, hi)
+        rate = self._state.row_block("rate", lo, hi)
+        if weighting == "none":
+            return rate
+        return pair_weight(weighting, rate, self._state.row_block("before", lo, hi))
+
+    def weight_matrix(self, weighting: Weighting = "instability") -> Float[Tensor, "F F"]:
+        """All weights as one F x F matrix, zero diagonal: to look at, not to compute with."""
+        upper = self.weight_rows(0, self.n_latents, weighting)
+        return upper + upper.T
 
     def rate_matrix(self) -> Float[Tensor, "F F"]:
         """c of every pair in the last closed window, zero diagonal."""
-        return self.storage.weight_matrix("none")
-
-    def weight_matrix(self, weighting: Weighting = "instability") -> Float[Tensor, "F F"]:
-        """All weights at once, zero diagonal."""
-        return self.storage.weight_matrix(weighting)
+        return self.weight_matrix("none")
 
     def weight_sum(self, weighting: Weighting = "instability") -> Float[Tensor, ""]:
         """Σ of w over all ordered pairs i ≠ j; computed once a window."""
+        if self.windows_closed == 0 or self._state is None:
+            return torch.zeros((), device=self.device)
         if weighting not in self._weight_sums:
-            self._weight_sums[weighting] = self.weight_matrix(weighting).sum()
+            total = weight_total(weighting, self._state)
+            self._weight_sums[weighting] = (2 * total).to(torch.float32)
         return self._weight_sums[weighting]
 
     def pairs(self, min_count: float) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """i < j of the pairs with W max(c, c̄ before) >= min_count, for `min_count` > 0."""
-        size = self.window_size if self.last_window is None else self.last_window.shape[0]
+        if self._state is None or self.last_window is None:
+            return (torch.zeros(0, dtype=torch.int64, device=self.device),) * 2
         # Half a count lower: count / W * W is not always the count again.
-        return self.storage.pairs((min_count - 0.5) / size)
+        return self._state.at_least((min_count - 0.5) / self.last_window.shape[0])
+
+    def count_histogram(self) -> Int[Tensor, " W+1"]:
+        """How many pairs have each count from 1 on in the last closed window; entry 0 is 0."""
+        assert self._state is not None
+        return self._state.histogram()
 
     def nbytes(self) -> int:
-        """Bytes held: the state of the pairs, the last closed window and the open one."""
-        windows = [*self._open.pieces] + ([] if self.last_window is None else [self.last_window])
-        return self.storage.nbytes() + sum(w.nbytes for w in windows)
+        """Bytes held: the averages, the last closed window with its index, and the open one."""
+        state = 0 if self._state is None else self._state.nbytes()
+        return state + sum(piece.nbytes for piece in self._open.pieces)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later results depend on, mid-window too: tensors and integers."""
+        """Everything that later results depend on, mid-window too: tensors and integers.
+
+        The averages are saved as they are stored; any storage on any device can load them.
+        """
         state: dict[str, Any] = {
             "windows_closed": self.windows_closed,
             "tokens_seen": self.tokens_seen,
-            "storage": self.storage.state_dict(),
-            "open": {str(n): piece for n, piece in enumerate(self._open.pieces)},
         }
+        if self._open.size:
+            state["open"] = self._open.joined()
+        if self._state is not None:
+            state["averages"] = self._state.state_dict()
         if self.last_window is not None:
             state["last_window"] = self.last_window
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken; the options must be the same."""
+        """Continue exactly where `state` was taken, whatever storage and device it came from.
+
+        The other options must be the same.
+
+        Raises:
+            ValueError: the state is of another number of latents, or of other rows of a shard.
+        """
         self.windows_closed = int(state["windows_closed"])
         self.tokens_seen = int(state["tokens_seen"])
-        last = state.get("last_window")
-        self.last_window = None if last is None else last.to(self.device)
-        self.storage.load_state_dict(state["storage"], self.last_window)
+        rows, opened = (
+            None if name not in state else state[name].to(self.device)
+            for name in ("last_window", "open")
+        )
         self._open, self._weight_sums = OpenWindow(), {}
-        for n in range(len(state.get("open", {}))):
-            self._open.add(state["open"][str(n)].to(self.device))
+        if opened is not None:
+            self._open.add(opened)
+        if "averages" in state:
+            width = next((r.shape[1] for r in (rows, opened) if r is not None), 1)
+            self._prepare(width).load_state_dict(state["averages"], rows, self.windows_closed)

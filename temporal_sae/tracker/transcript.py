@@ -21,9 +21,42 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.tracker.reference import count_pairs
+from temporal_sae.tracker.reference import ReferenceState, count_pairs
 from temporal_sae.tracker.tracker import CoActivationTracker
 from temporal_sae.tracker.weights import Weighting
+
+
+class TranscriptState(ReferenceState):
+    """`ReferenceState` with the transcript's α; the averages are not symmetric."""
+
+    def close(self, rows: Int[Tensor, "W K"], number: int) -> None:
+        """Fold in a window with α_i from the rate of latent i, and weigh by the result."""
+        self.last_window, self.number = rows, number
+        self.rates = count_pairs(rows, self.n_latents) / rows.shape[0]
+        alpha = (self.rates.diagonal() / self.alpha.scale).clamp(max=self.alpha.cap)
+        averages = self.averages + alpha[:, None] * (self.rates - self.averages)
+        self.averages = self.reference = averages.fill_diagonal_(0)
+
+    def row_block(self, what: str, lo: int, hi: int) -> Float[Tensor, "rows F"]:
+        """The mean of (i, j) and (j, i), which is what a symmetric overlap sees."""
+        if what == "rate":
+            return super().row_block(what, lo, hi)
+        return ((self.averages[lo:hi] + self.averages.T[lo:hi]) / 2).triu(lo + 1)
+
+    def average_sum(self) -> Float[Tensor, ""]:
+        """Half the sum over ordered pairs, float64."""
+        return self.averages.sum(dtype=torch.float64) / 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole matrix: there is no triangle that says it all."""
+        return {"matrix": self.averages}
+
+    def load_state_dict(self, state: dict[str, Any], rows: Tensor | None, number: int) -> None:
+        """Restore; the rates are counted again from the last window."""
+        self.averages = self.reference = state["matrix"].to(self.device)
+        self.last_window, self.number = rows, number
+        if rows is not None:
+            self.rates = count_pairs(rows, self.n_latents) / rows.shape[0]
 
 
 class TranscriptTracker(CoActivationTracker):
@@ -49,35 +82,46 @@ class TranscriptTracker(CoActivationTracker):
             alpha_cap,
             alpha_scale,
             init="zero",
+            storage="reference",
             device=device,
             stream=stream,
         )
 
+    def _new_state(self, storage: str) -> TranscriptState:
+        return TranscriptState(self.n_latents, self.alpha, self.device)
+
     @torch.no_grad()
-    def update(self, indices: Int[Tensor, "tokens k"]) -> None:
+    def update(self, indices: Int[Tensor, "tokens K"]) -> None:
         """Take in a batch; it closes the window if enough tokens are there, and never splits."""
-        self.tokens_seen += indices.shape[0]
-        self._open.add(indices.to(self.device))
+        rows = self._rows_of_all_processes(indices)
+        self.tokens_seen += rows.shape[0]
+        self._open.add(rows)
         if self._open.size >= self.window_size:
             self._close()
 
-    def _close(self) -> None:
-        self.windows_closed += 1
-        self.last_window = self._open.take()
-        store = self.storage
-        store.rates = count_pairs(self.last_window, self.n_latents) / self.last_window.shape[0]
-        alpha = (store.rates.diagonal() / store.alpha.scale).clamp(max=store.alpha.cap)
-        store.averages = torch.lerp(store.averages, store.rates, alpha[:, None])
-        store.reference = store.averages
-        self._weight_sums = {}
-
     def weight(self, i: Tensor, j: Tensor, weighting: Weighting = "instability") -> Tensor:
         """The running average, whatever the weighting: the transcript's s is 0."""
-        return super().weight(i, j, "average")
+        return self.average(i, j)
+
+    def weight_rows(
+        self, lo: int, hi: int, weighting: Weighting = "instability"
+    ) -> Float[Tensor, "rows F"]:
+        """The running averages, made symmetric, of the latents i from `lo` to `hi` and j > i."""
+        return super().weight_rows(lo, hi, "average")
 
     def weight_matrix(self, weighting: Weighting = "instability") -> Float[Tensor, "F F"]:
-        """The running averages, zero diagonal."""
-        return super().weight_matrix("average")
+        """The running averages as they are, not symmetric; zero diagonal."""
+        assert isinstance(self._state, TranscriptState)
+        return self._state.averages
+
+    def rate_matrix(self) -> Float[Tensor, "F F"]:
+        """c of every pair in the last window, zero diagonal."""
+        assert isinstance(self._state, TranscriptState)
+        return self._state.rates.clone().fill_diagonal_(0)
+
+    def weight_sum(self, weighting: Weighting = "instability") -> Float[Tensor, ""]:
+        """Σ of the running averages over all ordered pairs i ≠ j."""
+        return super().weight_sum("average")
 
 
 class NoTracker:

@@ -17,14 +17,12 @@ def instability(rate: Tensor, reference: Tensor) -> Tensor:
     return (rate - reference).abs_().div_(larger)
 
 
-def pair_weight(weighting: str, rate: Tensor, reference: Tensor, average: Tensor) -> Tensor:
-    """w of pairs with co-activation rate c, the average before the window, and the one after it.
+def pair_weight(weighting: str, rate: Tensor, reference: Tensor) -> Tensor:
+    """w of pairs with co-activation rate c and the running average before the window.
 
-    `instability` c(1 + s) · `none` c · `stability` c(2 - s) · `only` c s · `average` c̄.
+    `instability` c(1 + s) · `none` c · `stability` c(2 - s) · `only` c s. (`average` is c̄ itself.)
     All tensors have one shape; the result is a new one.
     """
-    if weighting == "average":
-        return average.clone()
     return weight_factor(weighting, rate, reference).mul_(rate)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
-from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
+from temporal_sae.errors import InvalidOption, NotFinite, RunError, check_choice, check_int, check_number
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.training.dead import DeadLatents
@@ -200,7 +200,10 @@ class Trainer:
     def _separate(parts: Parts, out: StepOutput) -> tuple[Tensor, list[Tensor | None]]:
         """The penalty and its gradients by decoder and latents, apart so that both are timed."""
         W_dec, values = parts.sae.W_dec, out.latents.values
-        penalty = parts.separation(W_dec, parts.tracker, out.latents)
+        try:
+            penalty = parts.separation(W_dec, parts.tracker, out.latents)
+        except NotFinite as error:
+            raise RunError(f"{error}: lower trainer.lr or raise trainer.warmup_steps") from None
         if not penalty.requires_grad:
             return penalty, [None, None]
         gradients = torch.autograd.grad(

@@ -235,7 +235,6 @@ def test_nothing_before_the_first_window_and_nothing_without_weight():
         {"sample_tokens": 0},
         {"estimator": "sampled", "gram": "activations"},
         {"estimator": "sampled", "weighting": "average"},
-        {"estimator": "sampled", "penalty": "abs", "floor": 1.0},
     ],
 )
 def test_bad_options(options):

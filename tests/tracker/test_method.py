@@ -9,8 +9,17 @@ FIRST = [[0, 1], [0, 1], [0, 2], [1, -1]]
 SECOND = [[0, 1], [0, 2], [0, 2], [2, -1]]
 
 
+@pytest.fixture(params=["reference", "dense", "sparse"], autouse=True)
+def storage(request, monkeypatch):
+    """Every number holds in every storage."""
+    monkeypatch.setitem(globals(), "STORAGE", request.param)
+
+
+STORAGE = ""
+
+
 def tracker_after(*windows, **options):
-    tracker = CoActivationTracker(3, window_size=4, storage="reference", **options)
+    tracker = CoActivationTracker(3, window_size=4, storage=STORAGE, **options)
     for window in windows:
         tracker.update(torch.tensor(window))
     return tracker

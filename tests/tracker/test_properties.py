@@ -16,6 +16,7 @@ OPTIONS = st.fixed_dictionaries(
         "alpha_source": st.sampled_from(["pair", "union", "const"]),
         "init": st.sampled_from(["first", "zero"]),
         "alpha_scale": st.sampled_from([2.0, 1000.0]),
+        "storage": st.sampled_from(["reference", "dense", "sparse"]),
     }
 )
 
@@ -92,7 +93,7 @@ def test_sums_of_rates_when_every_token_has_k_active_latents(k, window):
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])
-def test_counting_by_scatter_and_by_product_agrees_with_the_definition(k):
+def test_counts_are_what_the_definition_says(k):
     n = 100
     indices = stream(k, tokens=30, k=k, n=n)
     mask = torch.zeros(30, n)
@@ -136,6 +137,8 @@ def test_pairs_lists_those_with_enough_counts():
         ("init", "last"),
         ("storage", "disk"),
         ("stream", "sideways"),
+        ("prune_below", -1),
+        ("sharded", "yes"),
     ],
 )
 def test_bad_options_are_named(option, value):
@@ -144,9 +147,19 @@ def test_bad_options_are_named(option, value):
     assert caught.value.option == option
 
 
-def test_nbytes_grows_with_the_window_and_counts_the_state():
-    tracker = CoActivationTracker(10, window_size=100)
-    empty = tracker.nbytes()
-    assert empty == 3 * 10 * 10 * 4
+@pytest.mark.parametrize(("storage", "state"), [("reference", 3 * 100 * 4), ("dense", 45 * 4)])
+def test_nbytes_counts_the_state_and_the_open_window(storage, state):
+    tracker = CoActivationTracker(10, window_size=100, storage=storage)
+    assert tracker.nbytes() == state
     tracker.update(torch.zeros(50, 1, dtype=torch.int64))
-    assert tracker.nbytes() == empty + 50 * 8
+    assert tracker.nbytes() == state + 50 * 4
+
+
+def test_a_sparse_tracker_grows_with_the_pairs_it_saw():
+    sizes = []
+    for n_latents in (1000, 100_000):
+        tracker = CoActivationTracker(n_latents, window_size=100, storage="sparse")
+        for seed in range(6):
+            tracker.update(stream(seed, tokens=100, k=8, n=1000))
+        sizes.append(tracker.nbytes())
+    assert sizes[1] < 1.2 * sizes[0] < 6 * 100 * 28 * 20

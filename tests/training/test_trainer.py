@@ -116,7 +116,8 @@ def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
     """The penalty's backward pass runs apart, to be timed; the sum of both is the gradient."""
     parts = make_parts(tmp_path, separation=make_separation(), stability=False)
     trainer = make_trainer()
-    parts.tracker.update(torch.randint(0, F, (200, 1)).expand(-1, 2) % torch.tensor([F, F // 2]))
+    first = torch.randint(F // 2, F, (200,))
+    parts.tracker.update(torch.stack([first, first % (F // 2)], 1))
     x = next(parts.batches).x
     from temporal_sae.loss import reconstruction_loss
     from temporal_sae.sae import StepContext

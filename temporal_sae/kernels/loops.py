@@ -1,0 +1,377 @@
+"""The compiled loops behind `cpu`: numpy arrays only.
+
+Every parallel loop hands out rows in turn (row r goes to part r mod n), since the first rows have
+the most pairs, and writes one result a row, so that nothing depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from temporal_sae.kernels.alpha import PAIR, UNION
+
+BLOCK = 64  # pairs looked at together; skipped when none of them occurred
+SCAN_FROM = 128  # a row is scanned, not walked, when it has 1 increment for this many pairs
+TINY = np.finfo(np.float32).tiny
+
+compiled = njit(nogil=True, cache=True, error_model="numpy")
+parallel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
+
+
+@intrinsic
+def population_count(typing_context, x):
+    """Number of set bits of a 64-bit integer."""
+
+    def generate(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@parallel
+def sort_rows(indices, n_latents, rows):
+    """Sort each token's latents into `rows`; returns where a token has a wrong or double one."""
+    n_tokens, width = indices.shape
+    problems = np.zeros(n_tokens, np.bool_)
+    for t in prange(n_tokens):
+        row = rows[t]
+        size = 0
+        for p in range(width):
+            latent = indices[t, p]
+            if latent >= 0:
+                row[size] = min(latent, n_latents)
+                size += 1
+            elif latent < -1:
+                problems[t] = True
+        row[:size].sort()
+        row[size:] = -1
+        for p in range(size):
+            if row[p] == n_latents or (p > 0 and row[p] == row[p - 1]):
+                problems[t] = True
+    return problems
+
+
+@compiled
+def list_tokens(rows, n_latents):
+    """Sizes of the rows, and for each latent its tokens, its slots in them, and its bits."""
+    n_tokens, width = rows.shape
+    sizes = np.zeros(n_tokens, np.int32)
+    starts = np.zeros(n_latents + 1, np.int64)
+    for t in range(n_tokens):
+        for p in range(width):
+            if rows[t, p] < 0:
+                break
+            starts[rows[t, p] + 1] += 1
+            sizes[t] += 1
+    for i in range(n_latents):
+        starts[i + 1] += starts[i]
+    tokens = np.empty(starts[n_latents], np.int32)
+    slots = np.empty(starts[n_latents], np.int32)
+    bits = np.zeros((n_latents, (n_tokens + 63) // 64), np.int64)
+    free = starts[:n_latents].copy()
+    for t in range(n_tokens):
+        for p in range(sizes[t]):
+            latent = rows[t, p]
+            tokens[free[latent]] = t
+            slots[free[latent]] = p
+            free[latent] += 1
+            bits[latent, t >> 6] |= np.int64(1) << (t & 63)
+    return sizes, starts, tokens, slots, bits
+
+
+@compiled
+def _common(bits, i, j):
+    """Tokens that both latents have."""
+    first, second = bits[i], bits[j]
+    total = np.uint64(0)
+    for w in range(first.size):
+        total += population_count(np.uint64(first[w] & second[w]))
+    return total
+
+
+@parallel
+def count_listed(bits, i, j, counts):
+    """n_ij of listed pairs."""
+    for q in prange(i.size):
+        counts[q] = _common(bits, i[q], j[q])
+
+
+@parallel
+def count_in_tokens(bits, rows, sizes, counts):
+    """n_ij of all pairs of each token, symmetric, 0 on the diagonal."""
+    for m in prange(rows.shape[0]):
+        for p in range(sizes[m]):
+            for q in range(p):
+                n = _common(bits, rows[m, p], rows[m, q])
+                counts[m, p, q] = n
+                counts[m, q, p] = n
+
+
+@compiled
+def _count(window, i, counts):
+    """Add the pairs (i, j), j > i, to counts[j - i - 1]; returns how many there were."""
+    rows, sizes, starts, tokens, slots = window
+    total = 0
+    one = counts.dtype.type(1)
+    for e in range(starts[i], starts[i + 1]):
+        row = rows[tokens[e]]
+        size = sizes[tokens[e]]
+        for p in range(slots[e] + 1, size):
+            counts[np.uint32(row[p] - i - 1)] += one
+        total += size - slots[e] - 1
+    return total
+
+
+@compiled
+def _any(counts):
+    seen = counts.dtype.type(0)
+    for q in range(counts.size):
+        seen |= counts[q]
+    return seen != 0
+
+
+@parallel
+def count_rows(window, lo, hi, parts, counts):
+    """n_ij of some rows as a matrix."""
+    for part in prange(parts):
+        for i in range(lo + part, hi, parts):
+            _count(window, i, counts[i - lo, i + 1 :])
+
+
+@parallel
+def list_pairs(window, lo, hi, least, parts, counter, places, out):
+    """Count the pairs of each row into `places`; with an `out`, write them there from `places` on.
+
+    `out` is int32 [3, pairs]: i, j and n, in order of j within a row.
+    """
+    n_latents = window[2].size - 1
+    fill = out.shape[1] > 0
+    for part in prange(parts):
+        counts = np.zeros(n_latents, counter.dtype)
+        for i in range(lo + part, hi, parts):
+            total = _count(window, i, counts)
+            first = places[i - lo] if fill else 0
+            if total * SCAN_FROM > n_latents - i:
+                found = _scan_pairs(counts[: n_latents - i - 1], i, least, out[:, first:])
+            else:
+                found = _walk_pairs(window, counts, i, least, out[:, first:])
+            if not fill:
+                places[i - lo] = found
+
+
+@compiled
+def _scan_pairs(counts, i, least, out):
+    """List what was counted in order, and clear the counts."""
+    found = 0
+    for a in range(0, counts.size, BLOCK):
+        block = counts[a : a + BLOCK]
+        if not _any(block):
+            continue
+        for q in range(block.size):
+            if block[q] >= least:
+                if out.shape[1]:
+                    out[0, found], out[1, found], out[2, found] = i, i + 1 + a + q, block[q]
+                found += 1
+        block[:] = 0
+    return found
+
+
+@compiled
+def _walk_pairs(window, counts, i, least, out):
+    """The same by walking the tokens again, for a row with few pairs."""
+    rows, sizes, starts, tokens, slots = window
+    found = 0
+    for e in range(starts[i], starts[i + 1]):
+        row = rows[tokens[e]]
+        for p in range(slots[e] + 1, sizes[tokens[e]]):
+            n = counts[row[p] - i - 1]
+            counts[row[p] - i - 1] = 0
+            if n >= least:
+                if out.shape[1]:
+                    out[0, found], out[1, found], out[2, found] = i, row[p], n
+                found += 1
+    if out.shape[1]:
+        order = np.argsort(out[1, :found])
+        out[1, :found] = out[1, :found][order]
+        out[2, :found] = out[2, :found][order]
+    return found
+
+
+@parallel
+def histogram(window, lo, hi, parts, counter, histograms):
+    """How many pairs have each count, by part."""
+    n_latents = window[2].size - 1
+    for part in prange(parts):
+        counts = np.zeros(n_latents, counter.dtype)
+        bins = histograms[part]
+        for i in range(lo + part, hi, parts):
+            _count(window, i, counts)
+            rows, sizes, starts, tokens, slots = window
+            for e in range(starts[i], starts[i + 1]):
+                row = rows[tokens[e]]
+                for p in range(slots[e] + 1, sizes[tokens[e]]):
+                    bins[counts[row[p] - i - 1]] += 1
+                    counts[row[p] - i - 1] = 0
+        bins[0] = 0
+
+
+@parallel
+def close_rows(
+    averages, lo, hi, previous, window, has_previous, n_tokens, source, step, parts, counter, sums
+):
+    """One pass over the packed averages: fold `previous` in, compare `window`, row by row.
+
+    Args:
+        n_tokens: float32 tokens of `previous` and of `window`.
+        step: float32 cap and scale of α, see `AlphaStep`.
+        sums: Σ_j c s of each row, written.
+    """
+    n_latents = window[2].size - 1
+    base = lo * n_latents - lo * (lo + 1) // 2
+    for part in prange(parts):
+        counts = np.zeros(n_latents, counter.dtype)
+        for i in range(lo + part, hi, parts):
+            first = i * n_latents - i * (i + 1) // 2 - base
+            row = averages[first : first + n_latents - i - 1]
+            if has_previous:
+                _fold(previous, i, counts[: row.size], row, n_tokens[0], source, step)
+            sums[i - lo] = _compare(window, i, counts[: row.size], row, n_tokens[1])
+
+
+@compiled
+def _fold(window, i, counts, averages, n_tokens, source, step):
+    """c̄ ← c̄ + α (c - c̄) for one row; `counts` is all 0 before and after."""
+    rows, sizes, starts, tokens, slots = window
+    total = _count(window, i, counts)
+    if source != PAIR:
+        _fold_whole_row(window, i, counts, averages, n_tokens, source, step)
+        counts[:] = 0
+    elif total * SCAN_FROM > averages.size:
+        _move(averages, counts, n_tokens, step)
+        counts[:] = 0
+    else:
+        for e in range(starts[i], starts[i + 1]):
+            row = rows[tokens[e]]
+            for p in range(slots[e] + 1, sizes[tokens[e]]):
+                q = row[p] - i - 1
+                if counts[q]:
+                    _move(averages[q : q + 1], counts[q : q + 1], n_tokens, step)
+                    counts[q] = 0
+
+
+@compiled
+def _move(averages, counts, n_tokens, step):
+    """The step of a pair's average with α = min(cap, n_ij / scale)."""
+    cap, scale = step[0], step[1]
+    for q in range(averages.size):
+        n, old = np.float32(counts[q]), averages[q]
+        averages[q] = old + min(n / scale, cap) * (n / n_tokens - old)
+
+
+@compiled
+def _fold_whole_row(window, i, counts, averages, n_tokens, source, step):
+    """The step where pairs that did not occur move too."""
+    starts = window[2]
+    cap, scale = step[0], step[1]
+    own = starts[i + 1] - starts[i]
+    for q in range(averages.size):
+        n, old = np.float32(counts[q]), averages[q]
+        alpha = cap
+        if source == UNION:
+            j = q + i + 1
+            either = np.float32(own + starts[j + 1] - starts[j] - np.int64(counts[q]))
+            alpha = min(either / scale, cap)
+        averages[q] = old + alpha * (n / n_tokens - old)
+
+
+@compiled
+def _compare(window, i, counts, averages, n_tokens):
+    """Σ_j c s of one row; `counts` is all 0 before and after."""
+    rows, sizes, starts, tokens, slots = window
+    total = _count(window, i, counts)
+    weight = 0.0
+    if total * SCAN_FROM > averages.size:
+        for a in range(0, averages.size, BLOCK):
+            block = counts[a : a + BLOCK]
+            if _any(block):
+                weight += _instability_sum(averages[a : a + BLOCK], block, n_tokens)
+                block[:] = 0
+    else:
+        for e in range(starts[i], starts[i + 1]):
+            row = rows[tokens[e]]
+            for p in range(slots[e] + 1, sizes[tokens[e]]):
+                q = row[p] - i - 1
+                if counts[q]:
+                    weight += _instability_sum(averages[q : q + 1], counts[q : q + 1], n_tokens)
+                    counts[q] = 0
+    return weight
+
+
+# The order of this sum is free, so that the compiler can add several at a time.
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
+def _instability_sum(averages, counts, n_tokens):
+    total = np.float32(0)
+    for q in range(averages.size):
+        rate, average = np.float32(counts[q]) / n_tokens, averages[q]
+        larger = rate if rate > average else average
+        total += rate * (abs(rate - average) / max(larger, TINY))
+    return np.float64(total)
+
+
+@parallel
+def activation_rows(window, values, weights, lo, square, sums, gradients):
+    """Σ_j w_ij g(f_iᵀf_j / B) of each row, and the gradient by the values, as one sum a part."""
+    rows, sizes, starts, tokens, slots = window
+    scale = 1 / values.dtype.type(rows.shape[0])
+    for part in prange(gradients.shape[0]):
+        inner = np.zeros(weights.shape[1], values.dtype)
+        gradient = gradients[part]
+        for i in range(lo + part, lo + weights.shape[0], gradients.shape[0]):
+            _add_products(window, values, i, inner)
+            sums[i - lo] = _slopes(window, i, inner, weights[i - lo], scale, square)
+            for e in range(starts[i], starts[i + 1]):
+                t, s = tokens[e], slots[e]
+                for p in range(s + 1, sizes[t]):
+                    slope = inner[rows[t, p]]
+                    gradient[t, s] += slope * values[t, p]
+                    gradient[t, p] += slope * values[t, s]
+            _clear(window, i, inner)
+
+
+@compiled
+def _add_products(window, values, i, inner):
+    """f_iᵀf_j of all j > i that share a token with i."""
+    rows, sizes, starts, tokens, slots = window
+    for e in range(starts[i], starts[i + 1]):
+        t = tokens[e]
+        own = values[t, slots[e]]
+        for p in range(slots[e] + 1, sizes[t]):
+            inner[rows[t, p]] += own * values[t, p]
+
+
+@compiled
+def _slopes(window, i, inner, weights, scale, square):
+    """Turn inner products into the derivatives by them; returns Σ_j w g."""
+    total = 0.0
+    for j in range(i + 1, inner.size):
+        product, weight = inner[j] * scale, weights[j]
+        if product == 0:
+            continue
+        if square:
+            total += weight * product * product
+            inner[j] = 2 * weight * product * scale
+        else:
+            total += weight * abs(product)
+            inner[j] = np.sign(product) * weight * scale
+    return total
+
+
+@compiled
+def _clear(window, i, inner):
+    rows, sizes, starts, tokens, slots = window
+    for e in range(starts[i], starts[i + 1]):
+        row = rows[tokens[e]]
+        for p in range(slots[e] + 1, sizes[tokens[e]]):
+            inner[row[p]] = 0

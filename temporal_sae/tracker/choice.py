@@ -1,0 +1,62 @@
+"""Which storage suits a tracker: the bytes that each would need, against those that are free."""
+
+from __future__ import annotations
+
+import torch
+
+from temporal_sae.errors import InvalidOption, check_choice
+from temporal_sae.machine import free_memory
+
+STORAGES = ("auto", "dense", "sparse", "reference")
+BYTES_OF_A_SPARSE_PAIR = 10
+WINDOWS_TO_EXPECT = 100
+SHARE_FOR_DENSE = 0.25
+GIB = 2**30
+
+
+def dense_bytes(n_latents: int) -> int:
+    """Bytes of the packed triangle of averages."""
+    return 2 * n_latents * (n_latents - 1)
+
+
+def sparse_bytes(n_latents: int, k: int, window_size: int) -> int:
+    """Bytes of the pairs that a hundred windows bring at most, none of them twice."""
+    n_pairs = min(n_latents * (n_latents - 1), WINDOWS_TO_EXPECT * window_size * k * (k - 1)) // 2
+    return BYTES_OF_A_SPARSE_PAIR * n_pairs
+
+
+def storage_bytes(storage: str, n_latents: int, k: int, window_size: int) -> int:
+    """Bytes that a storage will hold; for `sparse` an upper bound."""
+    if storage == "reference":
+        return 6 * 4 * n_latents**2
+    sizes = {"dense": dense_bytes(n_latents), "sparse": sparse_bytes(n_latents, k, window_size)}
+    return sizes[storage]
+
+
+def choose_storage(
+    storage: str, n_latents: int, k: int, window_size: int, device: torch.device
+) -> tuple[str, str]:
+    """The storage to use for `auto`, and why.
+
+    Dense where the triangle takes at most a quarter of the free memory: it is the fastest. Beyond
+    that sparse, unless so many pairs occur that the triangle is the smaller of the two and fits.
+    """
+    check_choice("storage", storage, STORAGES)
+    free = free_memory(device)
+    dense, sparse = dense_bytes(n_latents), sparse_bytes(n_latents, k, window_size)
+    sizes = f"dense {dense / GIB:.2f} GiB, sparse at most {sparse / GIB:.2f}"
+    sizes += "" if free is None else f", free {free / GIB:.1f}"
+    if storage != "auto":
+        return storage, f"as asked; {sizes}"
+    if free is None or dense <= SHARE_FOR_DENSE * free:
+        return "dense", f"fits well; {sizes}"
+    if dense <= sparse and dense <= free:
+        return "dense", f"most pairs will occur; {sizes}"
+    return "sparse", f"dense would take too much; {sizes}"
+
+
+def check_storage(storage: str, prune_below: float) -> None:
+    """Raise InvalidOption for an unknown storage, or pruning where nothing can be pruned."""
+    check_choice("storage", storage, STORAGES)
+    if prune_below > 0 and storage in ("dense", "reference"):
+        raise InvalidOption("prune_below", prune_below, f"0 with storage={storage}")
