@@ -1,94 +1,295 @@
-"""Time of the tracker and the penalty beside a plain TopK step: `python benchmarks/tracker.py`.
+"""Cost of the tracker and the penalty beside a plain TopK step: `python benchmarks/tracker.py`.
 
-Prints one table of medians in milliseconds; `--out FILE` also saves it as JSON. All rows are
-measured in one process, so that their ratios mean something on any machine.
+For every shape and window: milliseconds a batch for the tracker's update, for looking up the
+weights of the sampled pairs, and for the penalty with and without its gradient; and the peak memory
+of all that beyond the decoder and the gradient it has anyway. Measured for every storage, for the
+dense way of the reference transcript, and for a plain TopK training step of the same shape. Every
+measurement runs in a process of its own, one after the other. `--zipf` runs the largest shape for
+two million tokens, and reports the memory and what pruning has cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from common import MIB, PeakMemory, device_name, median_ms, zipf_latents
 from rich.console import Console
 from rich.table import Table
+from transcript_dense import DenseTranscript
 
 from temporal_sae.loss import OrthogonalityLoss, reconstruction_loss
+from temporal_sae.machine import free_memory
 from temporal_sae.sae import StepContext, TopKSAE
 from temporal_sae.tracker import CoActivationTracker
 
-
-def zipf_latents(tokens: int, d_sae: int, k: int) -> torch.Tensor:
-    """Distinct latents of each token, popular ones more often: int64 [tokens, k]."""
-    weights = 1 / torch.arange(1, d_sae + 1).float()
-    return torch.multinomial(weights.expand(tokens, d_sae), k)
-
-
-def median_ms(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median milliseconds of a call, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[1:])
+SHAPES = ((4608, 160), (18432, 320), (65536, 64), (1048576, 32))
+STORAGES = ("reference", "dense", "sparse")
+SUBJECTS = ("plain step", "transcript", *STORAGES)
+COLUMNS = ("update", "weights", "penalty", "penalty and gradient")
 
 
-def measure(d_in: int, d_sae: int, k: int, batch: int, device: torch.device, repeats: int) -> dict:
-    """Milliseconds by row of the table."""
-    torch.manual_seed(0)
-    sae = TopKSAE(d_in, d_sae, k).to(device)
-    x = torch.randn(batch, d_in, device=device)
-    tracker = CoActivationTracker(d_sae, device=device)
-    indices = zipf_latents(max(batch, 3000), d_sae, k).to(device)
-    tracker.update(indices)
+def needed_bytes(subject: str, d_in: int, d_sae: int, batch: int) -> int:
+    """Roughly what a subject takes, so that what cannot fit is not tried."""
+    decoder = 4 * d_in * d_sae
+    matrix = 4 * d_sae**2
+    extra = {
+        "plain step": 7 * decoder + 5 * 4 * batch * d_sae,
+        "transcript": 11 * matrix,
+        "reference": 8 * matrix,
+        "dense": matrix // 2,
+        "sparse": 2**30,
+    }
+    return decoder + extra[subject]
+
+
+def measure_step(args: argparse.Namespace, d_sae: int, k: int) -> dict[str, float]:
+    """A training step without tracker and penalty: forward, backward, project, Adam, normalise."""
+    device = torch.device(args.device)
+    meter = PeakMemory(device)
+    sae = TopKSAE(args.d_in, d_sae, k).to(device)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-5, fused=True)
+    x = torch.randn(args.batch, args.d_in, device=device)
 
     def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
         out = sae.training_step(x, StepContext(0))
         reconstruction_loss("fvu", x, out.x_hat).backward()
+        sae.remove_parallel_gradient()
+        optimizer.step()
+        sae.normalize_decoder()
 
-    def penalise(estimator: str) -> Callable[[], None]:
-        loss = OrthogonalityLoss(estimator=estimator)
-        return lambda: loss(sae.W_dec, tracker).backward()
+    ms = median_ms(step, args.repeats, device)
+    return {"step": ms, "peak_mib": meter.bytes() / MIB}
 
-    rows: dict[str, Callable[[], object]] = {
-        "plain TopK step": step,
-        f"tracker.update, {batch} tokens": lambda: tracker.update(indices[:batch]),
-        "weight sum of a window": lambda: tracker.weight_matrix().sum(),
-        "penalty, sampled": penalise("sampled"),
-        "penalty, exact": penalise("exact"),
+
+def measure_transcript(
+    args: argparse.Namespace, d_sae: int, k: int, window: int
+) -> dict[str, float]:
+    """The dense way, on activations, as the reference run had it."""
+    device = torch.device(args.device)
+    indices = zipf_latents(args.batch, d_sae, k).to(device)
+    values = torch.rand(indices.shape, device=device).mul_(indices >= 0).requires_grad_()
+    meter = PeakMemory(device)
+    tracker = DenseTranscript(d_sae, window, device)
+    times = {
+        "update": median_ms(lambda: tracker.update(indices), args.repeats, device),
+        "penalty": median_ms(lambda: tracker.penalty(indices, values), args.repeats, device),
     }
-    return {name: median_ms(work, repeats, device) for name, work in rows.items()}
+
+    def both() -> None:
+        values.grad = None
+        tracker.penalty(indices, values).backward()
+
+    times["penalty and gradient"] = median_ms(both, args.repeats, device)
+    return {**times, "peak_mib": meter.bytes() / MIB}
+
+
+def measure_storage(
+    args: argparse.Namespace, storage: str, d_sae: int, k: int, window: int
+) -> dict[str, float]:
+    """Tracker and default penalty; the decoder's gradient is there, as in a training step."""
+    device = torch.device(args.device)
+    batches = zipf_latents(4 * args.batch, d_sae, k).to(device).split(args.batch)
+    W_dec = torch.randn(d_sae, args.d_in, device=device)
+    W_dec.grad = torch.zeros_like(W_dec)
+    loss = OrthogonalityLoss(**penalty_options(args))
+    warm_up(storage, device)
+    meter = PeakMemory(device)
+    tracker = CoActivationTracker(d_sae, window, storage=storage, device=device)
+    turn = iter(range(10**9))
+    times = {}
+
+    def update() -> None:
+        tracker.update(batches[next(turn) % len(batches)])
+
+    times["update"] = median_ms(update, max(args.repeats, 4), device)
+    tokens = torch.randperm(window, device=device)[: loss.sample_tokens]
+    times["weights"] = median_ms(lambda: tracker.token_weights(tokens), args.repeats, device)
+    with torch.no_grad():
+        times["penalty"] = median_ms(lambda: loss(W_dec, tracker), args.repeats, device)
+    times["penalty and gradient"] = median_ms(
+        lambda: loss.add_gradient(W_dec, tracker, W_dec.grad), args.repeats, device
+    )
+    return {**times, "peak_mib": meter.bytes() / MIB, "state_mib": tracker.nbytes() / MIB}
+
+
+def warm_up(storage: str, device: torch.device) -> None:
+    """Compile and load everything at a small size: a compiler's memory is not the method's."""
+    tracker = CoActivationTracker(2000, 100, storage=storage, device=device)
+    tracker.update(zipf_latents(300, 2000, 8).to(device))
+    W_dec = torch.randn(2000, 64, device=device)
+    OrthogonalityLoss(sample_tokens=8).add_gradient(W_dec, tracker, torch.zeros_like(W_dec))
+
+
+def penalty_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {} if args.sample_tokens is None else {"sample_tokens": args.sample_tokens}
+
+
+def measure_zipf(args: argparse.Namespace) -> dict[str, float]:
+    """Two million tokens of the largest shape, and the error of pruning on pairs followed apart."""
+    d_sae, k = SHAPES[-1]
+    window, device = 1000, torch.device(args.device)
+    meter = PeakMemory(device)
+    tracker = CoActivationTracker(
+        d_sae, window, storage="sparse", device=device, prune_below=args.prune_below
+    )
+    i, j = followed_pairs(d_sae)
+    exact = torch.zeros(len(i))
+    spent = 0.0
+    for n in range(args.zipf_tokens // window):
+        latents = zipf_latents(window, d_sae, k, seed=n)
+        start = time.perf_counter()
+        tracker.update(latents)
+        spent += time.perf_counter() - start
+        counts = (tracker.rate(i, j) * window).round()
+        alpha = (counts / 1000).clamp(max=0.1) if n else (counts > 0).float()
+        exact = exact + alpha * (counts / window - exact)
+        if n % 100 == 99:
+            print(f"{n + 1} windows, {tracker.nbytes() / MIB:,.0f} MiB", file=sys.stderr)
+    missing = exact - tracker.average(i, j)
+    return {
+        "tokens": args.zipf_tokens,
+        "prune_below": args.prune_below,
+        "ms_per_window": spent * 1e3 / (args.zipf_tokens // window),
+        "state_mib": tracker.nbytes() / MIB,
+        "peak_mib": meter.bytes() / MIB,
+        "error_bound": tracker.error_bound,
+        "largest_error": float(missing.max()),
+        "mean_error_share": float(missing.sum() / exact.sum()),
+        "pairs_followed": len(i),
+        "pairs_with_an_average": int((exact > 0).sum()),
+    }
+
+
+def followed_pairs(d_sae: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of all popularities: both ranks log-uniform."""
+    generator = torch.Generator().manual_seed(1)
+    ranks = (torch.rand(2, 200_000, generator=generator) * torch.tensor(d_sae).log()).exp().long()
+    ranks = ranks.clamp(max=d_sae - 1).sort(0).values
+    keys = (ranks[0] * d_sae + ranks[1])[ranks[0] < ranks[1]].unique()
+    return keys // d_sae, keys % d_sae
+
+
+def run_apart(args: argparse.Namespace, *job: Any) -> dict[str, float]:
+    """One measurement in a process of its own."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in kept(args).items()]
+    command = [sys.executable, __file__, *options, "--job", json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.returncode}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def kept(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("d_in", "batch", "repeats", "device", "sample_tokens", "prune_below", "zipf_tokens")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def measure(args: argparse.Namespace, job: list[Any]) -> dict[str, float]:
+    """One measurement, in this process."""
+    subject, *rest = job
+    if subject == "zipf":
+        return measure_zipf(args)
+    if subject == "plain step":
+        return measure_step(args, *rest[:2])
+    if subject == "transcript":
+        return measure_transcript(args, *rest)
+    return measure_storage(args, subject, *rest)
+
+
+def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every subject at every shape and window."""
+    results = []
+    free = free_memory(torch.device(args.device))
+    for d_sae, k in args.shapes:
+        for window in args.windows:
+            for subject in args.subjects:
+                if subject == "plain step" and window != args.windows[0]:
+                    continue  # it has no window
+                row = {"d_sae": d_sae, "k": k, "window": window, "subject": subject}
+                needed = needed_bytes(subject, args.d_in, d_sae, args.batch)
+                if free is not None and needed > 0.95 * free:
+                    row["skipped"] = f"needs {needed / 2**30:.0f} GiB"
+                else:
+                    row |= run_apart(args, subject, d_sae, k, window)
+                results.append(row)
+                print(row, file=sys.stderr)
+    return results
+
+
+def table_of(results: list[dict[str, Any]], title: str) -> Table:
+    """One line a measurement; `method` is update, and penalty with its gradient."""
+    names = ("F, k", "W", "", *(f"{c} ms" for c in COLUMNS), "method ms", "of a step", "peak MiB")
+    table = Table(*names, title=title, title_justify="left")
+    steps = {(r["d_sae"], r["k"]): r["step"] for r in results if "step" in r}
+    for r in results:
+        shape = (r["d_sae"], r["k"])
+        if "skipped" in r or "failed" in r:
+            note = r.get("skipped") or f"failed ({r['failed']})"
+            table.add_row(str(shape), str(r["window"]), r["subject"], note)
+            continue
+        times = [f"{r[c]:,.1f}" if c in r else "" for c in COLUMNS]
+        total = r.get("step") or r["update"] + r["penalty and gradient"]
+        share = f"{total / steps[shape]:.1%}" if shape in steps and "step" not in r else ""
+        window = "" if "step" in r else str(r["window"])
+        table.add_row(
+            str(shape),
+            window,
+            r["subject"],
+            *times,
+            f"{total:,.1f}",
+            share,
+            f"{r['peak_mib']:,.0f}",
+        )
+    return table
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--d-in", type=int, default=2304)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--shapes", type=json.loads, default=SHAPES, help="[[F, k], …]")
+    parser.add_argument("--windows", type=json.loads, default=(1000, 2000))
+    parser.add_argument("--subjects", type=json.loads, default=SUBJECTS)
+    parser.add_argument("--sample-tokens", type=int, help="of the penalty; its default if left out")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--zipf", action="store_true", help="only the long run of the largest shape"
+    )
+    parser.add_argument("--zipf-tokens", type=int, default=2_000_000)
+    parser.add_argument("--prune-below", type=float, default=1.5e-6)
+    parser.add_argument("--out", type=Path, help="also save the figures as JSON")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--d-in", type=int, default=128)
-    parser.add_argument("--d-sae", type=int, default=2048)
-    parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    device = torch.device(args.device)
-    rows = measure(args.d_in, args.d_sae, args.k, args.batch, device, args.repeats)
-    shape = f"d {args.d_in}, F {args.d_sae}, k {args.k}, batch {args.batch}, {args.device}"
-    table = Table("", "ms", "of a plain step", title=shape, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, f"{value:.1f}", f"{value / rows['plain TopK step']:.2f}")
-    Console().print(table)
+    args = parse()
+    if args.job:
+        print(json.dumps(measure(args, args.job)))
+        return
+    name = device_name(torch.device(args.device))
+    if args.zipf:
+        results: Any = run_apart(args, "zipf")
+        Console().print(results)
+    else:
+        results = run_all(args)
+        title = f"d {args.d_in}, batch {args.batch}, {name}"
+        Console(width=140).print(table_of(results, title))
     if args.out:
-        options = {name: value for name, value in vars(args).items() if name != "out"}
-        args.out.write_text(json.dumps({"options": options, "ms": rows}, indent=2) + "\n")
+        saved = {"device": name, "torch": torch.__version__, "options": kept(args)}
+        args.out.write_text(json.dumps({**saved, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

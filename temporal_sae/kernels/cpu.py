@@ -163,6 +163,17 @@ def close_dense(
     return torch.tensor(sums.sum())
 
 
+def lookup_dense(
+    averages: Float[Tensor, " pairs"], n_latents: int, lo: int, hi: int, i: Tensor, j: Tensor
+) -> Float[Tensor, "*n"]:
+    """See `plain.lookup_dense`."""
+    _chunks()
+    values = torch.empty(i.shape)
+    first, second = (t.reshape(-1).numpy() for t in (i, j))
+    loops.look_up(averages.numpy(), n_latents, lo, hi, first, second, values.view(-1).numpy())
+    return values
+
+
 def activation_rows(
     rows: Int[Tensor, "B K"],
     values: Float[Tensor, "B K"],

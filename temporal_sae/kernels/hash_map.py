@@ -213,7 +213,7 @@ def _place(slots, values, slot_bits, slot):
     while values[place] >= 0 and slots[place] != slot:
         place += 1
         if place == slots.size:
-            place = 0
+            place = np.int64(0)
     return place
 
 
@@ -225,7 +225,7 @@ def _lookup(slots, values, slot_bits, wanted, out):
 
 @compiled
 def _store(slots, values, slot_bits, given, new):
-    added = np.int64(0)
+    added = 0
     for n in range(given.size):
         place = _place(slots, values, slot_bits, given[n])
         if values[place] < 0:

@@ -321,6 +321,17 @@ def _instability_sum(averages, counts, n_tokens):
 
 
 @parallel
+def look_up(averages, n_latents, lo, hi, i, j, values):
+    """Averages of listed pairs, from the packed rows `lo` to `hi`."""
+    base = lo * n_latents - lo * (lo + 1) // 2
+    for q in prange(i.size):
+        row, column = np.int64(min(i[q], j[q])), np.int64(max(i[q], j[q]))
+        values[q] = 0
+        if row != column and lo <= row < hi:
+            values[q] = averages[row * n_latents - row * (row + 1) // 2 - row - 1 + column - base]
+
+
+@parallel
 def activation_rows(window, values, weights, lo, square, sums, gradients):
     """Σ_j w_ij g(f_iᵀf_j / B) of each row, and the gradient by the values, as one sum a part."""
     rows, sizes, starts, tokens, slots = window

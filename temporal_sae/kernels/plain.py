@@ -143,6 +143,18 @@ def close_dense(
     return total
 
 
+def lookup_dense(
+    averages: Float[Tensor, " pairs"], n_latents: int, lo: int, hi: int, i: Tensor, j: Tensor
+) -> Float[Tensor, "*n"]:
+    """c̄_ij in any order of i and j; 0 where i = j, and for rows that are not held."""
+    if not len(averages):
+        return torch.zeros(i.shape, device=i.device)
+    i, j = torch.minimum(i, j).long(), torch.maximum(i, j).long()
+    held = (i != j) & (i >= lo) & (i < hi)
+    place = i * n_latents - i * (i + 1) // 2 - i - 1 + j - pairs_before(n_latents, lo)
+    return torch.where(held, averages[torch.where(held, place, 0)], 0.0)
+
+
 def alpha(step: AlphaStep, counts: Tensor, index: WindowIndex, lo: int, hi: int) -> Tensor:
     """α of every pair of some rows, from their counts [rows, F]."""
     if step.source == CONST:

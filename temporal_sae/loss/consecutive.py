@@ -11,7 +11,6 @@ from temporal_sae.latents import Latents
 from temporal_sae.loss.pairs import (
     PairWeights,
     activation_gram,
-    reduce_pairs,
 )
 
 
@@ -39,6 +38,8 @@ class ConsecutiveLoss:
         beta: β, -0.05 in the transcript.
     """
 
+    through_latents = True
+
     def __init__(self, ortho_weight: float = 0.1, beta: float = -0.05) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
         self.beta = check_number("beta", beta, minimum=-1.0)
@@ -59,4 +60,4 @@ class ConsecutiveLoss:
         scores = consecutive_scores(window, d_sae)
         weights = (tracker.rate_matrix() * (1 + self.beta * scores)).to(W_dec.device)
         total = (weights * activation_gram(latents, d_sae).square()).sum()
-        return self.ortho_weight * reduce_pairs("mean", total, 1.0, d_sae)
+        return self.ortho_weight * total / d_sae**2

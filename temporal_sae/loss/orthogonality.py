@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,10 +17,19 @@ from temporal_sae.loss.pairs import (
     REDUCTIONS,
     PairWeights,
     check_decoder,
-    reduce_pairs,
+    reduction_factor,
 )
+from temporal_sae.loss.products import WithGradient, differentiable
 from temporal_sae.loss.sums import PairSums
 from temporal_sae.tracker.weights import WEIGHTINGS
+
+
+class Term(NamedTuple):
+    """coefficient · function(x), where x is the decoder or the latents' values."""
+
+    function: WithGradient
+    coefficient: Tensor | float
+    x: Tensor
 
 
 class OrthogonalityLoss:
@@ -53,7 +66,7 @@ class OrthogonalityLoss:
         weighting: str = "instability",
         floor: float = 0.0,
         estimator: str = "auto",
-        sample_tokens: int = 256,
+        sample_tokens: int = 16,
         seed: int = 0,
     ) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
@@ -65,6 +78,7 @@ class OrthogonalityLoss:
         self.estimator = check_choice("estimator", estimator, ("auto", "exact", "sampled"))
         self.sample_tokens = check_int("sample_tokens", sample_tokens, 1)
         self.seed = check_int("seed", seed, 0)
+        self.through_latents = gram == "activations"
         if estimator == "sampled" and not self._can_sample():
             allowed = "exact or auto with gram=activations or weighting=average"
             raise InvalidOption("estimator", estimator, allowed)
@@ -95,23 +109,61 @@ class OrthogonalityLoss:
             InvalidOption: the estimator is `sampled` and the tracker's weights are not its
                 window's.
         """
+        value = W_dec.new_zeros(())
+        for term in self._terms(W_dec, tracker, latents):
+            value = value + term.coefficient * differentiable(term.function, term.x)
+        return value
+
+    @torch.no_grad()
+    def add_gradient(
+        self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Float[Tensor, "F d_in"]
+    ) -> Float[Tensor, ""]:
+        """The same number, its gradient by the decoder added to `into`: one pass, no autograd.
+
+        For `gram=decoder`, and for training steps: nothing of the decoder's size is allocated when
+        sampling.
+        """
+        value = W_dec.new_zeros(())
+        for term in self._terms(W_dec, tracker, None):
+            value += term.coefficient * term.function(W_dec.detach(), into, term.coefficient)
+        return value
+
+    def _terms(
+        self, W_dec: Tensor, tracker: PairWeights, latents: Latents | None
+    ) -> Iterator[Term]:
+        """What the penalty is the sum of; nothing before the first window."""
         self.check_tracker(tracker)
         ready = tracker.windows_closed > 0 or self.weighting == "uniform"
         if self.ortho_weight == 0 or not ready:
-            return W_dec.new_zeros(())
+            return
         check_decoder(W_dec, tracker.n_latents)
-        total, weight_sum = self._sums(PairSums(self, W_dec, tracker, latents))
-        return self.ortho_weight * reduce_pairs(self.reduction, total, weight_sum, W_dec.shape[0])
-
-    def _sums(self, pairs: PairSums) -> tuple[Tensor, Tensor | float]:
-        """Σ_{i≠j} w g and Σ_{i≠j} w, with the uniform part mixed in."""
+        pairs = PairSums(self, W_dec, tracker, latents)
         n_pairs = pairs.d_sae * (pairs.d_sae - 1)
         if self.weighting == "uniform":
-            return pairs.uniform(), float(n_pairs)
+            yield self._term(pairs, pairs.uniform(), 1.0, float(n_pairs))
+            return
         weight_sum = pairs.weight_sum()
         if not self.floor:
-            return pairs.weighted(), weight_sum
-        uniform = self.floor * pairs.uniform() / n_pairs
-        return pairs.weighted() / weight_sum.clamp(min=EPSILON) + uniform, (
-            (weight_sum > 0) + self.floor
-        )
+            yield self._term(pairs, pairs.weighted(), 1.0, weight_sum)
+            return
+        mixed = (weight_sum > 0) + self.floor
+        yield self._term(pairs, pairs.weighted(), 1 / weight_sum.clamp(min=EPSILON), mixed)
+        yield self._term(pairs, pairs.uniform(), self.floor / n_pairs, mixed)
+
+    def _term(
+        self,
+        pairs: PairSums,
+        counted: tuple[WithGradient, float],
+        share: Tensor | float,
+        weight_sum: Tensor | float,
+    ) -> Term:
+        """A sum over pairs with all that it is multiplied by.
+
+        Args:
+            counted: the sum, and the factor that makes it one over ordered pairs.
+            share: the part of the weights that it carries.
+            weight_sum: Σ_{i≠j} of all weights.
+        """
+        function, factor = counted
+        reduction = reduction_factor(self.reduction, weight_sum, pairs.d_sae)
+        return Term(function, self.ortho_weight * factor * share * reduction, pairs.x)

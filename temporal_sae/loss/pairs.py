@@ -33,7 +33,7 @@ class PairWeights(Protocol):
 
 
 def check_decoder(W_dec: Tensor, n_latents: int) -> None:
-    """Raise ValueError (or its kind NotFinite) unless W_dec is a finite matrix with a row for each latent."""
+    """Raise ValueError unless W_dec has a row for each latent, NotFinite unless it is finite."""
     if not W_dec.is_floating_point() or W_dec.ndim != 2 or W_dec.shape[0] != n_latents:
         found = f"{W_dec.dtype} {tuple(W_dec.shape)}"
         raise ValueError(f"W_dec: is {found}, must be a float matrix of {n_latents} rows")
@@ -54,22 +54,14 @@ def activation_gram(latents: Latents, d_sae: int) -> Float[Tensor, "F F"]:
     return acts.T @ acts / acts.shape[0]
 
 
-def frame_potential(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
-    """Σ cos² over ordered pairs i ≠ j, from a d x d matrix: ‖D̂ᵀD̂‖²_F less the diagonal."""
-    D_hat = unit_rows(W_dec)
-    return (D_hat.T @ D_hat).square().sum() - D_hat.square().sum(-1).square().sum()
+def reduction_factor(reduction: str, weight_sum: Tensor | float, d_sae: int) -> Tensor | float:
+    """What turns Σ_{i≠j} w g into the penalty.
 
-
-def reduce_pairs(
-    reduction: str, ordered_sum: Tensor, weight_sum: Tensor | float, d_sae: int
-) -> Tensor:
-    """Turn Σ_{i≠j} w g into the penalty.
-
-    `weighted_mean`: Σ w g / max(Σ w, 1e-12). `sum`: over i < j, the formula to the letter.
-    `mean`: Σ_{i≠j} w g / F², as the reference run had it.
+    `weighted_mean`: 1 / max(Σ w, 1e-12). `sum`: 1/2, for the sum over i < j, the formula to the
+    letter. `mean`: 1 / F², as the reference run had it.
     """
     if reduction == "sum":
-        return ordered_sum / 2
+        return 0.5
     if reduction == "mean":
-        return ordered_sum / d_sae**2
-    return ordered_sum / torch.as_tensor(weight_sum).clamp(min=2 * EPSILON)
+        return 1 / d_sae**2
+    return 1 / torch.as_tensor(weight_sum).clamp(min=2 * EPSILON)

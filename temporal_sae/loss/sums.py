@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -9,8 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.latents import Latents
-from temporal_sae.loss.pairs import PairWeights, frame_potential
-from temporal_sae.loss.products import ActivationOverlap, BlockOverlap, TokenOverlap, WeightRows
+from temporal_sae.loss.pairs import PairWeights
+from temporal_sae.loss.products import (
+    WithGradient,
+    activation_overlap,
+    block_overlap,
+    frame_potential,
+    token_overlap,
+)
 
 EXACT_UP_TO = 1024
 SAMPLE_ROWS = 512
@@ -28,7 +35,10 @@ class Options(Protocol):
 
 
 class PairSums:
-    """The sums of one call of the penalty, over ordered pairs i ≠ j.
+    """The sums of one call of the penalty, over ordered pairs i ≠ j, as functions of the decoder.
+
+    Each is a function (x, into, scale) as `products` describes; with `gram=activations` x is the
+    latents' sorted values rather than the decoder.
 
     Args:
         options: the penalty's.
@@ -46,38 +56,39 @@ class PairSums:
     ) -> None:
         self.options, self.W_dec, self.tracker = options, W_dec, tracker
         self.d_sae = W_dec.shape[0]
-        self.latents = latents
-        if options.gram == "activations" and latents is None:
-            raise ValueError("latents: needed with gram='activations'")
+        self.x = W_dec
+        if options.gram == "activations":
+            if latents is None:
+                raise ValueError("latents: needed with gram='activations'")
+            self.rows, self.x = sorted_latents(latents, self.d_sae)
 
     def weight_sum(self) -> Float[Tensor, ""]:
         """Σ_{i≠j} w, exact."""
         return self.tracker.weight_sum(self.options.weighting).to(self.W_dec.device)
 
-    def weighted(self) -> Float[Tensor, ""]:
-        """Σ_{i≠j} w g with the tracker's weights."""
-        options = self.options
-        if options.gram == "decoder" and self._by_tokens():
+    def weighted(self) -> tuple[WithGradient, float]:
+        """Σ_{i≠j} w g with the tracker's weights: a function, and what to multiply it by."""
+        if self.options.gram == "decoder" and self._by_tokens():
             tokens = self._draw() if self._samples() else self._all_tokens()
-            return self._token_sum(tokens)
+            return self._token_sum(tokens), 1 / len(tokens)
 
         def weight_rows(lo: int, hi: int) -> Tensor:
-            return self.tracker.weight_rows(lo, hi, options.weighting)
+            return self.tracker.weight_rows(lo, hi, self.options.weighting)
 
-        return 2 * self._row_sum(weight_rows)
+        return self._row_sum(weight_rows), 2.0
 
-    def uniform(self) -> Float[Tensor, ""]:
+    def uniform(self) -> tuple[WithGradient, float]:
         """Σ_{i≠j} g with every pair alike."""
         if self.options.gram == "decoder":
-            if self._samples_rows():
+            if self._samples() and self.d_sae > SAMPLE_ROWS:
                 return self._sampled_rows_sum()
             if self.options.penalty == "square":
-                return frame_potential(self.W_dec)
+                return frame_potential, 1.0
 
         def ones(lo: int, hi: int) -> Tensor:
             return torch.ones(hi - lo, self.d_sae, device=self.W_dec.device).triu_(lo + 1)
 
-        return 2 * self._row_sum(ones)
+        return self._row_sum(ones), 2.0
 
     def _samples(self) -> bool:
         """Whether to look at some tokens only: as asked, or with `auto` where that is cheaper."""
@@ -113,40 +124,36 @@ class PairSums:
         generator.manual_seed(self.options.seed * 1_000_003 + self.tracker.tokens_seen)
         return torch.randperm(n, generator=generator, device=device)
 
-    def _token_sum(self, tokens: Int[Tensor, " M"]) -> Tensor:
+    def _token_sum(self, tokens: Int[Tensor, " M"]) -> WithGradient:
         """Σ_{i≠j} c r g is the mean over the window's tokens of Σ r g over a token's pairs."""
         window = self.tracker.last_window
         assert window is not None
+        rows = window[tokens].to(self.W_dec.device)
 
         def weights(part: slice) -> Tensor:
             return self.tracker.token_weights(tokens[part], self.options.weighting)
 
-        rows = window[tokens].to(self.W_dec.device)
-        total: Tensor = TokenOverlap.apply(self.W_dec, rows, weights, self.options.penalty)
-        return total / len(tokens)
-
-    def _row_sum(self, weight_rows: WeightRows) -> Tensor:
-        """Σ_{i<j} in blocks of rows."""
-        total: Tensor
-        if self.options.gram == "decoder":
-            total = BlockOverlap.apply(self.W_dec, weight_rows, self.options.penalty)
-            return total
-        assert self.latents is not None
-        rows, values = sorted_latents(self.latents, self.d_sae)
-        total = ActivationOverlap.apply(values, rows, weight_rows, self.options.penalty, self.d_sae)
-        return total
-
-    def _samples_rows(self) -> bool:
-        return self._samples() and self.d_sae > SAMPLE_ROWS
-
-    def _sampled_rows_sum(self) -> Tensor:
-        """The overlaps of some latents chosen at random, for those of all."""
-        rows = self._permutation(self.d_sae, self.W_dec.device)[:SAMPLE_ROWS]
-        ones = 1 - torch.eye(len(rows), device=rows.device)
-        total: Tensor = TokenOverlap.apply(
-            self.W_dec, rows[None], lambda part: ones[None], self.options.penalty
+        return lambda x, into, scale: token_overlap(
+            x, rows, weights, self.options.penalty, into, scale
         )
-        return total * (self.d_sae * (self.d_sae - 1) / (len(rows) * (len(rows) - 1)))
+
+    def _row_sum(self, weight_rows: Callable[[int, int], Tensor]) -> WithGradient:
+        """Σ_{i<j} in blocks of rows."""
+        penalty = self.options.penalty
+        if self.options.gram == "decoder":
+            return lambda x, into, scale: block_overlap(x, weight_rows, penalty, into, scale)
+        return lambda x, into, scale: activation_overlap(
+            x, self.rows, weight_rows, penalty, self.d_sae, into, scale
+        )
+
+    def _sampled_rows_sum(self) -> tuple[WithGradient, float]:
+        """The overlaps of some latents chosen at random, for those of all."""
+        rows = self._permutation(self.d_sae, self.W_dec.device)[None, :SAMPLE_ROWS]
+        ones = 1 - torch.eye(SAMPLE_ROWS, device=rows.device)[None]
+        share = self.d_sae * (self.d_sae - 1) / (SAMPLE_ROWS * (SAMPLE_ROWS - 1))
+        return lambda x, into, scale: token_overlap(
+            x, rows, lambda part: ones, self.options.penalty, into, scale
+        ), share
 
 
 def sorted_latents(latents: Latents, d_sae: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.kernels import kernels_for
 from temporal_sae.kernels.alpha import AlphaStep
 from temporal_sae.kernels.plain import pairs_before
 from temporal_sae.tracker.saved import check_rows, pairs_at, saved_pairs
@@ -46,11 +47,8 @@ class DenseAverages:
 
     def lookup(self, i: Tensor, j: Tensor) -> Float[Tensor, "*n"]:
         """c̄_ij in any order of i and j; 0 where i = j, and for rows that are not held."""
-        i, j = torch.minimum(i, j).long(), torch.maximum(i, j).long()
-        held = (i != j) & (i >= self.lo) & (i < self.hi)
-        if not len(self.values):
-            return torch.zeros(i.shape, device=i.device)
-        return torch.where(held, self.values[torch.where(held, self._place(i, j), 0)], 0.0)
+        lookup = kernels_for(self.values.device).lookup_dense
+        return lookup(self.values, self.n_latents, self.lo, self.hi, i, j)
 
     def _place(self, i: Tensor, j: Tensor) -> Tensor:
         return i * self.n_latents - i * (i + 1) // 2 - i - 1 + j - self._offset()

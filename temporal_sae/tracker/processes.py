@@ -14,7 +14,7 @@ from temporal_sae.kernels.alpha import AlphaStep
 from temporal_sae.kernels.plain import pairs_before
 from temporal_sae.tracker.window import Window
 
-_control: dict[int, Any] = {}
+_control: dict[str, Any] = {}
 
 
 def n_processes() -> int:
@@ -24,12 +24,17 @@ def n_processes() -> int:
 
 def _control_group() -> Any:
     """A gloo group beside the default one: small facts travel without waiting for a GPU."""
-    default = id(dist.group.WORLD)
-    if default not in _control:
-        _control.clear()
+    default = dist.group.WORLD
+    if _control.get("default") is not default:
         on_cpu = "gloo" in dist.get_backend()
-        _control[default] = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo")
-    return _control[default]
+        _control["group"] = default if on_cpu else dist.new_group(backend="gloo")
+        _control["default"] = default
+    return _control["group"]
+
+
+def _group_for(tensor: Tensor) -> Any:
+    """The group through which a tensor can travel: the default one may know GPUs only."""
+    return _control_group() if tensor.device.type == "cpu" else dist.group.WORLD
 
 
 def _shapes(tensor: Tensor) -> list[tuple[int, ...]]:
@@ -47,7 +52,7 @@ def gather(tensor: Tensor, fill: int | float) -> list[Tensor]:
     padded = tensor.new_full(largest, fill)
     padded[tuple(slice(size) for size in tensor.shape)] = tensor
     received = [torch.empty_like(padded) for _ in shapes]
-    dist.all_gather(received, padded)
+    dist.all_gather(received, padded, group=_group_for(padded))
     pairs = zip(received, shapes, strict=True)
     return [part[tuple(slice(size) for size in shape)] for part, shape in pairs]
 
@@ -73,10 +78,10 @@ def shard_rows(n_latents: int) -> tuple[int, int]:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes."""
+    """The sum over all processes, which may have laid their parts out in different ways."""
     if n_processes() > 1:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor)
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(tensor, group=_group_for(tensor))
     return tensor
 
 
@@ -99,7 +104,7 @@ class ShardedAverages:
         """The largest bound of any process."""
         bounds = torch.tensor([getattr(self.own, "error_bound", 0.0)])
         if n_processes() > 1:
-            dist.all_reduce(bounds, dist.ReduceOp.MAX, group=_control_group())
+            dist.all_reduce(bounds, dist.ReduceOp.MAX, group=_group_for(bounds))
         return float(bounds)
 
     def close(self, previous: Window | None, step: AlphaStep, window: Window) -> Tensor:
@@ -138,5 +143,19 @@ class ShardedAverages:
         return dict(self.own.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a state that holds the own rows, this rank's or a whole one."""
-        self.own.load_state_dict(state)
+        """From a state that holds the own rows, this rank's or a whole one.
+
+        Raises:
+            ValueError: in every process, if any cannot use its state: one that went on alone would
+                mistake the others' next exchange for its own.
+        """
+        problem: ValueError | None = None
+        try:
+            self.own.load_state_dict(state)
+        except ValueError as error:
+            problem = error
+        refused = int(total(torch.tensor(int(problem is not None))))
+        if problem is not None:
+            raise problem
+        if refused:
+            raise ValueError(f"state: refused by {refused} of {n_processes()} processes")

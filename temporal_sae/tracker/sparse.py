@@ -144,7 +144,7 @@ class SparseAverages:
     def total(self) -> Float[Tensor, ""]:
         """Σ_{i<j} c̄, float64; summed as integers, since the order of a map is not its content."""
         sums = [(values.double() * FIXED_POINT).long().sum() for _, values in self.map.pieces()]
-        return torch.stack(sums).sum() / FIXED_POINT
+        return torch.stack(sums).sum().double() / FIXED_POINT
 
     def nbytes(self) -> int:
         """Bytes held."""

@@ -37,11 +37,22 @@ class Tracker(Protocol):
 
 
 class Separation(Protocol):
-    """A weighted penalty on pairs of latents."""
+    """A weighted penalty on pairs of latents.
+
+    `through_latents` says whether its gradient goes by the latents' values; if not, it is a
+    `DecoderSeparation`.
+    """
 
     ortho_weight: float
+    through_latents: bool
 
     def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
+
+
+class DecoderSeparation(Separation, Protocol):
+    """A penalty on decoder rows."""
+
+    def add_gradient(self, W_dec: Tensor, tracker: Any, into: Tensor) -> Tensor: ...
 
 
 @dataclass

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
-from temporal_sae.errors import InvalidOption, NotFinite, RunError, check_choice, check_int, check_number
+from temporal_sae.errors import (
+    InvalidOption,
+    check_choice,
+    check_int,
+    check_number,
+)
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.training.backward import backward
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.geometric_median import geometric_median
 from temporal_sae.training.interrupts import StopRequest
@@ -174,9 +180,7 @@ class Trainer:
         reconstruction = reconstruction_loss(self.reconstruction, batch.x, out.x_hat)
         main = sum(out.terms.values(), start=reconstruction)
         run.optimizer.zero_grad(set_to_none=True)
-        with run.stopwatches["penalty"].running():
-            penalty, penalty_gradients = self._separate(parts, out)
-        self._backward(sae, main, out, penalty_gradients)
+        penalty = backward(parts, main, out, run.stopwatches["penalty"])
         gradient_norm = self._update_weights(sae, run)
         run.dead.update(out.latents)
         run.step += 1
@@ -195,36 +199,6 @@ class Trainer:
         for chunk in batch.ordered:
             for piece in chunk.split(self.batch_size):
                 parts.tracker.update(parts.sae.encode(piece).active_indices())
-
-    @staticmethod
-    def _separate(parts: Parts, out: StepOutput) -> tuple[Tensor, list[Tensor | None]]:
-        """The penalty and its gradients by decoder and latents, apart so that both are timed."""
-        W_dec, values = parts.sae.W_dec, out.latents.values
-        try:
-            penalty = parts.separation(W_dec, parts.tracker, out.latents)
-        except NotFinite as error:
-            raise RunError(f"{error}: lower trainer.lr or raise trainer.warmup_steps") from None
-        if not penalty.requires_grad:
-            return penalty, [None, None]
-        gradients = torch.autograd.grad(
-            penalty, [W_dec, values], allow_unused=True, retain_graph=False
-        )
-        return penalty.detach(), list(gradients)
-
-    @staticmethod
-    def _backward(
-        sae: SparseAutoencoder,
-        main: Tensor,
-        out: StepOutput,
-        penalty_gradients: list[Tensor | None],
-    ) -> None:
-        by_decoder, by_values = penalty_gradients
-        if by_values is None:
-            main.backward()
-        else:
-            torch.autograd.backward([main, out.latents.values], [None, by_values])
-        if by_decoder is not None and sae.W_dec.grad is not None:
-            sae.W_dec.grad += by_decoder
 
     def _update_weights(self, sae: SparseAutoencoder, run: TrainingState) -> Tensor:
         """Project, clip, step, renormalise, in this order."""

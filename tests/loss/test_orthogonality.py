@@ -240,3 +240,99 @@ def test_nothing_before_the_first_window_and_nothing_without_weight():
 def test_bad_options(options):
     with pytest.raises(InvalidOption):
         OrthogonalityLoss(**options)
+
+
+TERMS = [
+    {"estimator": "exact"},
+    {"estimator": "exact", "penalty": "abs"},
+    {"estimator": "exact", "weighting": "average"},
+    {"estimator": "exact", "weighting": "average", "penalty": "abs", "floor": 0.5},
+    {"estimator": "sampled", "sample_tokens": 5},
+    {"estimator": "sampled", "sample_tokens": 5, "penalty": "abs", "weighting": "only"},
+    {"weighting": "uniform"},
+    {"weighting": "uniform", "penalty": "abs"},
+    {"weighting": "stability", "floor": 2.0},
+]
+
+
+@pytest.mark.parametrize("options", TERMS)
+def test_every_gradient_is_that_of_finite_differences(options):
+    W_dec = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    tracker = random_tracker(n=7, k=3, window=8)
+    loss = OrthogonalityLoss(**options)
+    assert torch.autograd.gradcheck(lambda w: loss(w, tracker), W_dec)
+
+
+@pytest.mark.parametrize("options", TERMS)
+def test_the_one_pass_gradient_is_that_of_autograd_added_to_what_is_there(options):
+    tracker, loss = random_tracker(), OrthogonalityLoss(**options)
+    W_dec = torch.randn(20, 6, requires_grad=True)
+    value = loss(W_dec, tracker)
+    (expected,) = torch.autograd.grad(value, W_dec)
+    there = torch.randn(20, 6)
+    into = there.clone()
+    again = loss.add_gradient(W_dec, tracker, into)
+    torch.testing.assert_close(again, value.detach())
+    torch.testing.assert_close(into - there, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["square", "abs"])
+@pytest.mark.parametrize("weighting", ["instability", "average", "uniform"])
+def test_gradient_by_the_activations_is_that_of_finite_differences(penalty, weighting):
+    tracker = random_tracker(n=9, k=3, window=16)
+    indices = torch.stack([torch.randperm(9)[:4] for _ in range(6)])
+    values = torch.rand(6, 4, dtype=torch.float64).add(0.2).requires_grad_()
+    loss = OrthogonalityLoss(1.0, penalty, "activations", weighting=weighting)
+    W_dec = torch.randn(9, 5)
+    assert torch.autograd.gradcheck(lambda v: loss(W_dec, tracker, Latents(v, indices)), values)
+
+
+def test_a_zero_decoder_row_has_no_gradient_along_itself_that_explodes():
+    W_dec = torch.randn(20, 6, requires_grad=True)
+    W_dec.data[3] = 0
+    OrthogonalityLoss(estimator="exact")(W_dec, random_tracker()).backward()
+    assert W_dec.grad.isfinite().all()
+
+
+def test_the_window_walked_by_tokens_and_all_pairs_in_blocks_agree(monkeypatch):
+    W_dec, tracker = torch.randn(60, 6), random_tracker(n=60, k=3, window=20)
+    loss = OrthogonalityLoss(estimator="exact")
+    by_tokens = float(loss(W_dec, tracker))
+    monkeypatch.setattr("temporal_sae.loss.sums.PairSums._by_tokens", lambda self: False)
+    assert by_tokens == pytest.approx(float(loss(W_dec, tracker)), rel=1e-5)
+
+
+def test_sampling_latents_for_the_uniform_part_is_unbiased(monkeypatch):
+    monkeypatch.setattr("temporal_sae.loss.sums.SAMPLE_ROWS", 16)
+    W_dec = torch.nn.functional.normalize(torch.randn(60, 6), dim=-1)
+    exact = float(OrthogonalityLoss(1.0, "abs", weighting="uniform")(W_dec, NoTracker(60)))
+    draws = torch.tensor(
+        [
+            float(
+                OrthogonalityLoss(1.0, "abs", weighting="uniform", estimator="sampled", seed=seed)(
+                    W_dec, NoTracker(60)
+                )
+            )
+            for seed in range(300)
+        ]
+    )
+    assert draws.std() > 0
+    assert float(draws.mean()) == pytest.approx(exact, abs=4 * float(draws.std()) / 300**0.5)
+
+
+def test_a_decoder_that_is_not_finite_is_refused_with_its_first_bad_row():
+    W_dec = torch.randn(20, 6)
+    W_dec[[5, 11], 2] = torch.tensor([float("nan"), float("inf")])
+    with pytest.raises(ValueError, match="W_dec: row 5 is not finite"):
+        OrthogonalityLoss()(W_dec, random_tracker())
+
+
+@pytest.mark.parametrize("W_dec", [torch.randn(19, 6), torch.ones(20, 6, dtype=torch.int64)])
+def test_a_decoder_of_another_kind_is_refused(W_dec):
+    with pytest.raises(ValueError, match=r"W_dec: is .* must be a float matrix of 20 rows"):
+        OrthogonalityLoss()(W_dec, random_tracker())
+
+
+def test_activations_must_be_given():
+    with pytest.raises(ValueError, match="latents: needed with gram='activations'"):
+        OrthogonalityLoss(gram="activations")(torch.randn(20, 6), random_tracker())

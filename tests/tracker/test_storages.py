@@ -190,7 +190,7 @@ def test_auto_logs_its_choice_once_k_is_known(caplog):
 
 
 def test_pruning_needs_a_storage_that_can_prune():
-    with pytest.raises(InvalidOption, match="prune_below=0.1: must be 0 with storage=dense"):
+    with pytest.raises(InvalidOption, match=r"prune_below=0\.1: must be 0 with storage=dense"):
         CoActivationTracker(4, storage="dense", prune_below=0.1)
 
 

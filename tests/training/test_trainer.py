@@ -14,6 +14,8 @@ from temporal_sae.sae import StandardSAE, TopKSAE
 from temporal_sae.tracker import CoActivationTracker, NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import Checkpoints, JsonlLogger, Parts, ProgressDisplay, Stopped, Trainer
+from temporal_sae.training.backward import backward
+from temporal_sae.training.stopwatch import Stopwatch
 
 D, F, K, B = 8, 32, 4, 64
 
@@ -115,7 +117,6 @@ def test_zero_weight_is_the_plain_sae_to_the_bit(tmp_path):
 def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
     """The penalty's backward pass runs apart, to be timed; the sum of both is the gradient."""
     parts = make_parts(tmp_path, separation=make_separation(), stability=False)
-    trainer = make_trainer()
     first = torch.randint(F // 2, F, (200,))
     parts.tracker.update(torch.stack([first, first % (F // 2)], 1))
     x = next(parts.batches).x
@@ -124,8 +125,7 @@ def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
 
     out = parts.sae.training_step(x, StepContext(0))
     main = reconstruction_loss("fvu", x, out.x_hat)
-    penalty, gradients = trainer._separate(parts, out)
-    trainer._backward(parts.sae, main, out, gradients)
+    penalty = backward(parts, main, out, Stopwatch(x.device))
     apart = {name: p.grad.clone() for name, p in parts.sae.named_parameters()}
     parts.sae.zero_grad()
     out = parts.sae.training_step(x, StepContext(0))

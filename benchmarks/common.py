@@ -1,0 +1,96 @@
+"""What the benchmarks share: latents like those of a language model, clocks and memory meters."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MIB = 2**20
+
+
+def zipf_latents(tokens: int, d_sae: int, k: int, seed: int = 0) -> Tensor:
+    """Distinct latents of each token, the r-th most popular with odds 1 / r: int32 [tokens, k].
+
+    Drawn one after another, a latent that the token has already being drawn again; a token that
+    runs out of draws (four times k) has empty slots.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    edges = (1 / torch.arange(1, d_sae + 1, dtype=torch.float64)).cumsum(0)
+    rows = []
+    for part in torch.arange(tokens).split(4096):
+        draws = torch.rand(len(part), 4 * k, generator=generator, dtype=torch.float64) * edges[-1]
+        latents = torch.searchsorted(edges, draws).clamp_(max=d_sae - 1)
+        value, order = latents.sort(dim=1, stable=True)
+        repeated = torch.zeros_like(value, dtype=torch.bool)
+        repeated[:, 1:] = value[:, 1:] == value[:, :-1]
+        latents[torch.zeros_like(repeated).scatter(1, order, repeated)] = -1
+        first = (latents < 0).sort(dim=1, stable=True).indices[:, :k]
+        rows.append(latents.gather(1, first).int())
+    return torch.cat(rows)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the card, if there is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def median_ms(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median milliseconds of a call, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[1:])
+
+
+class PeakMemory:
+    """Highest memory since the start, less what was held then; in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            synchronize(device)
+            torch.cuda.reset_peak_memory_stats()
+            self.start = torch.cuda.memory_allocated()
+        else:
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)  # or freed memory would be used unseen
+            Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is held now
+            self.start = _status("VmRSS")
+
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() - self.start
+        return _status("VmHWM") - self.start
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_name(device: torch.device) -> str:
+    """The card, or the processor with the number of its threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    models = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{models[0] if models else 'CPU'}, {torch.get_num_threads()} threads"
