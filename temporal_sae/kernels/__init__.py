@@ -7,17 +7,28 @@ averages, since every version rounds each step of the formula alike.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 
-BY_DEVICE = {"cpu": "cpu", "cuda": "cuda"}
+# Integer products on tensor cores, from this compute capability on.
+OLDEST_CARD = (8, 0)
 
 
+@cache
 def kernels_for(device: torch.device) -> ModuleType:
     """The module whose operations suit a device; `plain` for those that have none of their own."""
-    return import_module(f"temporal_sae.kernels.{BY_DEVICE.get(device.type, 'plain')}")
+    version = device.type if device.type == "cpu" or _runs_triton(device) else "plain"
+    return import_module(f"temporal_sae.kernels.{version}")
+
+
+def _runs_triton(device: torch.device) -> bool:
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= OLDEST_CARD
 
 
 __all__ = ["kernels_for"]

@@ -50,6 +50,14 @@ class AlphaRule:
         return AlphaStep(SOURCES[self.source], cap, self.scale)
 
 
+def divide(numbers: Tensor, by: float) -> Tensor:
+    """numbers / by in float32, rounded as IEEE says on every device.
+
+    By a Python number, CUDA would multiply by the reciprocal, which may differ in the last bit.
+    """
+    return numbers / torch.full((), by, dtype=torch.float32, device=numbers.device)
+
+
 def moved(
     step: AlphaStep,
     average: Tensor,
@@ -70,5 +78,5 @@ def moved(
         if step.source == UNION:
             assert own is not None
             events = own[0] + own[1] - counts
-        alpha = (events / step.scale).clamp(max=step.cap)
-    return average + alpha * (counts / n_tokens - average)
+        alpha = divide(events, step.scale).clamp(max=step.cap)
+    return average + alpha * (divide(counts, n_tokens) - average)

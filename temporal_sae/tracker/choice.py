@@ -34,16 +34,18 @@ def storage_bytes(storage: str, n_latents: int, k: int, window_size: int) -> int
 
 
 def choose_storage(
-    storage: str, n_latents: int, k: int, window_size: int, device: torch.device
+    storage: str, n_latents: int, k: int, window_size: int, device: torch.device, shards: int = 1
 ) -> tuple[str, str]:
     """The storage to use for `auto`, and why.
 
     Dense where the triangle takes at most a quarter of the free memory: it is the fastest. Beyond
     that sparse, unless so many pairs occur that the triangle is the smaller of the two and fits.
+    Of `shards` that share the state, each holds one part.
     """
     check_choice("storage", storage, STORAGES)
     free = free_memory(device)
-    dense, sparse = dense_bytes(n_latents), sparse_bytes(n_latents, k, window_size)
+    dense = dense_bytes(n_latents) // shards
+    sparse = sparse_bytes(n_latents, k, window_size) // shards
     sizes = f"dense {dense / GIB:.2f} GiB, sparse at most {sparse / GIB:.2f}"
     sizes += "" if free is None else f", free {free / GIB:.1f}"
     if storage != "auto":

@@ -97,7 +97,7 @@ class DenseAverages:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore, from the state of any storage that holds these rows."""
-        check_rows(state, self.n_latents, self.lo, self.hi)
+        check_rows(state, self.lo, self.hi)
         if "keys" in state:
             self.values.zero_()
             for i, j, values in saved_pairs(state, self.n_latents):

@@ -37,9 +37,9 @@ def _group_for(tensor: Tensor) -> Any:
     return _control_group() if tensor.device.type == "cpu" else dist.group.WORLD
 
 
-def _shapes(tensor: Tensor) -> list[tuple[int, ...]]:
-    """The shapes that a tensor has in every process."""
-    own = torch.tensor(tensor.shape)
+def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes that every process tells."""
+    own = torch.tensor(shape)
     shapes = [torch.empty_like(own) for _ in range(n_processes())]
     dist.all_gather(shapes, own, group=_control_group())
     return [tuple(shape.tolist()) for shape in shapes]
@@ -47,7 +47,9 @@ def _shapes(tensor: Tensor) -> list[tuple[int, ...]]:
 
 def gather(tensor: Tensor, fill: int | float) -> list[Tensor]:
     """The tensors of all processes, of one dtype and rank, shapes as they may be."""
-    shapes = _shapes(tensor)
+    shapes = _shapes(tensor.shape)
+    if any(size < 0 for shape in shapes for size in shape):
+        raise ValueError("indices: were refused by another process")
     largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
     padded = tensor.new_full(largest, fill)
     padded[tuple(slice(size) for size in tensor.shape)] = tensor
@@ -55,6 +57,12 @@ def gather(tensor: Tensor, fill: int | float) -> list[Tensor]:
     dist.all_gather(received, padded, group=_group_for(padded))
     pairs = zip(received, shapes, strict=True)
     return [part[tuple(slice(size) for size in shape)] for part, shape in pairs]
+
+
+def tell_refusal() -> None:
+    """Let the processes that wait in `gather` raise too, where this one has nothing to bring."""
+    if n_processes() > 1:
+        _shapes((-1, -1))
 
 
 def gather_tokens(rows: Int[Tensor, "tokens K"]) -> Int[Tensor, "all_tokens K"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.tracker.alpha import AlphaRule, moved
+from temporal_sae.tracker.alpha import AlphaRule, divide, moved
 from temporal_sae.tracker.saved import check_rows, saved_pairs
 from temporal_sae.tracker.weights import instability
 
@@ -53,7 +53,7 @@ class ReferenceState:
     def _compare(self, rows: Tensor, number: int, before: Tensor) -> None:
         counts = count_pairs(rows, self.n_latents)
         self.last_window, self.number = rows, number
-        self.rates = counts / rows.shape[0]
+        self.rates = divide(counts, rows.shape[0])
         own = counts.diagonal()[:, None], counts.diagonal()[None, :]
         averages = moved(self.alpha.step(number), before, counts, rows.shape[0], own)
         self.averages = averages.fill_diagonal_(0)
@@ -121,7 +121,7 @@ class ReferenceState:
 
     def load_state_dict(self, state: dict[str, Any], rows: Tensor | None, number: int) -> None:
         """Restore, folding the last window in again."""
-        check_rows(state, self.n_latents, 0, self.n_latents)
+        check_rows(state, 0, self.n_latents)
         before = torch.zeros(self.n_latents, self.n_latents, device=self.device)
         for i, j, values in saved_pairs(state, self.n_latents):
             before[i.to(self.device), j.to(self.device)] = values.to(self.device)

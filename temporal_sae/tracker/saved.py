@@ -47,8 +47,8 @@ def saved_pairs(state: dict[str, Any], n_latents: int) -> Iterator[tuple[Tensor,
         yield i, j, part[places]
 
 
-def check_rows(state: dict[str, Any], n_latents: int, lo: int, hi: int) -> None:
+def check_rows(state: dict[str, Any], lo: int, hi: int) -> None:
     """Raise ValueError unless a saved state holds all pairs of the rows `lo` to `hi`."""
-    if len(state["averages"]) and not state["lo"] <= lo < hi <= state["hi"] <= n_latents:
+    if not state["lo"] <= lo <= hi <= state["hi"]:
         held = f"{state['lo']} to {state['hi']}"
-        raise ValueError(f"state: holds rows {held}, must hold {lo} to {hi} of {n_latents}")
+        raise ValueError(f"state: holds rows {held}, must hold {lo} to {hi}")

@@ -12,12 +12,12 @@ from torch import Tensor
 from temporal_sae.errors import check_number
 from temporal_sae.kernels import kernels_for
 from temporal_sae.kernels.alpha import PAIR, UNION, AlphaStep
-from temporal_sae.tracker.alpha import moved
+from temporal_sae.tracker.alpha import divide, moved
 from temporal_sae.tracker.saved import check_rows, key_bits, latents_of, saved_pairs
 from temporal_sae.tracker.weights import instability
 from temporal_sae.tracker.window import Window
 
-FIRST_PRUNING = 2**16
+PRUNE_FROM = 2**26  # pairs, about 0.7 GB; with fewer it is not worth an error
 GROWTH_BETWEEN_PRUNINGS = 1.5
 FIXED_POINT = 2.0**40  # Σ c̄ is at most k²/2, so this holds up to k = 4096
 
@@ -25,11 +25,11 @@ FIXED_POINT = 2.0**40  # Σ c̄ is at most k²/2, so this holds up to k = 4096
 class SparseAverages:
     """c̄ of the pairs that have one, about 10 bytes each on the CPU.
 
-    Whenever the number of pairs has grown by half, those whose average is below `prune_below` are
-    forgotten, which takes them for 0. Since a step of the average never widens a gap, no average is
-    ever too high, nor too low by more than `error_bound` = prunings · prune_below; the instability
-    of a pair with rate c is then off by at most error_bound / c, which is at most
-    W · error_bound for a pair that occurred at all.
+    From 67 million pairs on, and whenever their number has then grown by half, those whose average
+    is below `prune_below` are forgotten, which takes them for 0. Since a step of the average never
+    widens a gap, no average is ever too high, nor too low by more than `error_bound`, which is the
+    number of prunings times `prune_below`; the instability of a pair with rate c is then off by at
+    most error_bound / c, which is at most W · error_bound for a pair that occurred at all.
 
     Args:
         n_latents: F.
@@ -54,7 +54,7 @@ class SparseAverages:
         self.bits = key_bits(n_latents)
         self.map = self._empty_map()
         self.prunings = 0
-        self._prune_at = FIRST_PRUNING
+        self._prune_at = PRUNE_FROM
 
     def _empty_map(self) -> Any:
         return kernels_for(self.device).PairMap(self.device, 2 * self.bits)
@@ -71,7 +71,7 @@ class SparseAverages:
             self._prune()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for i, j, n in window.pairs():
-            rate = n / window.n_tokens * self._holds(i)
+            rate = divide(n, window.n_tokens) * self._holds(i)
             s = instability(rate, self.map.lookup(self._keys(i, j)))
             total += (rate * s).sum(dtype=torch.float64)
         return total
@@ -101,10 +101,12 @@ class SparseAverages:
         return moved(step, old, none, window.n_tokens, own)
 
     def _prune(self) -> None:
-        if self.prune_below > 0 and self.map.at_most >= self._prune_at:
+        if self.prune_below == 0 or self.map.at_most < self._prune_at:
+            return
+        if len(self.map) >= self._prune_at:  # which may have to wait for a GPU, but rarely
             self.map.drop_below(self.prune_below)
             self.prunings += 1
-            self._prune_at = max(FIRST_PRUNING, int(GROWTH_BETWEEN_PRUNINGS * self.map.at_most))
+            self._prune_at = max(PRUNE_FROM, int(GROWTH_BETWEEN_PRUNINGS * len(self.map)))
 
     def _keys(self, i: Tensor, j: Tensor) -> Tensor:
         return (i.long() << self.bits) | j.long()
@@ -163,9 +165,9 @@ class SparseAverages:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore, from the state of any storage that holds these rows."""
-        check_rows(state, self.n_latents, self.lo, self.hi)
+        check_rows(state, self.lo, self.hi)
         self.map = self._empty_map()
         for i, j, values in saved_pairs(state, self.n_latents):
             self.store(i.to(self.device), j.to(self.device), values.to(self.device))
         self.prunings = state.get("prunings", 0)
-        self._prune_at = state.get("prune_at", FIRST_PRUNING)
+        self._prune_at = state.get("prune_at", PRUNE_FROM)

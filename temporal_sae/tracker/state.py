@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.kernels.alpha import CONST, UNION, AlphaStep
-from temporal_sae.tracker.alpha import AlphaRule, moved
+from temporal_sae.tracker.alpha import AlphaRule, divide, moved
 from temporal_sae.tracker.window import Window
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -110,7 +110,7 @@ class WindowedState:
         """c_ij of the last window."""
         if self.window is None:
             return torch.zeros(i.shape, device=i.device)
-        return self.window.counts(i, j) / self.window.n_tokens
+        return divide(self.window.counts(i, j), self.window.n_tokens)
 
     def before(self, i: Tensor, j: Tensor) -> Tensor:
         """The running average as it was before the last closed window."""
@@ -131,12 +131,12 @@ class WindowedState:
     def token_rates(self, tokens: Int[Tensor, " M"]) -> Float[Tensor, "M K K"]:
         """c_ij of the pairs active in some tokens of the window; 0 where i = j."""
         window = self._closed()
-        return window.token_counts(tokens) / window.n_tokens
+        return divide(window.token_counts(tokens), window.n_tokens)
 
     def row_block(self, what: str, lo: int, hi: int) -> Float[Tensor, "rows F"]:
         """`rate`, `before` or `average` of some rows, 0 where j <= i."""
         if what == "rate" or (what == "before" and self._takes_over()):
-            return self._closed().count_rows(lo, hi) / self._closed().n_tokens
+            return divide(self._closed().count_rows(lo, hi), self._closed().n_tokens)
         before = self.averages.row_block(lo, hi)
         return before if what == "before" else self._fold_block(before, lo, hi)
 

@@ -24,7 +24,13 @@ from temporal_sae.tracker.alpha import AlphaRule
 from temporal_sae.tracker.checks import check_indices, check_pair
 from temporal_sae.tracker.choice import check_storage, choose_storage
 from temporal_sae.tracker.dense import DenseAverages
-from temporal_sae.tracker.processes import ShardedAverages, gather_tokens, shard_rows
+from temporal_sae.tracker.processes import (
+    ShardedAverages,
+    gather_tokens,
+    n_processes,
+    shard_rows,
+    tell_refusal,
+)
 from temporal_sae.tracker.reference import ReferenceState
 from temporal_sae.tracker.sparse import SparseAverages
 from temporal_sae.tracker.state import Averages, PairState, WindowedState, weight_total
@@ -84,8 +90,8 @@ class CoActivationTracker:
         stream: which tokens the trainer feeds: `shuffled` (the batches the SAE trains on) or
             `ordered` (text order, at the price of one more encoder pass). The tracker itself takes
             whatever `update` is given.
-        prune_below: for `sparse`: forget averages below this when the pairs have grown by half;
-            `error_bound` says what that can have cost. 0 forgets nothing.
+        prune_below: for `sparse`: forget averages below this whenever the pairs, once more than 67
+            million, have grown by half; `error_bound` says what that can have cost. 0: never.
         sharded: each process keeps the averages of a range of rows, for a state that does not fit
             one device; reading weights then takes an exchange.
 
@@ -144,8 +150,9 @@ class CoActivationTracker:
     def _prepare(self, k: int) -> PairState:
         """The state; `auto` is settled once the number of active latents is known."""
         if self._state is None:
+            shards = n_processes() if self.sharded else 1
             self.storage, reason = choose_storage(
-                self.storage, self.n_latents, k, self.window_size, self.device
+                self.storage, self.n_latents, k, self.window_size, self.device, shards
             )
             log.info("tracker.storage: %s (%s)", self.storage, reason)
             self._state = self._new_state(self.storage)
@@ -185,9 +192,14 @@ class CoActivationTracker:
                 self._close()
 
     def _rows_of_all_processes(self, indices: Tensor) -> Int[Tensor, "tokens K"]:
-        check_indices(indices)
-        kernels = kernels_for(self.device)
-        return gather_tokens(kernels.sorted_rows(indices.to(self.device), self.n_latents))
+        try:
+            check_indices(indices)
+            kernels = kernels_for(self.device)
+            rows = kernels.sorted_rows(indices.to(self.device), self.n_latents)
+        except ValueError:
+            tell_refusal()
+            raise
+        return gather_tokens(rows)
 
     def _close(self) -> None:
         self.windows_closed += 1
@@ -296,6 +308,7 @@ class CoActivationTracker:
         The averages are saved as they are stored; any storage on any device can load them.
         """
         state: dict[str, Any] = {
+            "n_latents": self.n_latents,
             "windows_closed": self.windows_closed,
             "tokens_seen": self.tokens_seen,
         }
@@ -315,15 +328,21 @@ class CoActivationTracker:
         Raises:
             ValueError: the state is of another number of latents, or of other rows of a shard.
         """
-        self.windows_closed = int(state["windows_closed"])
-        self.tokens_seen = int(state["tokens_seen"])
+        if state["n_latents"] != self.n_latents:
+            raise ValueError(
+                f"state: is of {state['n_latents']} latents, must be of {self.n_latents}"
+            )
         rows, opened = (
             None if name not in state else state[name].to(self.device)
             for name in ("last_window", "open")
         )
+        number = int(state["windows_closed"])
+        if "averages" in state:
+            width = next((r.shape[1] for r in (rows, opened) if r is not None), 1)
+            self._prepare(width).load_state_dict(state["averages"], rows, number)
+        elif self._state is not None:
+            self._state = self._new_state(self.storage)
+        self.windows_closed, self.tokens_seen = number, int(state["tokens_seen"])
         self._open, self._weight_sums = OpenWindow(), {}
         if opened is not None:
             self._open.add(opened)
-        if "averages" in state:
-            width = next((r.shape[1] for r in (rows, opened) if r is not None), 1)
-            self._prepare(width).load_state_dict(state["averages"], rows, self.windows_closed)

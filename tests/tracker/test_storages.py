@@ -103,8 +103,20 @@ def test_a_dense_state_is_compact_and_flat():
 def test_a_state_of_other_latents_is_refused():
     small, large = (CoActivationTracker(n, window_size=5, storage="dense") for n in (10, 20))
     small.update(zipf_stream(0, 10, 3, tokens=9))
-    with pytest.raises(ValueError, match="state: holds rows 0 to 10, must hold 0 to 20"):
+    large.update(zipf_stream(0, 20, 3, tokens=7))
+    with pytest.raises(ValueError, match="state: is of 10 latents, must be of 20"):
         large.load_state_dict(small.state_dict())
+    assert (large.windows_closed, large.tokens_seen) == (1, 7)
+
+
+def test_a_fresh_state_empties_a_tracker_that_was_used():
+    fresh, used = (CoActivationTracker(10, window_size=5, storage="dense") for _ in range(2))
+    used.update(zipf_stream(0, 10, 3, tokens=19))
+    state = CoActivationTracker(10, window_size=5).state_dict()
+    used.load_state_dict(state)
+    for tracker in (used, fresh):
+        tracker.update(zipf_stream(1, 10, 3))
+    assert torch.equal(used.weight_matrix("average"), fresh.weight_matrix("average"))
 
 
 def test_latents_far_more_than_a_window_has_slots():
@@ -118,7 +130,7 @@ def test_latents_far_more_than_a_window_has_slots():
 
 @pytest.mark.parametrize("bound", [1.5e-5, 5e-5, 2e-4])  # one count in a window makes 1e-5
 def test_pruning_costs_no_more_than_it_says(bound, monkeypatch):
-    monkeypatch.setattr("temporal_sae.tracker.sparse.FIRST_PRUNING", 200)
+    monkeypatch.setattr("temporal_sae.tracker.sparse.PRUNE_FROM", 200)
     n, window = 400, 100
     exact = CoActivationTracker(n, window_size=window, storage="dense", init="zero")
     pruned = CoActivationTracker(
@@ -148,7 +160,7 @@ def unpruned_bytes(n, window):
 
 
 def test_a_pruned_state_goes_on_as_if_it_had_not_been_saved(monkeypatch):
-    monkeypatch.setattr("temporal_sae.tracker.sparse.FIRST_PRUNING", 200)
+    monkeypatch.setattr("temporal_sae.tracker.sparse.PRUNE_FROM", 200)
     options = {"window_size": 50, "storage": "sparse", "init": "zero", "prune_below": 5e-5}
     whole, half, other = (CoActivationTracker(300, **options) for _ in range(3))
     indices = zipf_stream(0, 300, 8, tokens=2000)
