@@ -35,6 +35,7 @@ from temporal_sae.tracker import CoActivationTracker
 SHAPES = ((4608, 160), (18432, 320), (65536, 64), (1048576, 32))
 STORAGES = ("reference", "dense", "sparse")
 SUBJECTS = ("plain step", "transcript", *STORAGES)
+WITHOUT_WINDOW = ("plain step", "transcript")  # the transcript's closes at every batch
 COLUMNS = ("update", "weights", "penalty", "penalty and gradient")
 
 
@@ -214,8 +215,8 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     for d_sae, k in args.shapes:
         for window in args.windows:
             for subject in args.subjects:
-                if subject == "plain step" and window != args.windows[0]:
-                    continue  # it has no window
+                if subject in WITHOUT_WINDOW and window != args.windows[0]:
+                    continue
                 row = {"d_sae": d_sae, "k": k, "window": window, "subject": subject}
                 needed = needed_bytes(subject, args.d_in, d_sae, args.batch)
                 if free is not None and needed > 0.95 * free:

@@ -19,6 +19,7 @@ from torch import Tensor
 from temporal_sae.kernels import loops
 from temporal_sae.kernels.alpha import AlphaStep
 from temporal_sae.kernels.hash_map import PairMap
+from temporal_sae.kernels.plain import EPSILON
 
 __all__ = ["PairMap", "WindowIndex"]
 
@@ -172,6 +173,17 @@ def lookup_dense(
     first, second = (t.reshape(-1).numpy() for t in (i, j))
     loops.look_up(averages.numpy(), n_latents, lo, hi, first, second, values.view(-1).numpy())
     return values
+
+
+def overlap_slopes(
+    gram: Float[Tensor, "m k k"], weights: Float[Tensor, "m k k"], penalty: str
+) -> tuple[Float[Tensor, ""], Float[Tensor, "m k k"]]:
+    """See `plain.overlap_slopes`; `gram` becomes T."""
+    _chunks()
+    sums = np.zeros(gram.shape[:2], gram.numpy().dtype)
+    square = penalty == "square"
+    loops.overlap_slopes(gram.numpy(), weights.contiguous().numpy(), EPSILON, square, sums)
+    return torch.tensor(sums.sum(), dtype=gram.dtype), gram
 
 
 def activation_rows(

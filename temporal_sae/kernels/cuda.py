@@ -16,7 +16,7 @@ from torch import Tensor
 from temporal_sae.kernels import triton_pairs
 from temporal_sae.kernels.alpha import PAIR, UNION, AlphaStep
 from temporal_sae.kernels.cuda_map import PairMap
-from temporal_sae.kernels.plain import activation_rows, lookup_dense
+from temporal_sae.kernels.plain import activation_rows, lookup_dense, overlap_slopes
 from temporal_sae.kernels.triton_launch import BLOCK, launch, n_blocks
 
 BLOCK_W = 64  # tokens multiplied at a time; the mask is padded to a multiple of it
@@ -38,6 +38,7 @@ __all__ = [
     "distinct_pairs",
     "index_window",
     "lookup_dense",
+    "overlap_slopes",
     "pair_counts",
     "sorted_rows",
     "token_counts",

@@ -332,6 +332,40 @@ def look_up(averages, n_latents, lo, hi, i, j, values):
 
 
 @parallel
+def overlap_slopes(gram, weights, epsilon, square, sums):
+    """Σ w g(cos) of each row, and the slopes in the place of the inner products."""
+    n_tokens, width = sums.shape
+    inverse = np.empty((n_tokens, width), gram.dtype)
+    short = np.empty((n_tokens, width), np.bool_)
+    for t in range(n_tokens):
+        for p in range(width):
+            norm = np.sqrt(gram[t, p, p])
+            short[t, p] = norm <= epsilon
+            inverse[t, p] = 1 / max(norm, epsilon)
+    for row in prange(n_tokens * width):
+        t, p = row // width, row % width
+        inner, scale = gram[t, p], inverse[t]
+        sums[t, p], along = _slopes_of_row(inner, weights[t, p], scale[p], scale, square)
+        inner[p] = 0 if short[t, p] else -along * scale[p] * scale[p]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+def _slopes_of_row(inner, weights, own, inverse, square):
+    total, along = inner.dtype.type(0), inner.dtype.type(0)
+    for q in range(inner.size):
+        cosine = inner[q] * own * inverse[q]
+        if square:
+            slope = 4 * weights[q] * cosine
+            total += weights[q] * cosine * cosine
+        else:
+            slope = 2 * weights[q] * np.sign(cosine)
+            total += weights[q] * abs(cosine)
+        along += slope * cosine
+        inner[q] = slope * own * inverse[q]
+    return total, along
+
+
+@parallel
 def activation_rows(window, values, weights, lo, square, sums, gradients):
     """Σ_j w_ij g(f_iᵀf_j / B) of each row, and the gradient by the values, as one sum a part."""
     rows, sizes, starts, tokens, slots = window

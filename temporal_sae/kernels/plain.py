@@ -17,6 +17,7 @@ from torch import Tensor
 from temporal_sae.kernels.alpha import CONST, UNION, AlphaStep
 
 PAIRS_AT_ONCE = 2**22
+EPSILON = 1e-12  # the least norm that a row is divided by
 
 
 class WindowIndex(NamedTuple):
@@ -163,6 +164,36 @@ def alpha(step: AlphaStep, counts: Tensor, index: WindowIndex, lo: int, hi: int)
         alone = index.masks.sum(-1).int()
         counts = alone[lo:hi, None] + alone[None, :] - counts
     return (counts / step.scale).clamp(max=step.cap)
+
+
+def overlap_slopes(
+    gram: Float[Tensor, "m k k"], weights: Float[Tensor, "m k k"], penalty: str
+) -> tuple[Float[Tensor, ""], Float[Tensor, "m k k"]]:
+    """Σ w g(cos) over all pairs of some rows X, and T with gradient T @ X by those rows.
+
+    Args:
+        gram: X Xᵀ, whose diagonal holds the squared norms; may be overwritten.
+        weights: symmetric, 0 on the diagonal.
+        penalty: `square` or `abs`, which is g.
+    """
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    inverse = 1 / norms.clamp(min=EPSILON)
+    cosine = gram * inverse[..., :, None] * inverse[..., None, :]
+    value, slope = overlap_and_slope(penalty, cosine, weights)
+    slope.mul_(2)
+    # A row shorter than epsilon is divided by a constant, so nothing is taken out along it.
+    along = (slope * cosine).sum(-1) * (norms > EPSILON)
+    slope.diagonal(dim1=-2, dim2=-1).copy_(-along)
+    return value, slope.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
+
+
+def overlap_and_slope(penalty: str, inner: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ w g(inner), and w g'(inner)."""
+    if penalty == "square":
+        slope = weights * inner
+        return (slope * inner).sum(), slope.mul_(2)
+    slope = weights * inner.sign()
+    return (slope * inner).sum(), slope
 
 
 def activation_rows(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
 from temporal_sae.latents import Latents
+from temporal_sae.kernels.plain import EPSILON
 from temporal_sae.loss.pairs import (
-    EPSILON,
     PENALTIES,
     REDUCTIONS,
     PairWeights,

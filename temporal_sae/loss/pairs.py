@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import NotFinite
+from temporal_sae.kernels.plain import EPSILON
 from temporal_sae.latents import Latents
 
 PENALTIES = ("square", "abs")
 REDUCTIONS = ("weighted_mean", "sum", "mean")
-EPSILON = 1e-12
 
 
 class PairWeights(Protocol):

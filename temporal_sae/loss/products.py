@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.kernels import kernels_for
-from temporal_sae.loss.pairs import EPSILON
+from temporal_sae.kernels.plain import EPSILON, overlap_and_slope
 
 BYTES_AT_ONCE = 2**22
 Scale = Tensor | float
@@ -64,46 +64,19 @@ def token_overlap(
             diagonal and for empty slots.
         penalty: `square` or `abs`, which is g.
     """
+    overlap_slopes = kernels_for(W_dec.device).overlap_slopes
     rows = rows.clamp(min=0).long()
     total = W_dec.new_zeros(())
     at_once = max(1, BYTES_AT_ONCE // max(1, rows.shape[1] * W_dec[0].nbytes))
     for start in range(0, rows.shape[0], at_once):
         part = slice(start, start + at_once)
         X = torch.nn.functional.embedding(rows[part], W_dec)
-        value, slopes = value_and_slopes(penalty, X, token_weights(part).to(W_dec))
+        value, slopes = overlap_slopes(X @ X.mT, token_weights(part).to(W_dec), penalty)
         total += value
         if into is not None:
-            gradients = (slopes * scale) @ X
+            gradients = slopes.mul_(scale) @ X
             into.index_add_(0, rows[part].flatten(), gradients.flatten(0, 1))
     return total
-
-
-def value_and_slopes(
-    penalty: str, X: Float[Tensor, "m k d"], weights: Float[Tensor, "m k k"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "m k k"]]:
-    """Σ w g(cos) over all pairs of each token's rows, and T with gradient T @ X by the rows.
-
-    The norms are the roots of the diagonal of X Xᵀ; `weights` are symmetric, 0 on the diagonal.
-    """
-    gram = X @ X.mT
-    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    inverse = 1 / norms.clamp(min=EPSILON)
-    cosine = gram.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
-    value, slope = overlap_and_slope(penalty, cosine, weights)
-    slope.mul_(2)
-    # A row shorter than epsilon is divided by a constant, so nothing is taken out along it.
-    along = (slope * cosine).sum(-1) * (norms > EPSILON)
-    slope.diagonal(dim1=-2, dim2=-1).copy_(-along)
-    return value, slope.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
-
-
-def overlap_and_slope(penalty: str, inner: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ w g(inner), and w g'(inner)."""
-    if penalty == "square":
-        slope = weights * inner
-        return (slope * inner).sum(), slope.mul_(2)
-    slope = weights * inner.sign()
-    return (slope * inner).sum(), slope
 
 
 def block_overlap(

@@ -186,6 +186,21 @@ def test_more_rows_of_tiles_than_run_together(monkeypatch):
 
 
 @pytest.mark.parametrize("penalty", ["square", "abs"])
+@pytest.mark.parametrize("k", [1, 2, 37])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_overlaps_and_slopes(kernels, penalty, k, dtype):
+    X = torch.randn(3, k, 5, dtype=dtype)
+    X[0, 0] = 0
+    weights = torch.rand(3, k, k, dtype=dtype)
+    weights = (weights + weights.mT).tril(-1) + (weights + weights.mT).triu(1)
+    expected = plain.overlap_slopes(X @ X.mT, weights, penalty)
+    ours = kernels.overlap_slopes(X @ X.mT, weights, penalty)
+    tight = 1e-4 if dtype is torch.float32 else 1e-10
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tight, atol=tight)
+
+
+@pytest.mark.parametrize("penalty", ["square", "abs"])
 def test_activation_penalty(kernels, window, penalty):
     rows, n = window
     values = torch.rand(rows.shape, dtype=torch.float64) * (rows >= 0)
