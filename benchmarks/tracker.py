@@ -1,8 +1,9 @@
 """Cost of the tracker and the penalty beside a plain TopK step: `python benchmarks/tracker.py`.
 
 For every shape and window: milliseconds a batch for the tracker's update, for looking up the
-weights of the sampled pairs, and for the penalty with and without its gradient; and the peak memory
-of all that beyond the decoder and the gradient it has anyway. Measured for every storage, for the
+weights of the sampled pairs, for the penalty with and without its gradient, and for one look at the
+stability of pairs (a logging step's); and the peak memory of update and penalty beyond the decoder
+and the gradient it has anyway. Measured for every storage, for the
 dense way of the reference transcript, and for a plain TopK training step of the same shape. Every
 measurement runs in a process of its own, one after the other. `--zipf` runs the largest shape for
 two million tokens, and reports the memory and what pruning has cost.
@@ -31,12 +32,13 @@ from temporal_sae.loss import OrthogonalityLoss, reconstruction_loss
 from temporal_sae.machine import free_memory
 from temporal_sae.sae import StepContext, TopKSAE
 from temporal_sae.tracker import CoActivationTracker
+from temporal_sae.tracker.stability import StabilityMonitor, co_activation, pair_stability
 
 SHAPES = ((4608, 160), (18432, 320), (65536, 64), (1048576, 32))
 STORAGES = ("reference", "dense", "sparse")
 SUBJECTS = ("plain step", "transcript", *STORAGES)
 WITHOUT_WINDOW = ("plain step", "transcript")  # the transcript's closes at every batch
-COLUMNS = ("update", "weights", "penalty", "penalty and gradient")
+COLUMNS = ("update", "weights", "penalty", "penalty and gradient", "stability")
 
 
 def needed_bytes(subject: str, d_in: int, d_sae: int, batch: int) -> int:
@@ -63,8 +65,10 @@ def measure_step(args: argparse.Namespace, d_sae: int, k: int) -> dict[str, floa
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        out = sae.training_step(x, StepContext(0))
-        reconstruction_loss("fvu", x, out.x_hat).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+            out = sae.training_step(x, StepContext(0))
+            loss = reconstruction_loss("fvu", x, out.x_hat)
+        loss.backward()
         sae.remove_parallel_gradient()
         optimizer.step()
         sae.normalize_decoder()
@@ -80,6 +84,7 @@ def measure_transcript(
     device = torch.device(args.device)
     indices = zipf_latents(args.batch, d_sae, k).to(device)
     values = torch.rand(indices.shape, device=device).mul_(indices >= 0).requires_grad_()
+    warm_up(args, "transcript", k)
     meter = PeakMemory(device)
     tracker = DenseTranscript(d_sae, window, device)
     times = {
@@ -102,9 +107,9 @@ def measure_storage(
     device = torch.device(args.device)
     batches = zipf_latents(4 * args.batch, d_sae, k).to(device).split(args.batch)
     W_dec = torch.randn(d_sae, args.d_in, device=device)
-    W_dec.grad = torch.zeros_like(W_dec)
+    W_dec.grad = torch.ones_like(W_dec)  # not zeros, which takes no memory until written
     loss = OrthogonalityLoss(**penalty_options(args))
-    warm_up(storage, device)
+    warm_up(args, storage, k)
     meter = PeakMemory(device)
     tracker = CoActivationTracker(d_sae, window, storage=storage, device=device)
     turn = iter(range(10**9))
@@ -121,15 +126,33 @@ def measure_storage(
     times["penalty and gradient"] = median_ms(
         lambda: loss.add_gradient(W_dec, tracker, W_dec.grad), args.repeats, device
     )
-    return {**times, "peak_mib": meter.bytes() / MIB, "state_mib": tracker.nbytes() / MIB}
+    sizes = {"peak_mib": meter.bytes() / MIB, "state_mib": tracker.nbytes() / MIB}
+    times["stability"] = median_ms(
+        lambda: pair_stability(tracker) | co_activation(tracker, 200), args.repeats, device
+    )
+    return {**times, **sizes}
 
 
-def warm_up(storage: str, device: torch.device) -> None:
-    """Compile and load everything at a small size: a compiler's memory is not the method's."""
-    tracker = CoActivationTracker(2000, 100, storage=storage, device=device)
-    tracker.update(zipf_latents(300, 2000, 8).to(device))
-    W_dec = torch.randn(2000, 64, device=device)
-    OrthogonalityLoss(sample_tokens=8).add_gradient(W_dec, tracker, torch.zeros_like(W_dec))
+def warm_up(args: argparse.Namespace, storage: str, k: int) -> None:
+    """Compile and load everything with few latents, and multiply matrices of the real sizes.
+
+    What a compiler takes, and the buffers of the matrix library, a training process has anyway.
+    """
+    n = 2 * k
+    latents = zipf_latents(300, n, k // 2).to(args.device)
+    W_dec = torch.randn(n, args.d_in, device=args.device)
+    W_dec.T @ W_dec
+    if storage == "transcript":
+        tracker = DenseTranscript(n, 100, torch.device(args.device))
+        tracker.update(latents)
+        values = torch.rand(latents.shape, device=args.device).requires_grad_()
+        tracker.penalty(latents, values).backward()
+        return
+    tracker = CoActivationTracker(n, 100, storage=storage, device=args.device)
+    tracker.update(latents)
+    loss = OrthogonalityLoss(sample_tokens=8, estimator="sampled")
+    loss.add_gradient(W_dec, tracker, torch.zeros_like(W_dec))
+    StabilityMonitor().observe(tracker, W_dec)
 
 
 def penalty_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -192,7 +215,8 @@ def run_apart(args: argparse.Namespace, *job: Any) -> dict[str, float]:
 
 
 def kept(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("d_in", "batch", "repeats", "device", "sample_tokens", "prune_below", "zipf_tokens")
+    names = ("d_in", "batch", "repeats", "device", "precision", "sample_tokens")
+    names += ("prune_below", "zipf_tokens")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
@@ -265,6 +289,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sample-tokens", type=int, help="of the penalty; its default if left out")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
         "--zipf", action="store_true", help="only the long run of the largest shape"
     )

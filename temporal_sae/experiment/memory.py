@@ -66,10 +66,12 @@ def tracker_bytes(cfg: DictConfig, sae: SparseAutoencoder, device: torch.device)
         return 0
     window_size = int(cfg.tracker.window_size)
     k = min(getattr(sae, "k", None) or sae.d_sae, sae.d_sae)
-    windows = 2 * window_size * (BYTES_OF_A_SLOT * k + sae.d_sae // 8)
     asked = cfg.tracker.get("storage", "reference")
     storage, _ = choose_storage(asked, sae.d_sae, k, window_size, device)
-    if storage == "sparse":  # what it will need cannot be known; what it must not exceed can
+    labels = min(sae.d_sae, window_size * k) if storage == "sparse" else sae.d_sae
+    tokens_a_byte = 1 if device.type == "cuda" else 8
+    windows = 2 * window_size * (BYTES_OF_A_SLOT * k + labels // tokens_a_byte)
+    if storage == "sparse":  # its pairs are not known yet; they come as they are seen
         return windows
     return windows + storage_bytes(storage, sae.d_sae, k, window_size)
 

@@ -186,6 +186,14 @@ def overlap_slopes(
     return torch.tensor(sums.sum(), dtype=gram.dtype), gram
 
 
+def add_rows(
+    into: Float[Tensor, "F d"], rows: Int[Tensor, " n"], gradients: Float[Tensor, "n d"]
+) -> None:
+    """See `plain.add_rows`."""
+    _chunks()
+    loops.add_rows(into.numpy(), rows.numpy(), gradients.contiguous().numpy())
+
+
 def activation_rows(
     rows: Int[Tensor, "B K"],
     values: Float[Tensor, "B K"],

@@ -16,7 +16,7 @@ from torch import Tensor
 from temporal_sae.kernels import triton_pairs
 from temporal_sae.kernels.alpha import PAIR, UNION, AlphaStep
 from temporal_sae.kernels.cuda_map import PairMap
-from temporal_sae.kernels.plain import activation_rows, lookup_dense, overlap_slopes
+from temporal_sae.kernels.plain import activation_rows, add_rows, lookup_dense, overlap_slopes
 from temporal_sae.kernels.triton_launch import BLOCK, launch, n_blocks
 
 BLOCK_W = 64  # tokens multiplied at a time; the mask is padded to a multiple of it
@@ -32,6 +32,7 @@ __all__ = [
     "PairMap",
     "WindowIndex",
     "activation_rows",
+    "add_rows",
     "close_dense",
     "count_histogram",
     "count_rows",

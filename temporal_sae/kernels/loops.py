@@ -332,6 +332,18 @@ def look_up(averages, n_latents, lo, hi, i, j, values):
 
 
 @parallel
+def add_rows(into, rows, gradients):
+    """Every part has some columns, so that a row which comes twice is added to in order."""
+    columns = 256
+    for part in prange((into.shape[1] + columns - 1) // columns):
+        lo, hi = part * columns, min((part + 1) * columns, into.shape[1])
+        for r in range(rows.size):
+            target, source = into[rows[r], lo:hi], gradients[r, lo:hi]
+            for q in range(target.size):
+                target[q] += source[q]
+
+
+@parallel
 def overlap_slopes(gram, weights, epsilon, square, sums):
     """Σ w g(cos) of each row, and the slopes in the place of the inner products."""
     n_tokens, width = sums.shape

@@ -196,6 +196,13 @@ def overlap_and_slope(penalty: str, inner: Tensor, weights: Tensor) -> tuple[Ten
     return (slope * inner).sum(), slope
 
 
+def add_rows(
+    into: Float[Tensor, "F d"], rows: Int[Tensor, " n"], gradients: Float[Tensor, "n d"]
+) -> None:
+    """into[rows[r]] += gradients[r] for every r, in order: a row may come several times."""
+    into.index_add_(0, rows, gradients)
+
+
 def activation_rows(
     rows: Int[Tensor, "B K"],
     values: Float[Tensor, "B K"],

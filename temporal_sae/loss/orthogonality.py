@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
-from temporal_sae.latents import Latents
 from temporal_sae.kernels.plain import EPSILON
+from temporal_sae.latents import Latents
 from temporal_sae.loss.pairs import (
     PENALTIES,
     REDUCTIONS,

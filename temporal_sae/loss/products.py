@@ -21,7 +21,7 @@ from torch import Tensor
 from temporal_sae.kernels import kernels_for
 from temporal_sae.kernels.plain import EPSILON, overlap_and_slope
 
-BYTES_AT_ONCE = 2**22
+BYTES_AT_ONCE = 2**21
 Scale = Tensor | float
 # (x, into, scale) -> V(x), adding scale · ∂V/∂x to `into` if there is one
 WithGradient = Callable[[Tensor, Tensor | None, Scale], Tensor]
@@ -64,18 +64,18 @@ def token_overlap(
             diagonal and for empty slots.
         penalty: `square` or `abs`, which is g.
     """
-    overlap_slopes = kernels_for(W_dec.device).overlap_slopes
+    kernels = kernels_for(W_dec.device)
     rows = rows.clamp(min=0).long()
     total = W_dec.new_zeros(())
     at_once = max(1, BYTES_AT_ONCE // max(1, rows.shape[1] * W_dec[0].nbytes))
     for start in range(0, rows.shape[0], at_once):
         part = slice(start, start + at_once)
         X = torch.nn.functional.embedding(rows[part], W_dec)
-        value, slopes = overlap_slopes(X @ X.mT, token_weights(part).to(W_dec), penalty)
+        value, slopes = kernels.overlap_slopes(X @ X.mT, token_weights(part).to(W_dec), penalty)
         total += value
         if into is not None:
             gradients = slopes.mul_(scale) @ X
-            into.index_add_(0, rows[part].flatten(), gradients.flatten(0, 1))
+            kernels.add_rows(into, rows[part].flatten(), gradients.flatten(0, 1))
     return total
 
 

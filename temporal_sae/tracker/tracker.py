@@ -186,7 +186,7 @@ class CoActivationTracker:
         self.tokens_seen += rows.shape[0]
         while rows.shape[0]:
             room = self.window_size - self._open.size
-            self._open.add(rows[:room])
+            self._open.add(rows[:room].clone())  # a view would keep the whole batch
             rows = rows[room:]
             if self._open.size == self.window_size:
                 self._close()
@@ -323,7 +323,7 @@ class CoActivationTracker:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken, whatever storage and device it came from.
 
-        The other options must be the same.
+        The other options must be the same. With `auto` the storage is that of the saved state.
 
         Raises:
             ValueError: the state is of another number of latents, or of other rows of a shard.
@@ -338,8 +338,10 @@ class CoActivationTracker:
         )
         number = int(state["windows_closed"])
         if "averages" in state:
-            width = next((r.shape[1] for r in (rows, opened) if r is not None), 1)
-            self._prepare(width).load_state_dict(state["averages"], rows, number)
+            if self._state is None:  # `auto` keeps to what it chose before
+                self.storage = "sparse" if "keys" in state["averages"] else "dense"
+                self._state = self._new_state(self.storage)
+            self._state.load_state_dict(state["averages"], rows, number)
         elif self._state is not None:
             self._state = self._new_state(self.storage)
         self.windows_closed, self.tokens_seen = number, int(state["tokens_seen"])

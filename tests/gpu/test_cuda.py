@@ -42,7 +42,7 @@ def test_the_tracker_is_the_same_on_both_devices():
         for piece in indices.split(256):
             tracker.update(piece.to(tracker.device))
     on_cpu, on_gpu = trackers
-    assert torch.equal(on_cpu.storage.rates, on_gpu.storage.rates.cpu())
+    assert torch.equal(on_cpu.rate_matrix(), on_gpu.rate_matrix().cpu())
     for weighting in WEIGHTINGS:
         torch.testing.assert_close(
             on_gpu.weight_matrix(weighting).cpu(),
@@ -50,6 +50,37 @@ def test_the_tracker_is_the_same_on_both_devices():
             rtol=1e-6,
             atol=0,
         )
+
+
+def test_a_tracker_built_before_the_move_takes_what_is_on_the_card():
+    """Built on the CPU, fed with indices on the card, asked by a decoder on the card."""
+    tracker, W_dec, indices = CoActivationTracker(F), torch.randn(F, D), random_indices()
+    expected = CoActivationTracker(F)
+    expected.update(indices)
+    tracker.update(indices.cuda())
+    i, j = torch.arange(F - 1), torch.arange(1, F)
+    weights = tracker.weight(i.cuda(), j.cuda())
+    assert weights.device.type == "cuda"
+    assert torch.equal(weights.cpu(), expected.weight(i, j))
+    for estimator in ("exact", "sampled"):
+        loss = OrthogonalityLoss(estimator=estimator)
+        on_card = loss(W_dec.cuda(), tracker)
+        assert on_card.item() == pytest.approx(loss(W_dec, expected).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_a_state_moves_to_the_card_and_back(storage):
+    indices = random_indices()
+    on_cpu = CoActivationTracker(F, window_size=700, storage=storage)
+    on_gpu = CoActivationTracker(F, window_size=700, storage=storage, device="cuda")
+    back = CoActivationTracker(F, window_size=700, storage=storage)
+    on_cpu.update(indices[:1500])
+    on_gpu.load_state_dict(on_cpu.state_dict())
+    on_gpu.update(indices[1500:2500].cuda())
+    back.load_state_dict(on_gpu.state_dict())
+    back.update(indices[2500:])
+    on_cpu.update(indices[1500:])
+    assert torch.equal(back.weight_matrix("average"), on_cpu.weight_matrix("average"))
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])

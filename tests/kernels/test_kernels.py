@@ -185,6 +185,17 @@ def test_more_rows_of_tiles_than_run_together(monkeypatch):
     assert torch.equal(counts, plain.count_rows(plain.index_window(rows, n), 3, n))
 
 
+def test_adding_to_rows_that_come_several_times(kernels):
+    rows = torch.tensor([3, 0, 3, 3, 5])
+    for d in (1, 300):
+        into, gradients = torch.randn(6, d), torch.randn(5, d)
+        ours, expected = into.clone(), into.clone()
+        kernels.add_rows(ours, rows, gradients)
+        plain.add_rows(expected, rows, gradients)
+        torch.testing.assert_close(ours, expected)
+        assert torch.equal(ours[[1, 2, 4]], into[[1, 2, 4]])
+
+
 @pytest.mark.parametrize("penalty", ["square", "abs"])
 @pytest.mark.parametrize("k", [1, 2, 37])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -201,6 +201,15 @@ def test_auto_logs_its_choice_once_k_is_known(caplog):
     assert "tracker.storage: dense (fits well; dense 0.00 GiB" in caplog.text
 
 
+@pytest.mark.parametrize("storage", FAST)
+def test_auto_continues_with_the_storage_of_a_saved_state(storage):
+    saved = CoActivationTracker(50, window_size=10, storage=storage)
+    saved.update(zipf_stream(0, 50, 4))
+    tracker = CoActivationTracker(50, window_size=10)
+    tracker.load_state_dict(saved.state_dict())
+    assert tracker.storage == storage
+
+
 def test_pruning_needs_a_storage_that_can_prune():
     with pytest.raises(InvalidOption, match=r"prune_below=0\.1: must be 0 with storage=dense"):
         CoActivationTracker(4, storage="dense", prune_below=0.1)
