@@ -119,14 +119,14 @@ def measure_storage(
         tracker.update(batches[next(turn) % len(batches)])
 
     times["update"] = median_ms(update, max(args.repeats, 4), device)
-    tokens = torch.randperm(window, device=device)[: loss.sample_tokens]
-    times["weights"] = median_ms(lambda: tracker.token_weights(tokens), args.repeats, device)
     with torch.no_grad():
         times["penalty"] = median_ms(lambda: loss(W_dec, tracker), args.repeats, device)
     times["penalty and gradient"] = median_ms(
         lambda: loss.add_gradient(W_dec, tracker, W_dec.grad), args.repeats, device
     )
     sizes = {"peak_mib": meter.bytes() / MIB, "state_mib": tracker.nbytes() / MIB}
+    tokens = torch.randperm(window, device=device)[: loss.sample_tokens]
+    times["weights"] = median_ms(lambda: tracker.token_weights(tokens), args.repeats, device)
     times["stability"] = median_ms(
         lambda: pair_stability(tracker) | co_activation(tracker, 200), args.repeats, device
     )

@@ -26,7 +26,7 @@ SLOTS_AT_ONCE = 2**24
 class PairMap:
     """See `plain.PairMap`."""
 
-    def __init__(self, device: torch.device, key_bits: int = 62) -> None:
+    def __init__(self, device: torch.device, key_bits: int) -> None:
         self.device = torch.device(device)
         self.at_most = 0  # see `plain.PairMap.at_most`
         self._allocate(SMALLEST)

@@ -36,7 +36,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class PairMap:
     """See `plain.PairMap`."""
 
-    def __init__(self, device: torch.device, key_bits: int = 62) -> None:
+    def __init__(self, device: torch.device, key_bits: int) -> None:
         self.key_bits = max(key_bits, SHARD_BITS + 1)
         self.shard_bits = max(SHARD_BITS, self.key_bits - 32)
         self.slot_bits = self.key_bits - self.shard_bits

@@ -241,7 +241,7 @@ class PairMap:
         key_bits: every key is below 2^key_bits.
     """
 
-    def __init__(self, device: torch.device, key_bits: int = 62) -> None:
+    def __init__(self, device: torch.device, key_bits: int) -> None:
         self.keys = torch.empty(0, dtype=torch.int64, device=device)
         self.values = torch.empty(0, device=device)
 

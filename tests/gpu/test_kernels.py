@@ -127,7 +127,7 @@ def test_closing_windows(kernels, monkeypatch, window, step, cost_of_listing):
 
 
 def test_a_map_of_many_keys(kernels):
-    ours, theirs = kernels.PairMap(torch.device("cuda")), plain.PairMap(torch.device("cpu"))
+    ours, theirs = kernels.PairMap(torch.device("cuda"), 40), plain.PairMap(torch.device("cpu"), 40)
     keys = torch.cat([torch.arange(50_000), torch.randint(0, 2**34, (400_000,))]).unique()
     for _ in range(4):
         part = keys[torch.randperm(len(keys))[:200_000]]
@@ -145,7 +145,7 @@ def test_a_map_of_many_keys(kernels):
 
 
 def test_a_map_that_need_not_grow_does_not_wait(kernels):
-    pairs = kernels.PairMap(torch.device("cuda"))
+    pairs = kernels.PairMap(torch.device("cuda"), 40)
     keys = torch.randperm(10_000, device="cuda")
     values = torch.rand(10_000, device="cuda")
     pairs.store(keys, values)

@@ -252,7 +252,7 @@ def test_nothing_that_happens_in_a_step_waits(monkeypatch, step, cost_of_listing
     monkeypatch.setattr(kernels, "COST_OF_LISTING", cost_of_listing)
     rows, n = WINDOWS["random"]()
     tokens, averages, pairs = torch.arange(5), torch.rand(n * (n - 1) // 2), torch.arange(n)
-    known = kernels.PairMap(torch.device("cpu"))
+    known = kernels.PairMap(torch.device("cpu"), 40)
     with NothingWaits():
         index = kernels.index_window(kernels.sorted_rows(rows.flip(1), n), n)
         kernels.pair_counts(index, pairs, pairs.flip(0))
