@@ -20,6 +20,7 @@ FLOAT = 4
 BYTES_OF_A_SLOT = 12  # a latent, and where it is found again
 PAIR_TEMPORARIES = 4  # overlaps, weights, their product, a gradient
 DENSE_COPIES_OF_A_BATCH = 5  # pre-activations, latents and their gradients
+DENSE_COPIES_IN_EVALUATION = 3  # pre-activations, latents, and what is counted of them
 
 
 def check_memory(
@@ -37,10 +38,12 @@ def check_memory(
     weights = sum(p.nbytes for p in sae.parameters())
     acts_bytes = {"float32": 4}.get(model.dtype, 2)
     vocab = int(model.model.config.get_text_config().vocab_size)
+    evaluated = cfg.eval.get("batch_windows", 0) * source.context_size
     tracked = "NoTracker" not in cfg.tracker._target_
     budget = {
         "language model": model.nbytes(),
-        "logits in evaluation": 6 * source.batch_windows * source.context_size * vocab * FLOAT,
+        "logits in evaluation": 6 * evaluated * vocab * FLOAT,
+        "latents in evaluation": DENSE_COPIES_IN_EVALUATION * evaluated * d_sae * FLOAT,
         "SAE, gradients, Adam": 4 * weights,
         "batch": DENSE_COPIES_OF_A_BATCH * batch_size * d_sae * FLOAT,
         "shuffle buffer": source.buffer_tokens * d_in * acts_bytes,

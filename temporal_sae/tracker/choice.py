@@ -26,7 +26,7 @@ def sparse_bytes(n_latents: int, k: int, window_size: int) -> int:
 
 
 def storage_bytes(storage: str, n_latents: int, k: int, window_size: int) -> int:
-    """Bytes that a storage will hold; for `sparse` an upper bound."""
+    """Bytes that a storage will hold; for `sparse` after a hundred windows at most."""
     if storage == "reference":
         return 6 * 4 * n_latents**2
     sizes = {"dense": dense_bytes(n_latents), "sparse": sparse_bytes(n_latents, k, window_size)}
@@ -46,7 +46,7 @@ def choose_storage(
     free = free_memory(device)
     dense = dense_bytes(n_latents) // shards
     sparse = sparse_bytes(n_latents, k, window_size) // shards
-    sizes = f"dense {dense / GIB:.2f} GiB, sparse at most {sparse / GIB:.2f}"
+    sizes = f"dense {dense / GIB:.2f} GiB, sparse up to {sparse / GIB:.2f} in 100 windows"
     sizes += "" if free is None else f", free {free / GIB:.1f}"
     if storage != "auto":
         return storage, f"as asked; {sizes}"

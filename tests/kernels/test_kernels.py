@@ -309,3 +309,23 @@ def test_any_window_on_the_cpu(window, step):
 @settings(max_examples=15, deadline=None)
 def test_any_window_on_a_card(window, step):
     check_window(version_of("cuda"), *window, step)
+
+
+def test_nothing_depends_on_the_number_of_threads():
+    """A run repeats to the bit on a machine with other cores, as far as this package goes."""
+    kernels = importlib.import_module("temporal_sae.kernels.cpu")
+    rows, n = WINDOWS["more than a block"]()
+    values = torch.rand(rows.shape) * (rows >= 0)
+    weights = torch.rand(n, n).triu(1)
+    gram, pairs = torch.rand(3, 40, 40), torch.rand(3, 40, 40)
+    before, threads = torch.rand(plain.pairs_before(n, n)), torch.get_num_threads()
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        averages, index = before.clone(), kernels.index_window(rows, n)
+        total = kernels.close_dense(averages, 0, n, index, STEPS[0], index)
+        by_values = kernels.activation_rows(rows, values, weights, 0, "square")
+        slopes = kernels.overlap_slopes(gram.clone(), pairs, "square")
+        results.append([averages, total, *by_values, *slopes, *kernels.distinct_pairs(index, 0, n)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
