@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.kernels import loops
+from temporal_sae.kernels import loops, penalty_loops
 from temporal_sae.kernels.alpha import AlphaStep
 from temporal_sae.kernels.hash_map import PairMap
 from temporal_sae.kernels.plain import EPSILON
@@ -182,7 +182,7 @@ def overlap_slopes(
     _chunks()
     sums = np.zeros(gram.shape[:2], gram.numpy().dtype)
     square = penalty == "square"
-    loops.overlap_slopes(gram.numpy(), weights.contiguous().numpy(), EPSILON, square, sums)
+    penalty_loops.overlap_slopes(gram.numpy(), weights.contiguous().numpy(), EPSILON, square, sums)
     return torch.tensor(sums.sum(), dtype=gram.dtype), gram
 
 
@@ -191,7 +191,7 @@ def add_rows(
 ) -> None:
     """See `plain.add_rows`."""
     _chunks()
-    loops.add_rows(into.numpy(), rows.numpy(), gradients.contiguous().numpy())
+    penalty_loops.add_rows(into.numpy(), rows.numpy(), gradients.contiguous().numpy())
 
 
 def activation_rows(
@@ -206,7 +206,7 @@ def activation_rows(
     lists = loops.list_tokens(rows.contiguous().numpy(), weights.shape[1])[:4]
     sums = np.zeros(weights.shape[0])
     gradients = torch.zeros(PARTS_OF_A_GRADIENT, *values.shape, dtype=values.dtype)
-    loops.activation_rows(
+    penalty_loops.activation_rows(
         (rows.contiguous().numpy(), *lists),
         values.detach().contiguous().numpy(),
         weights.contiguous().numpy(),

@@ -219,7 +219,7 @@ def saved(tracker: CoActivationTracker) -> Named:
     file = io.BytesIO()
     torch.save(tracker.state_dict(), file)
     file.seek(0)
-    return torch.load(file)
+    return torch.load(file, weights_only=True)
 
 
 def resumed(feed: Feed, source: Named, target: Named) -> Named:

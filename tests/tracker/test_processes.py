@@ -92,7 +92,7 @@ def launch(world, folder):
             process.wait()
         said = "".join(read_again(log) for log in logs)
     assert [process.returncode for process in processes] == [0] * world, said
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
 def wait_for(processes):
