@@ -1,8 +1,9 @@
-"""The few operations that the tracker spends its time in, three times over.
+"""The few operations that tracker, penalty and step spend their time in, three times over.
 
 `plain` says in torch what each operation means and runs anywhere; `cpu` does the same in numba on
 all cores; `cuda` in Triton, without waiting for the device. Counts agree to the bit, and so do
-averages, since every version rounds each step of the formula alike.
+averages, since every version rounds each step of the formula alike. The operations of a sparse
+training step are in `plain_step`, `cpu_step` and `cuda_step`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,22 @@ OLDEST_CARD = (8, 0)
 @cache
 def kernels_for(device: torch.device) -> ModuleType:
     """The module whose operations suit a device; `plain` for those that have none of their own."""
-    version = device.type if device.type == "cpu" or _runs_triton(device) else "plain"
-    return import_module(f"temporal_sae.kernels.{version}")
+    return import_module(f"temporal_sae.kernels.{_version(device)}")
+
+
+@cache
+def step_kernels_for(device: torch.device) -> ModuleType:
+    """The same for the operations of a training step, which `plain_step` defines."""
+    return import_module(f"temporal_sae.kernels.{_version(device)}_step")
+
+
+def has_compiled_kernels(device: torch.device) -> bool:
+    """Whether a device has a version of its own."""
+    return _version(device) != "plain"
+
+
+def _version(device: torch.device) -> str:
+    return device.type if device.type == "cpu" or _runs_triton(device) else "plain"
 
 
 def _runs_triton(device: torch.device) -> bool:
@@ -31,4 +46,4 @@ def _runs_triton(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= OLDEST_CARD
 
 
-__all__ = ["kernels_for"]
+__all__ = ["has_compiled_kernels", "kernels_for", "step_kernels_for"]

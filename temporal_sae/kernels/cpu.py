@@ -55,7 +55,7 @@ class WindowIndex(NamedTuple):
         return np.zeros(1, kind)
 
 
-def _chunks() -> int:
+def chunks_of_rows() -> int:
     """How many interleaved parts the rows are cut into; also settles the number of threads."""
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     numba.set_num_threads(threads)
@@ -64,7 +64,7 @@ def _chunks() -> int:
 
 def sorted_rows(indices: Int[Tensor, "tokens K"], n_latents: int) -> Int[Tensor, "tokens K"]:
     """See `plain.sorted_rows`."""
-    _chunks()
+    chunks_of_rows()
     rows = torch.empty(indices.shape, dtype=torch.int32)
     problems = loops.sort_rows(indices.contiguous().numpy(), n_latents, rows.numpy())
     if not problems.any():
@@ -87,7 +87,7 @@ def index_window(rows: Int[Tensor, "W K"], n_latents: int) -> WindowIndex:
 
 def pair_counts(index: WindowIndex, i: Tensor, j: Tensor) -> Tensor:
     """See `plain.pair_counts`."""
-    _chunks()
+    chunks_of_rows()
     i, j = torch.broadcast_tensors(i, j)
     counts = torch.empty(i.shape, dtype=torch.int32)
     first, second = (t.reshape(-1).long().numpy() for t in (i, j))
@@ -97,7 +97,7 @@ def pair_counts(index: WindowIndex, i: Tensor, j: Tensor) -> Tensor:
 
 def token_counts(index: WindowIndex, tokens: Int[Tensor, " M"]) -> Int[Tensor, "M K K"]:
     """See `plain.token_counts`."""
-    _chunks()
+    chunks_of_rows()
     width = index.rows.shape[1]
     counts = torch.zeros(len(tokens), width, width, dtype=torch.int32)
     sizes = index.sizes[tokens].numpy()
@@ -109,7 +109,7 @@ def token_counts(index: WindowIndex, tokens: Int[Tensor, " M"]) -> Int[Tensor, "
 def count_rows(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, "rows F"]:
     """See `plain.count_rows`."""
     counts = torch.zeros(hi - lo, index.n_latents, dtype=torch.int32)
-    loops.count_rows(index.lists(), lo, hi, _chunks(), counts.numpy())
+    loops.count_rows(index.lists(), lo, hi, chunks_of_rows(), counts.numpy())
     return counts
 
 
@@ -117,7 +117,7 @@ def distinct_pairs(
     index: WindowIndex, lo: int, hi: int, min_count: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `plain.distinct_pairs`."""
-    arguments = (index.lists(), lo, hi, min_count, _chunks(), index.counter())
+    arguments = (index.lists(), lo, hi, min_count, chunks_of_rows(), index.counter())
     sizes = np.zeros(hi - lo, np.int64)
     loops.list_pairs(*arguments, sizes, np.empty((3, 0), np.int32))
     ends = sizes.cumsum()
@@ -130,7 +130,7 @@ def distinct_pairs(
 
 def count_histogram(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, " W+1"]:
     """See `plain.count_histogram`."""
-    chunks = _chunks()
+    chunks = chunks_of_rows()
     parts = np.zeros((chunks, index.n_tokens + 1), np.int64)
     loops.histogram(index.lists(), lo, hi, chunks, index.counter(), parts)
     return torch.from_numpy(parts.sum(0))
@@ -157,7 +157,7 @@ def close_dense(
         np.array([before.n_tokens, window.n_tokens], np.float32),
         step.source,
         np.array([step.cap, step.scale], np.float32),
-        _chunks(),
+        chunks_of_rows(),
         max(before.counter(), window.counter(), key=lambda counter: counter.itemsize),
         sums,
     )
@@ -168,7 +168,7 @@ def lookup_dense(
     averages: Float[Tensor, " pairs"], n_latents: int, lo: int, hi: int, i: Tensor, j: Tensor
 ) -> Float[Tensor, "*n"]:
     """See `plain.lookup_dense`."""
-    _chunks()
+    chunks_of_rows()
     values = torch.empty(i.shape)
     first, second = (t.reshape(-1).numpy() for t in (i, j))
     loops.look_up(averages.numpy(), n_latents, lo, hi, first, second, values.view(-1).numpy())
@@ -179,7 +179,7 @@ def overlap_slopes(
     gram: Float[Tensor, "m k k"], weights: Float[Tensor, "m k k"], penalty: str
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "m k k"]]:
     """See `plain.overlap_slopes`; `gram` becomes T."""
-    _chunks()
+    chunks_of_rows()
     sums = np.zeros(gram.shape[:2], gram.numpy().dtype)
     square = penalty == "square"
     penalty_loops.overlap_slopes(gram.numpy(), weights.contiguous().numpy(), EPSILON, square, sums)
@@ -190,7 +190,7 @@ def add_rows(
     into: Float[Tensor, "F d"], rows: Int[Tensor, " n"], gradients: Float[Tensor, "n d"]
 ) -> None:
     """See `plain.add_rows`."""
-    _chunks()
+    chunks_of_rows()
     penalty_loops.add_rows(into.numpy(), rows.numpy(), gradients.contiguous().numpy())
 
 
@@ -202,7 +202,7 @@ def activation_rows(
     penalty: str,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
     """See `plain.activation_rows`."""
-    _chunks()
+    chunks_of_rows()
     lists = loops.list_tokens(rows.contiguous().numpy(), weights.shape[1])[:4]
     sums = np.zeros(weights.shape[0])
     gradients = torch.zeros(PARTS_OF_A_GRADIENT, *values.shape, dtype=values.dtype)

@@ -16,7 +16,10 @@ def n_blocks(listed: Tensor) -> int:
 
 
 def launch(kernel: Any, n_programs: int, *arguments: Any, **options: Any) -> None:
-    """Run a kernel on the device of its first argument, rounding every operation on its own."""
+    """Run a kernel on the device of its first argument.
+
+    Every operation is rounded on its own, unless `enable_fp_fusion` is among the options.
+    """
     if n_programs:
         with torch.cuda.device_of(arguments[0]):
-            kernel[(n_programs,)](*arguments, **options, enable_fp_fusion=False)
+            kernel[(n_programs,)](*arguments, **{"enable_fp_fusion": False, **options})

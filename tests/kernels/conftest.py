@@ -31,8 +31,9 @@ def interpreted() -> Iterator[None]:
         with suppress(ImportError):
             import triton.language
 
-            from temporal_sae.kernels import triton_map, triton_pairs
+            from temporal_sae.kernels import triton_map, triton_pairs, triton_step
 
-            for module in (triton.language, triton.language.standard, triton_map, triton_pairs):
+            ours = (triton_map, triton_pairs, triton_step)
+            for module in (triton.language, triton.language.standard, *ours):
                 interpret(module)
         yield

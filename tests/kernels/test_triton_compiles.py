@@ -31,23 +31,61 @@ KERNELS = {
     "look_up": LISTS,
 }
 
+# Those of a training step, whose multiplications and additions may fuse.
+READ_ONLY = ["gradient", "weights", "tokens"]
+STEP_POINTERS = {
+    **dict.fromkeys([*READ_ONLY, "out", "values", "sums", "means", "squares", "clip"], "*fp32"),
+    **dict.fromkeys(["indices", "starts", "slots"], "*i64"),
+}
+STEP_NUMBERS = dict.fromkeys(["rate", "slack1", "beta2", "slack2", "root2", "eps"], "fp32")
+TILED = {"SLOTS": 16, "BLOCK": 128}
+TILED_KERNELS = ["decode_rows", "dot_rows", "sum_by_latent"]
+STEP_KERNELS = {
+    **{f"{name} {kind}": TILED for name in TILED_KERNELS for kind in ("fp32", "bf16")},
+    "square_sums fp32": {"BLOCK": 2048},
+    "square_sums_across fp32": {"BLOCK": 1024},
+    "adam fp32": {"BLOCK": 2048},
+    "adam_unit_rows fp32": {"BLOCK": 1024},
+}
+STEP_CARDS = (80, 90)
+STEP_PROGRAMS = [f"{name} sm_{card}" for name in STEP_KERNELS for card in STEP_CARDS]
+
 
 def compiled(name, capability):
     """PTX of a kernel, once its machine code has been made of it."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from temporal_sae.kernels import triton_map, triton_pairs
 
     function = name.split()[0]
     kernel = getattr(triton_pairs, function, None) or getattr(triton_map, function)
     types = {"out": "*fp32" if name == "look_up" else "*i32", **POINTERS, **NUMBERS}
-    types |= dict.fromkeys(KERNELS[name], "constexpr")
+    return ptx(kernel, types, KERNELS[name], capability)
+
+
+def compiled_step(name, capability):
+    """The same of a training step's kernel, for aligned tensors whose width 16 divides."""
+    from temporal_sae.kernels import triton_step
+
+    function, kind = name.split()
+    kernel = getattr(triton_step, function)
+    types = STEP_POINTERS | dict.fromkeys(READ_ONLY, f"*{kind}") | STEP_NUMBERS
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, argument in enumerate(kernel.arg_names)
+        if argument in ("d", "n", "size") or argument in STEP_POINTERS
+    }
+    return ptx(kernel, types, STEP_KERNELS[name], capability, aligned, enable_fp_fusion=True)
+
+
+def ptx(kernel, types, constants, capability, attributes=None, enable_fp_fusion=False):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = types | dict.fromkeys(constants, "constexpr")
     signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
-    source = ASTSource(kernel, signature, KERNELS[name])
+    source = ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target, {"enable_fp_fusion": False}).asm["ptx"]
+    return triton.compile(source, target, {"enable_fp_fusion": enable_fp_fusion}).asm["ptx"]
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +113,19 @@ def test_counts_are_products_of_bytes_on_the_tensor_cores(instructions, name):
     assert any(re.match(r"mma.*s32\.s8\.s8\.s32", i) for i in instructions[name])
 
 
+@pytest.mark.parametrize("name", STEP_PROGRAMS)
+def test_a_training_step_repeats_to_the_bit_and_reads_four_numbers_at_a_time(instructions, name):
+    assert not [i for i in instructions[name] if i.startswith(("atom", "red."))]
+    assert any(re.match(r"ld\.global.*v[48]\.", i) for i in instructions[name])
+    assert any(re.match(r"fma.*f32", i) for i in instructions[name])
+
+
 if __name__ == "__main__":
+    programs = {name: compiled(name, 80) for name in KERNELS}
+    for name in STEP_KERNELS:
+        programs |= {f"{name} sm_{card}": compiled_step(name, card) for card in STEP_CARDS}
     found = {
-        name: re.findall(r"^\s+(?:@\S+ )?([a-z][\w.]+)\s", compiled(name, 80), re.M)
-        for name in KERNELS
+        name: re.findall(r"^\s+(?:@\S+ )?([a-z][\w.]+)\s", text, re.M)
+        for name, text in programs.items()
     }
     sys.stdout.write(json.dumps({name: sorted(set(found[name])) for name in found}))
