@@ -39,6 +39,7 @@ class ConsecutiveLoss:
     """
 
     through_latents = True
+    needs_tracker = True
 
     def __init__(self, ortho_weight: float = 0.1, beta: float = -0.05) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)

@@ -79,6 +79,7 @@ class OrthogonalityLoss:
         self.sample_tokens = check_int("sample_tokens", sample_tokens, 1)
         self.seed = check_int("seed", seed, 0)
         self.through_latents = gram == "activations"
+        self.needs_tracker = weighting != "uniform"
         if estimator == "sampled" and not self._can_sample():
             allowed = "exact or auto with gram=activations or weighting=average"
             raise InvalidOption("estimator", estimator, allowed)
@@ -89,7 +90,7 @@ class OrthogonalityLoss:
 
     def check_tracker(self, tracker: PairWeights) -> None:
         """Raise InvalidOption where this penalty cannot be computed with that tracker."""
-        follows = tracker.weights_follow_window or self.weighting == "uniform"
+        follows = tracker.weights_follow_window or not self.needs_tracker
         if self.estimator == "sampled" and not follows:
             raise InvalidOption("estimator", self.estimator, "exact or auto with this tracker")
 
@@ -133,7 +134,7 @@ class OrthogonalityLoss:
     ) -> Iterator[Term]:
         """What the penalty is the sum of; nothing before the first window."""
         self.check_tracker(tracker)
-        ready = tracker.windows_closed > 0 or self.weighting == "uniform"
+        ready = tracker.windows_closed > 0 or not self.needs_tracker
         if self.ortho_weight == 0 or not ready:
             return
         check_decoder(W_dec, tracker.n_latents)

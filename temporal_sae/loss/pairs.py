@@ -43,6 +43,13 @@ def check_decoder(W_dec: Tensor, n_latents: int) -> None:
             raise NotFinite(f"W_dec: row {int(bad.nonzero()[0])} is not finite")
 
 
+def permutation(n: int, seed: int, tokens_seen: int, device: torch.device) -> Int[Tensor, " n"]:
+    """A function of the seed and the tokens seen, so that a resumed run draws the same."""
+    generator = torch.Generator(device)
+    generator.manual_seed((seed * 1_000_003 + tokens_seen) % 2**63)
+    return torch.randperm(n, generator=generator, device=device)
+
+
 def unit_rows(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "d_sae d_in"]:
     """Rows divided by max(‖row‖, 1e-12)."""
     return W_dec / W_dec.norm(dim=-1, keepdim=True).clamp(min=EPSILON)

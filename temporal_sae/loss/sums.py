@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.latents import Latents
-from temporal_sae.loss.pairs import PairWeights
+from temporal_sae.loss.pairs import PairWeights, permutation
 from temporal_sae.loss.products import (
     WithGradient,
     activation_overlap,
@@ -119,10 +119,7 @@ class PairSums:
         return self._permutation(len(window), window.device)[: self.options.sample_tokens]
 
     def _permutation(self, n: int, device: torch.device) -> Tensor:
-        """A function of the seed and the tokens seen, so that a resumed run draws the same."""
-        generator = torch.Generator(device)
-        generator.manual_seed(self.options.seed * 1_000_003 + self.tracker.tokens_seen)
-        return torch.randperm(n, generator=generator, device=device)
+        return permutation(n, self.options.seed, self.tracker.tokens_seen, device)
 
     def _token_sum(self, tokens: Int[Tensor, " M"]) -> WithGradient:
         """Σ_{i≠j} c r g is the mean over the window's tokens of Σ r g over a token's pairs."""

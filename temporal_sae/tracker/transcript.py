@@ -125,27 +125,32 @@ class TranscriptTracker(CoActivationTracker):
 
 
 class NoTracker:
-    """`tracker=off`: sees nothing and weighs nothing, so the plain SAE remains."""
+    """`tracker=off`: weighs nothing, so the plain SAE remains; it only counts tokens.
+
+    The count is what penalties without a tracker draw their random samples from.
+    """
 
     stream = "shuffled"
     weights_follow_window = False
     windows_closed = 0
-    tokens_seen = 0
     last_window: None = None
 
     def __init__(self, n_latents: int, device: str | torch.device = "cpu") -> None:
         self.n_latents = n_latents
+        self.tokens_seen = 0
 
     def update(self, indices: Int[Tensor, "tokens k"]) -> None:
-        """Nothing happens."""
+        """Count the tokens."""
+        self.tokens_seen += indices.shape[0]
 
     def nbytes(self) -> int:
         """Nothing is held."""
         return 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to save."""
-        return {}
+        """The number of tokens seen."""
+        return {"tokens_seen": self.tokens_seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Continue exactly where `state` was taken."""
+        self.tokens_seen = int(state["tokens_seen"])

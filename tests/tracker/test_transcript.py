@@ -45,8 +45,12 @@ def test_state_survives():
     assert torch.equal(tracker.weight_matrix(), other.weight_matrix())
 
 
-def test_no_tracker_sees_nothing():
-    tracker = NoTracker(3)
+def test_no_tracker_counts_tokens_and_holds_nothing():
+    tracker, other = NoTracker(3), NoTracker(3)
     tracker.update(BATCH)
     assert tracker.windows_closed == 0
     assert tracker.nbytes() == 0
+    assert (tracker.tokens_seen, other.tokens_seen) == (6, 0)
+    other.load_state_dict(tracker.state_dict())
+    other.update(BATCH[:2])
+    assert other.tokens_seen == 8
