@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.outliers import OUTLIERS, Outliers
 from temporal_sae.activations.shuffle import ShuffleBuffer
 from temporal_sae.data import Split, TextSource, TokenWindows
-from temporal_sae.errors import InvalidOption, check_bool, check_int
+from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class ActivationSource:
         batch_windows: windows in one forward pass of the language model.
         buffer_tokens: rows of the shuffle buffer.
         normalize: divide by one constant so that E‖x‖² = 1 in training; folded into the saved SAE.
+        outliers: what training does with rows that are too long: `keep` them, `drop` them, or
+            `clip` them to the limit. Their share is counted in any case, and evaluation takes all
+            rows as they are. On CUDA `drop` waits for the device at each harvest.
+        outlier_factor: the limit, over the median norm of the rows that first fill the buffer.
 
     Raises:
         InvalidOption: an option is out of range.
@@ -48,6 +53,8 @@ class ActivationSource:
         batch_windows: int = 32,
         buffer_tokens: int = 32768,
         normalize: bool = True,
+        outliers: str = "keep",
+        outlier_factor: float = 10.0,
     ) -> None:
         self.context_size = check_int("context_size", context_size, 2)
         self.prepend_bos = check_bool("prepend_bos", prepend_bos)
@@ -55,6 +62,8 @@ class ActivationSource:
         self.normalize = check_bool("normalize", normalize)
         self.batch_windows = check_int("batch_windows", batch_windows, 1)
         self.buffer_tokens = check_int("buffer_tokens", buffer_tokens, 1)
+        self.outliers = check_choice("outliers", outliers, OUTLIERS)
+        self.outlier_factor = check_number("outlier_factor", outlier_factor, minimum=1.0)
 
     @property
     def first_position(self) -> int:
@@ -109,12 +118,16 @@ class ActivationStream(Iterator[ActivationBatch]):
         self.source, self.windows, self.model = source, windows, model
         self.batch_size, self.ordered = batch_size, ordered
         self.buffer = ShuffleBuffer(source.buffer_tokens, seed, model.device)
+        self.outliers = Outliers(source.outliers, source.outlier_factor, model.device)
         self._not_handed_out: list[Tensor] = []
         self._scale: float | None = None
 
     @property
     def scale(self) -> float:
-        """√E‖x‖² over the first full buffer, by which batches are divided; 1 if not normalised."""
+        """√E‖x‖² over the first full buffer, by which batches are divided; 1 if not normalised.
+
+        Measured once outliers have been dropped or clipped.
+        """
         if self._scale is None:
             self._fill()
             rows = self.buffer.held().float()
@@ -136,22 +149,41 @@ class ActivationStream(Iterator[ActivationBatch]):
         self._not_handed_out = []
         return ActivationBatch(x, ordered)
 
+    def metrics(self) -> dict[str, Tensor]:
+        """`outlier_share`: outliers among all rows harvested so far; on the device."""
+        return {"outlier_share": self.outliers.share()}
+
     def _fill(self) -> None:
-        """Harvest until the buffer is full."""
+        """Harvest until the buffer is full; what fills it first also sets the outliers' limit."""
+        if self.outliers.limit is None:
+            first: list[Tensor] = []
+            while sum(map(len, first)) < self.buffer.capacity:
+                first.append(self._harvest())
+            self.outliers.measure(first)
+            while first:  # each is freed once it has been copied
+                self._take_in(first.pop(0))
         while not self.buffer.full:
-            tokens = torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
-            acts = self.model.activations(tokens)[:, self.source.first_position :].flatten(0, 1)
-            self.buffer.add(acts)
-            if self.ordered:
-                self._not_handed_out.append(acts)
+            self._take_in(self._harvest())
+
+    def _harvest(self) -> Float[Tensor, "tokens d_in"]:
+        """Activations of the next windows."""
+        tokens = torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
+        return self.model.activations(tokens)[:, self.source.first_position :].flatten(0, 1)
+
+    def _take_in(self, rows: Float[Tensor, "tokens d_in"]) -> None:
+        rows = self.outliers.treat(rows)
+        self.buffer.add(rows)
+        if self.ordered and len(rows):
+            self._not_handed_out.append(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Text cursor, buffer and scale."""
+        """Text cursor, buffer, scale, and the limit and counts of outliers."""
         scale = self.scale  # first: measuring it may harvest
         return {
             "windows": self.windows.state_dict(),
             "buffer": self.buffer.state_dict(),
             "scale": scale,
+            "outliers": self.outliers.state_dict(),
             "not_handed_out": {str(n): chunk for n, chunk in enumerate(self._not_handed_out)},
         }
 
@@ -160,5 +192,6 @@ class ActivationStream(Iterator[ActivationBatch]):
         self.windows.load_state_dict(state["windows"])
         self.buffer.load_state_dict(state["buffer"])
         self._scale = float(state["scale"])
+        self.outliers.load_state_dict(state["outliers"])
         waiting = state.get("not_handed_out", {})
         self._not_handed_out = [waiting[str(n)].to(self.model.device) for n in range(len(waiting))]
