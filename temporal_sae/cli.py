@@ -159,22 +159,23 @@ def explain_unknown_key(key: str, conf: Path) -> str:
     keys = known_keys(conf)
     if key in keys:
         group = key.split(".")[0]
-        return f"{key}: unknown key with this {group}; it belongs to {group}={keys[key]}"
+        options = " or ".join(f"{group}={option}" for option in keys[key])
+        return f"{key}: unknown key with this {group}; it belongs to {options}"
     nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
     return f"{key}: unknown key; the nearest valid key is {nearest[0]}"
 
 
-def known_keys(conf: Path) -> dict[str, str]:
-    """Every key that some choice of options has, with one option that has it."""
-    keys = {str(key): "config" for key in OmegaConf.load(conf / "config.yaml")}
+def known_keys(conf: Path) -> dict[str, list[str]]:
+    """Every key that some choice of options has, with the options that have it."""
+    keys: dict[str, list[str]] = {str(key): [] for key in OmegaConf.load(conf / "config.yaml")}
     for group in (
         p for p in conf.iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")
     ):
-        keys[group.name] = "config"
+        keys[group.name] = []
         for option in sorted(group.glob("*.yaml")):
             for key in map(str, OmegaConf.load(option)):
                 if not key.startswith("_"):
-                    keys.setdefault(f"{group.name}.{key}", option.stem)
+                    keys.setdefault(f"{group.name}.{key}", []).append(option.stem)
     return {key: where for key, where in keys.items() if key not in ("defaults", "hydra")}
 
 

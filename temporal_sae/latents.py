@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.kernels import step_kernels_for
+
 
 class Latents(NamedTuple):
     """The k candidates of each token; a slot is active when its value is > 0.
@@ -20,15 +22,29 @@ class Latents(NamedTuple):
     indices: Int[Tensor, "tokens k"]
 
     @classmethod
-    def from_dense(cls, acts: Float[Tensor, "tokens d_sae"]) -> Latents:
+    def from_dense(cls, acts: Float[Tensor, "tokens d_sae"], at_most: int | None = None) -> Latents:
         """Keep the positive entries, left-aligned; k is the largest number in any token.
 
-        The width depends on the values, so on a GPU this waits for them.
+        Args:
+            at_most: keep only so many, the largest. On a GPU k is then always that (or d_sae), so
+                that nothing has to wait for the values.
         """
-        k = max(1, int((acts > 0).sum(-1).max()))
-        values, indices = acts.topk(k, dim=-1, sorted=False)
+        d_sae = acts.shape[1]
+        if at_most is None or acts.device.type == "cpu":
+            zero = acts.new_zeros(()).expand(d_sae)
+            indices = step_kernels_for(acts.device).list_above(acts, zero)
+            if at_most is None or indices.shape[1] <= at_most:
+                return cls(acts.gather(1, indices.clamp(min=0)) * (indices >= 0), indices)
+        values, indices = acts.topk(min(at_most, d_sae), dim=-1)
         active = values > 0
         return cls(values * active, torch.where(active, indices, -1))
+
+    def largest(self, at_most: int) -> Latents:
+        """The largest values of each token, if there are more than so many slots."""
+        if self.values.shape[1] <= at_most:
+            return self
+        values, slots = self.values.topk(at_most, dim=-1)
+        return Latents(values, self.indices.gather(1, slots))
 
     def to_dense(self, d_sae: int) -> Float[Tensor, "tokens d_sae"]:
         """The same values at their places in a row of zeros."""

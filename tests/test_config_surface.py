@@ -17,9 +17,9 @@ GROUPS = {
     "model": ["gemma_2_2b", "hf", "tiny"],
     "data": ["hub", "stdlib", "text_files"],
     "activations": ["default"],
-    "sae": ["standard", "topk"],
+    "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
-    "loss": ["consecutive", "separation"],
+    "loss": ["consecutive", "ortsae", "separation"],
     "trainer": ["default"],
     "eval": ["core", "none"],
     "logger": ["jsonl", "wandb"],
@@ -154,7 +154,7 @@ def test_help_names_every_group_and_option():
         ("tracker.windowsize", "nearest valid key is tracker.window_size"),
         ("trainer.learning_rate", "nearest valid key is trainer."),
         ("sed", "nearest valid key is seed"),
-        ("sae.l1_weight", "belongs to sae=standard"),
+        ("sae.l1_weight", "belongs to sae=gated or sae=standard"),
     ],
 )
 def test_unknown_keys_are_answered_with_the_nearest(typed, answer):

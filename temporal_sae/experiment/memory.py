@@ -39,7 +39,6 @@ def check_memory(
     acts_bytes = {"float32": 4}.get(model.dtype, 2)
     vocab = int(model.model.config.get_text_config().vocab_size)
     evaluated = cfg.eval.get("batch_windows", 0) * source.context_size
-    tracked = "NoTracker" not in cfg.tracker._target_
     budget = {
         "language model": model.nbytes(),
         "logits in evaluation": 6 * evaluated * vocab * FLOAT,
@@ -48,7 +47,7 @@ def check_memory(
         "batch": DENSE_COPIES_OF_A_BATCH * batch_size * d_sae * FLOAT,
         "shuffle buffer": source.buffer_tokens * d_in * acts_bytes,
         "tracker": tracker_bytes(cfg, sae, model.device),
-        "penalty": penalty_bytes(cfg, sae) if tracked else 0,
+        "penalty": penalty_bytes(cfg, sae),
     }
     free = free_memory(model.device)
     needed = sum(budget.values()) - budget["language model"]
@@ -81,6 +80,10 @@ def tracker_bytes(cfg: DictConfig, sae: SparseAutoencoder, device: torch.device)
 
 def penalty_bytes(cfg: DictConfig, sae: SparseAutoencoder) -> int:
     """A dense gradient of the decoder, and the pairs that are looked at together."""
+    tracked = "NoTracker" not in cfg.tracker._target_
+    without_tracker = "Chunked" in cfg.loss._target_ or cfg.loss.get("weighting") == "uniform"
+    if not cfg.loss.ortho_weight or not (tracked or without_tracker):
+        return 0
     if "ConsecutiveLoss" in cfg.loss._target_:
         return PAIR_TEMPORARIES * sae.d_sae**2 * FLOAT
     return sae.W_dec.nbytes + PAIR_TEMPORARIES * BYTES_AT_ONCE

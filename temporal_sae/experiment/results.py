@@ -9,9 +9,15 @@ from temporal_sae.errors import RunError
 from temporal_sae.experiment.build import Components
 from temporal_sae.training.loggers import Metrics
 
+SPARSITY = ("k", "l1_weight", "l0_target", "l0_weight")
+# What the reference files call the same things (dictionary_learning's class names).
 TRAINER_NAMES = {
     "topk": ("TrainerTopK", "AutoEncoderTopK"),
+    "batch_topk": ("BatchTopKTrainer", "BatchTopKSAE"),
+    "matryoshka": ("MatryoshkaBatchTopKTrainer", "MatryoshkaBatchTopKSAE"),
     "standard": ("StandardTrainer", "AutoEncoder"),
+    "jumprelu": ("JumpReluTrainer", "JumpReluAutoEncoder"),
+    "gated": ("GatedSAETrainer", "GatedAutoEncoder"),
 }
 
 
@@ -19,7 +25,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
     """What was trained and how it ended, as the reference files tell it."""
     sae, trainer = parts.sae, parts.trainer
     lr = trainer.learning_rate(sae)
-    trainer_class, dict_class = TRAINER_NAMES.get(sae.architecture, (sae.architecture,) * 2)
+    trainer_class, dict_class = TRAINER_NAMES[sae.trained_as]
     config = {
         "trainer_class": trainer_class,
         "dict_class": dict_class,
@@ -28,7 +34,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "seed": seed,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
-        **{name: getattr(sae, name) for name in ("k", "l1_weight") if hasattr(sae, name)},
+        **{name: getattr(sae, name) for name in SPARSITY if hasattr(sae, name)},
         "device": str(parts.device),
         "layer": parts.model.layer,
         "lm_name": parts.model.name,
@@ -50,9 +56,9 @@ def core_section(parts: Components, metrics: dict[str, dict[str, float]]) -> dic
     """The core evaluation, as SAEBench writes it."""
     name = f"{parts.model.name}_layer_{parts.model.layer}_sae"
     return {
-        "unique_id": f"{name}_{parts.sae.architecture}",
+        "unique_id": f"{name}_{parts.sae.trained_as}",
         "sae_set": name,
-        "sae_id": parts.sae.architecture,
+        "sae_id": parts.sae.trained_as,
         "eval_cfg": {
             "model_name": parts.model.name,
             "llm_dtype": parts.model.dtype,

@@ -6,8 +6,9 @@ Every function returns a scalar and takes `x` and `x_hat` as float [tokens, d_in
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import embedding
 
 RECONSTRUCTIONS = ("fvu", "sse", "norm")
 
@@ -32,33 +33,35 @@ def variance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
     return (x - x.mean(0)).square().sum(-1).mean().clamp(min=1e-12).detach()
 
 
-def l1_loss(
-    acts: Float[Tensor, "tokens d_sae"], W_dec: Float[Tensor, "d_sae d_in"]
-) -> Float[Tensor, ""]:
-    """E Σ_i f_i ‖d_i‖; with unit decoder rows the plain L1 norm of the latents."""
-    return (acts @ W_dec.norm(dim=-1)).mean()
-
-
 def auxk_loss(
-    residual: Float[Tensor, "tokens d_in"],
-    pre_acts: Float[Tensor, "tokens d_sae"],
-    dead: Tensor,
-    W_dec: Float[Tensor, "d_sae d_in"],
+    x: Float[Tensor, "tokens d_in"],
+    x_hat: Float[Tensor, "tokens d_in"],
+    dead: Bool[Tensor, " d_sae"],
+    parameters: tuple[Tensor, Tensor, Tensor, Tensor],
     k_aux: int,
 ) -> Float[Tensor, ""]:
     """AuxK (Gao et al. 2024, arXiv 2406.04093, section A.2): dead latents explain the residual.
 
     The `k_aux` largest dead latents reconstruct x - x̂, normalised by the residual's variance and
     scaled down while fewer than `k_aux` are dead. The gradient reaches the encoder and the decoder
-    rows of the dead latents, and nothing else: the residual is a constant here.
+    rows of the dead latents, and nothing else: the residual is a constant here. On the CPU only
+    the dead latents are computed; on a GPU all, since their number is not known there.
 
     Args:
-        residual: x - x̂.
-        pre_acts: pre-activations of all latents.
         dead: bool [d_sae].
+        parameters: W_enc, b_enc, b_dec, W_dec.
+        k_aux: dead latents a token.
     """
-    residual = residual.detach()
-    values, indices = pre_acts.masked_fill(~dead, -torch.inf).topk(k_aux, dim=-1, sorted=False)
+    W_enc, b_enc, b_dec, W_dec = parameters
+    residual = (x - x_hat).detach()
+    encoder, bias, decoder, mask = W_enc.T, b_enc, W_dec, dead
+    if dead.device.type == "cpu":
+        ids = dead.nonzero().flatten()
+        encoder, decoder = embedding(ids, encoder), embedding(ids, decoder)
+        bias, mask = embedding(ids, bias[:, None])[:, 0], dead[ids]
+    pre_acts = torch.addmm(bias, (x - b_dec).detach(), encoder.T).float()
+    least = pre_acts.masked_fill(~mask, -torch.inf)
+    values, indices = least.topk(min(k_aux, least.shape[1]), dim=-1, sorted=False)
     acts = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
-    error = (residual - acts @ W_dec).square().sum(-1).mean()
+    error = (residual - (acts @ decoder).float()).square().sum(-1).mean()
     return error / variance(residual) * (dead.sum() / k_aux).clamp(max=1)

@@ -68,7 +68,8 @@ REFERENCE_CAVEAT = (
 def headline(results: dict[str, Any], record: dict[str, Any]) -> str:
     """What was trained, in a sentence."""
     config = with_training(results)["training"]["config"]
-    sparsity = f"k {config['k']}" if "k" in config else f"L1 {config.get('l1_weight')}"
+    named = {"k": "k", "l1_weight": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
+    sparsity = next(f"{word} {config[key]}" for key, word in named.items() if config.get(key))
     return (
         f"{config['dict_size']:,} latents ({config['dict_class']}, {sparsity}) on "
         f"{config['lm_name']}, {config['submodule_name']} (width {config['activation_dim']}): "

@@ -6,15 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from temporal_sae.errors import check_int
+from temporal_sae.kernels import step_kernels_for
 from temporal_sae.latents import Latents
+from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.sae.saving import write_folder
+from temporal_sae.sae.step_ops import Chosen, Encoded, SparseProduct, prefers_sparse
+
+# Latents of a token that the tracker sees at most, the largest ones. Only a dense SAE has more.
+TRACKED_LATENTS = 512
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,12 @@ class StepContext:
         step: steps done so far.
         dead: bool [d_sae], latents silent for at least `trainer.dead_after_tokens`; None while
             there is none for certain, so that an architecture can skip the work.
+        sparse: whether to compute by gathering the active rows; None for whatever is faster.
     """
 
     step: int
     dead: Bool[Tensor, " d_sae"] | None = None
+    sparse: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -37,26 +45,37 @@ class StepOutput:
 
     Attributes:
         x_hat: reconstruction, [tokens, d_in].
-        latents: sparse latents, whose values carry the gradient.
+        latents: sparse latents, whose values carry the gradient; at most `TRACKED_LATENTS` a token.
+        l0: mean number of active latents a token, none left out.
+        fired: bool [d_sae], latents that are active in some token.
         terms: the architecture's own loss terms by name, already weighted.
+        partial: reconstructions by parts of the dictionary, whose losses are averaged with that
+            of `x_hat`.
     """
 
     x_hat: Float[Tensor, "tokens d_in"]
     latents: Latents
+    l0: Float[Tensor, ""]
+    fired: Bool[Tensor, " d_sae"]
     terms: dict[str, Tensor] = field(default_factory=dict)
+    partial: tuple[Float[Tensor, "tokens d_in"], ...] = ()
 
 
 class SparseAutoencoder(nn.Module, ABC):
     """Encoder `W_enc [d_in, d_sae]`, `b_enc [d_sae]`; decoder `W_dec [d_sae, d_in]`, `b_dec`.
 
-    Decoder rows are random directions of unit length and the encoder starts as their transpose.
+    Decoder rows are random directions of unit length, and the encoder starts as their transpose.
+    All parameters are float32; with bfloat16 autocast the matrix products are not.
 
     Args:
         d_in: width of the activations.
         d_sae: number of latents.
     """
 
-    architecture: ClassVar[str]
+    architecture: ClassVar[str]  # of the saved function, a name that SAELens knows
+    trained_as: ClassVar[str]  # the option of `sae=` that it is
+    config_keys: ClassVar[tuple[str, ...]] = ("d_in", "d_sae")  # what `cfg.json` holds of it
+    unit_decoder = True  # rows of the decoder are kept at length 1
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
@@ -64,9 +83,9 @@ class SparseAutoencoder(nn.Module, ABC):
         self.d_sae = check_int("d_sae", d_sae, 1)
         directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=-1)
         self.W_dec = nn.Parameter(directions)
-        # Row-major like everything a checkpoint restores: Adam's fused kernel walks a parameter and
-        # its moments as they lie in memory.
-        self.W_enc = nn.Parameter(directions.T.contiguous())
+        # In memory the encoder lies like the decoder, a latent after the other: its gradient is
+        # summed latent by latent, and everything that walks both walks them alike.
+        self.W_enc = nn.Parameter(directions.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
@@ -78,9 +97,16 @@ class SparseAutoencoder(nn.Module, ABC):
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
         """Reconstruct a batch, keeping what the losses and the tracker need."""
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments that define the inference-time function."""
+    def after_step(
+        self, x: Float[Tensor, "tokens d_in"], out: StepOutput, context: StepContext
+    ) -> Bool[Tensor, " d_sae"] | None:
+        """What is not done by gradients, once the weights have moved.
+
+        Returns:
+            Latents that have been made new, whose optimiser state no longer means anything; or
+            None.
+        """
+        return None
 
     def default_lr(self) -> float:
         """The learning rate used when `trainer.lr` is null."""
@@ -96,12 +122,9 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def decode(self, latents: Latents) -> Float[Tensor, "tokens d_in"]:
         """Σ_k values_k W_dec[indices_k] + b_dec, touching only the rows that are active."""
-        return self.b_dec + torch.nn.functional.embedding_bag(
-            latents.indices.clamp(min=0),
-            self.W_dec,
-            per_sample_weights=latents.values,
-            mode="sum",
-        )
+        chosen = Chosen(self.d_sae, latents.indices, sparse=True)
+        x_hat: Tensor = SparseProduct.apply(latents.values, self.W_dec, chosen)
+        return x_hat + self.b_dec
 
     def decode_dense(self, acts: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_in"]:
         """acts W_dec + b_dec."""
@@ -112,25 +135,92 @@ class SparseAutoencoder(nn.Module, ABC):
         return self.decode_dense(self.encode_dense(x))
 
     @torch.no_grad()
-    def remove_parallel_gradient(self) -> None:
-        """Drop the part of W_dec's gradient along each row: the constraint would undo it anyway."""
-        if self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(-1, keepdim=True)
-            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
+    def encoded(self, x: Float[Tensor, "tokens d_in"]) -> Encoded:
+        """The encoder's product, which the rest of a training step starts from."""
+        centered = x - self.b_dec
+        pre_acts = torch.addmm(self.b_enc, centered, self.W_enc)
+        return Encoded(centered, pre_acts, self.W_enc, self.b_enc, self.b_dec)
 
-    @torch.no_grad()
-    def normalize_decoder(self) -> None:
-        """Rescale decoder rows to unit length."""
-        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+    def choose(
+        self, pre_acts: Tensor, thresholds: Float[Tensor, " d_sae"], context: StepContext
+    ) -> Chosen:
+        """The latents whose pre-activation exceeds a threshold; or all, where that is faster.
+
+        How many there are depends on the data, so on a GPU, unless told to, all.
+        """
+        everything = Chosen(self.d_sae, None, sparse=False)
+        if context.sparse is False or (context.sparse is None and pre_acts.device.type != "cpu"):
+            return everything
+        kernels = step_kernels_for(pre_acts.device)
+        indices = kernels.list_above(pre_acts, thresholds)
+        if context.sparse or prefers_sparse(pre_acts.device, self.d_sae, indices.shape[1]):
+            return Chosen(self.d_sae, indices, sparse=True)
+        return everything
+
+    def output(
+        self,
+        chosen: Chosen,
+        acts: Tensor,
+        x_hat: Float[Tensor, "tokens d_in"],
+        terms: dict[str, Tensor],
+        partial: tuple[Tensor, ...] = (),
+    ) -> StepOutput:
+        """The output of a step whose latents are `acts`, in the places of `chosen`."""
+        with torch.no_grad():
+            l0 = (acts > 0).sum(-1).float().mean()
+            fired = chosen.fired(acts)
+        latents = chosen.latents(acts, TRACKED_LATENTS)
+        return StepOutput(x_hat, latents, l0, fired, terms, partial)
+
+    def auxk_terms(
+        self, x: Tensor, x_hat: Tensor, weight: float, k_aux: int, context: StepContext
+    ) -> dict[str, Tensor]:
+        """AuxK, if there are dead latents and it has a weight."""
+        if context.dead is None or not weight:
+            return {}
+        parameters = (self.W_enc, self.b_enc, self.b_dec, self.W_dec)
+        return {"auxk": weight * auxk_loss(x, x_hat, context.dead, parameters, k_aux)}
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:
         """Turn an SAE trained on x / scale into the one that takes x itself.
 
-        Latents and biases grow by `scale`, the directions stay.
+        Latents, biases and thresholds grow by `scale`, the directions stay.
         """
         self.b_enc.mul_(scale)
         self.b_dec.mul_(scale)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments that define the inference-time function."""
+        return {key: getattr(self, key) for key in self.config_keys}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters of the inference-time function, by the names that SAELens gives them."""
+        return {name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a saved SAE holds."""
+        return self.weights()
+
+    @classmethod
+    @torch.no_grad()
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The SAE that `config` and `tensors` were taken from.
+
+        Raises:
+            KeyError: something is missing, which is never guessed.
+            ValueError: a tensor is unknown or has another shape.
+        """
+        sae = cls(**{key: config[key] for key in cls.config_keys})
+        own = sae.weights()
+        if extra := sorted(tensors.keys() - own.keys()):
+            raise ValueError(f"{extra[0]}: this architecture has no such tensor")
+        for name, tensor in own.items():
+            if tensors[name].shape != tensor.shape:
+                found, expected = tuple(tensors[name].shape), tuple(tensor.shape)
+                raise ValueError(f"{name}: has shape {found}, must have {expected}")
+            tensor.copy_(tensors[name])
+        return sae
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Write `cfg.json` and `sae_weights.safetensors`, which SAELens and `load_sae` read.
@@ -140,4 +230,4 @@ class SparseAutoencoder(nn.Module, ABC):
             metadata: facts about where the SAE belongs: `model_name`, `hook_name`, …
         """
         config = {"architecture": self.architecture, **self.config()}
-        write_folder(folder, config, dict(self.named_parameters()), metadata or {})
+        write_folder(folder, config, self.tensors(), metadata or {})

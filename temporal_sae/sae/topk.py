@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_int, check_number
+from temporal_sae.kernels import step_kernels_for
 from temporal_sae.latents import Latents
-from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.step_ops import Chosen, prefers_sparse
 
 
 class TopKSAE(SparseAutoencoder):
@@ -27,7 +26,8 @@ class TopKSAE(SparseAutoencoder):
         InvalidOption: k or k_aux exceeds d_sae, or an option is out of range.
     """
 
-    architecture = "topk"
+    architecture = trained_as = "topk"
+    config_keys = ("d_in", "d_sae", "k")
 
     def __init__(
         self,
@@ -37,42 +37,48 @@ class TopKSAE(SparseAutoencoder):
         auxk_weight: float = 1 / 32,
         k_aux: int | None = None,
     ) -> None:
-        self._check_k(k, d_sae)
+        self.k = check_k(k, d_sae)
         super().__init__(d_in, d_sae)
-        self.k = k
         self.auxk_weight = check_number("auxk_weight", auxk_weight)
-        wanted = max(1, d_in // 2) if k_aux is None else check_int("k_aux", k_aux, 1)
-        self.k_aux = min(wanted, d_sae)
-
-    @staticmethod
-    def _check_k(k: int, d_sae: int) -> None:
-        if check_int("k", k, 1) > check_int("d_sae", d_sae, 1):
-            raise InvalidOption("k", k, f"at most d_sae={d_sae}")
-
-    def config(self) -> dict[str, Any]:
-        return {"d_in": self.d_in, "d_sae": self.d_sae, "k": self.k}
+        self.k_aux = choose_k_aux(k_aux, self.d_in, self.d_sae)
 
     def default_lr(self) -> float:
         """2e-4 / √(F / 2^14), the rule of Gao et al. that the reference runs used."""
         return 2e-4 / (self.d_sae / 2**14) ** 0.5
 
-    def _select(self, pre_acts: Float[Tensor, "tokens d_sae"]) -> Latents:
-        values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
-        return Latents(values.relu(), indices)
-
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Latents:
         """The k candidates of each token; those with value 0 are not active."""
-        return self._select(self.pre_activations(x))
+        pre_acts = self.pre_activations(x)
+        _, indices = step_kernels_for(x.device).select_topk(pre_acts.detach(), self.k)
+        return Latents(pre_acts.gather(1, indices.clamp(min=0)) * (indices >= 0), indices)
 
     def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
         return self.encode(x).to_dense(self.d_sae)
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
-        pre_acts = self.pre_activations(x)
-        latents = self._select(pre_acts)
-        x_hat = self.decode_dense(latents.to_dense(self.d_sae))
-        terms: dict[str, Tensor] = {}
-        if context.dead is not None and self.auxk_weight:
-            aux = auxk_loss(x - x_hat, pre_acts, context.dead, self.W_dec, self.k_aux)
-            terms["auxk"] = self.auxk_weight * aux
-        return StepOutput(x_hat, latents, terms)
+        encoded = self.encoded(x)
+        _, indices = step_kernels_for(x.device).select_topk(encoded.pre_acts, self.k)
+        sparse = context.sparse
+        if sparse is None:
+            sparse = prefers_sparse(x.device, self.d_sae, self.k)
+        chosen = Chosen(self.d_sae, indices, sparse)
+        acts = encoded.take(chosen)
+        x_hat = chosen.decode(acts, self.W_dec) + self.b_dec
+        terms = self.auxk_terms(x, x_hat, self.auxk_weight, self.k_aux, context)
+        return self.output(chosen, acts, x_hat, terms)
+
+
+def check_k(k: int, d_sae: int) -> int:
+    """Return k if it is from 1 to d_sae, else raise InvalidOption."""
+    if check_int("k", k, 1) > check_int("d_sae", d_sae, 1):
+        raise InvalidOption("k", k, f"at most d_sae={d_sae}")
+    return int(k)
+
+
+def choose_k_aux(k_aux: int | None, d_in: int, d_sae: int) -> int:
+    """Return k_aux if it is from 1 to d_sae; by default half the width (Gao et al. 2024)."""
+    if k_aux is None:
+        return min(max(1, d_in // 2), d_sae)
+    if check_int("k_aux", k_aux, 1) > d_sae:
+        raise InvalidOption("k_aux", k_aux, f"at most d_sae={d_sae}")
+    return int(k_aux)

@@ -44,6 +44,11 @@ class Checkpoints:
         found = [p for p in self.folder.glob("step_*.safetensors") if NAME.fullmatch(p.name)]
         return sorted(found, reverse=True)
 
+    def newest_in_words(self) -> str:
+        """For a message."""
+        files = self.files()
+        return f"the last good checkpoint is {files[0].name}" if files else "no checkpoint was made"
+
     def save(self, step: int, state: State) -> Path:
         """Write a checkpoint; the previous ones stay until it is complete."""
         data = to_bytes(state)

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from temporal_sae.latents import Latents
-
 
 class DeadLatents:
     """Tokens since each latent was last active, with a value > 0 and not merely selected.
@@ -25,15 +23,15 @@ class DeadLatents:
         self.tokens = 0
         self.silent_for = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
-    def update(self, latents: Latents) -> None:
-        """Count a batch."""
-        d_sae = self.silent_for.shape[0]
-        active = latents.active_indices()
-        fired = torch.zeros(d_sae + 1, dtype=torch.bool, device=active.device)
-        fired[torch.where(active >= 0, active, d_sae).flatten()] = True
-        self.tokens += latents.values.shape[0]
-        self.silent_for += latents.values.shape[0]
-        self.silent_for.masked_fill_(fired[:d_sae], 0)
+    def update(self, fired: Bool[Tensor, " d_sae"], tokens: int) -> None:
+        """Count a batch of so many tokens, in some of which `fired` were active."""
+        self.tokens += tokens
+        self.silent_for += tokens
+        self.silent_for.masked_fill_(fired, 0)
+
+    def forget(self, latents: Bool[Tensor, " d_sae"]) -> None:
+        """Latents that have just been made anew are not dead."""
+        self.silent_for.masked_fill_(latents, 0)
 
     def mask(self) -> Bool[Tensor, " d_sae"]:
         """Which latents are dead."""

@@ -1,4 +1,4 @@
-"""The point with the least summed distance to a cloud of points."""
+"""Initial weights that a sample of the data decides."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.sae import SparseAutoencoder, StepContext
+
 
 @torch.no_grad()
 def geometric_median(
     points: Float[Tensor, "n d"], iterations: int = 100, tolerance: float = 1e-6
 ) -> Float[Tensor, " d"]:
-    """Weiszfeld's algorithm, stopped when a move is below `tolerance` of the distance scale."""
+    """The point with the least summed distance to a cloud of points.
+
+    Weiszfeld's algorithm, stopped when a move is below `tolerance` of the distance scale.
+    """
     median = points.mean(0)
     for _ in range(iterations):
         distance = (points - median).norm(dim=-1).clamp(min=1e-12)
@@ -21,3 +26,18 @@ def geometric_median(
             return moved
         median = moved
     return median
+
+
+@torch.no_grad()
+def fit_encoder(sae: SparseAutoencoder, x: Float[Tensor, "tokens d_in"]) -> None:
+    """Multiply W_enc by the number that lets s (x̂ - b_dec) come nearest to x - b_dec.
+
+    With a tied encoder the many latents that are active at first add up to more, or less, than the
+    input; training would spend its first steps on their common size. Nothing changes where the
+    reconstruction has no part along the input.
+    """
+    before_training = StepContext(step=-1)
+    centered = x - sae.b_dec
+    x_hat = sae.training_step(x, before_training).x_hat - sae.b_dec
+    scale = (x_hat * centered).sum() / x_hat.square().sum()
+    sae.W_enc.mul_(torch.where(scale > 0, scale, 1.0))

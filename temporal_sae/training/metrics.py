@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae.errors import RunError
 from temporal_sae.loss.terms import variance
 from temporal_sae.sae import StepOutput
 from temporal_sae.training.loggers import Metrics
@@ -31,32 +29,23 @@ def measure(
     losses: dict[str, Tensor],
     gradient_norm: Tensor,
 ) -> Metrics:
-    """Everything worth logging about the step that has just been done.
-
-    Raises:
-        RunError: the loss is not finite.
-    """
+    """Everything worth logging about the step that has just been done."""
     values = {name: float(loss) for name, loss in losses.items()}
-    total, lr = sum(values.values()), run.optimizer.param_groups[0]["lr"]
-    if not math.isfinite(total):
-        raise RunError(
-            f"the loss is {total} at step {run.step}: lower trainer.lr (now {lr:.3g}) or raise "
-            "trainer.warmup_steps"
-        )
     unexplained = (x - out.x_hat).square().sum(-1).mean() / variance(x)
     tokens = run.step * x.shape[0]
     metrics = {
         "tokens": tokens,
-        "loss": total,
+        "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
         "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
         "explained_variance": 1 - float(unexplained),
-        "l0": float(out.latents.l0()),
+        "l0": float(out.l0),
         "dead_share": float(run.dead.share()),
-        "lr": lr,
+        "lr": run.optimizer.lr,
         "gradient_norm": float(gradient_norm),
         "windows_closed": parts.tracker.windows_closed,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
+        **{name: float(value) for name, value in parts.batches.metrics().items()},
         **{f"seconds_{name}": watch.seconds() for name, watch in run.stopwatches.items()},
     }
     if parts.stability:
@@ -66,8 +55,12 @@ def measure(
 
 def warn_if_negligible(parts: Parts, run: TrainingState) -> None:
     """A penalty that stays far below the reconstruction loss must not go unnoticed."""
-    expected = parts.separation.ortho_weight > 0 and parts.tracker.windows_closed > 0
-    if not expected or run.metrics["separation_ratio"] >= NEGLIGIBLE:
+    at_work = parts.tracker.windows_closed > 0 or not parts.separation.needs_tracker
+    if (
+        parts.separation.ortho_weight == 0
+        or not at_work
+        or run.metrics["separation_ratio"] >= NEGLIGIBLE
+    ):
         run.steps_negligible = 0
         return
     run.steps_negligible += 1

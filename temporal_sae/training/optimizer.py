@@ -1,19 +1,116 @@
-"""The optimiser's state in a form that checkpoints can hold."""
+"""Adam as an SAE needs it: project, clip, step and renormalise in one pass over the weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels.plain_step import AdamStep
+from temporal_sae.sae import SparseAutoencoder
+
+CLIP_EPSILON = 1e-6
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its per-parameter tensors, under the number of each parameter."""
-    return {str(n): dict(tensors) for n, tensors in optimizer.state_dict()["state"].items()}
+class SAEAdam:
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980) with the decoder's constraint built in.
+
+    A step does, in this order: take out of the decoder's gradient what is along each row, clip the
+    norm of the whole gradient, step, and give decoder rows unit length (the first and the last only
+    where the SAE keeps its decoder unit). Every matrix is walked as [d_sae, d_in] in memory.
+
+    Args:
+        sae: whose parameters are moved.
+        betas: decay rates of the two averages.
+        eps: added to the root of the second.
+        grad_clip: largest norm of the gradient; None for no limit.
+    """
+
+    def __init__(
+        self,
+        sae: SparseAutoencoder,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        grad_clip: float | None = 1.0,
+    ) -> None:
+        self.sae, self.betas, self.eps, self.grad_clip = sae, betas, eps, grad_clip
+        self.steps = 0
+        self.lr = 0.0
+        self._means = {name: torch.zeros_like(p) for name, p in sae.named_parameters()}
+        self._squares = {name: torch.zeros_like(p) for name, p in sae.named_parameters()}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> Float[Tensor, ""]:
+        """Move the weights by the gradients that are there, which are left as they are.
+
+        Where the gradient is not finite nothing moves.
+
+        Returns:
+            The norm of the projected gradient before clipping.
+        """
+        self.steps += 1
+        self.lr = lr
+        moving = [(n, p) for n, p in self.sae.named_parameters() if p.grad is not None]
+        norm = self._gradient_norm([p for _, p in moving])
+        # Not finite in, not finite out: the kernels then leave everything as it is.
+        clip = torch.ones_like(norm) + 0 * norm
+        if self.grad_clip is not None:
+            clip = (self.grad_clip / (norm + CLIP_EPSILON)).clamp(max=1) + 0 * norm
+        beta1, beta2 = self.betas
+        numbers = AdamStep(lr, beta1, beta2, self.eps, 1 - beta1**self.steps, 1 - beta2**self.steps)
+        for name, parameter in moving:
+            adam_ = step_kernels_for(parameter.device).adam_
+            state = (self._means[name], self._squares[name])
+            rows = (as_rows(t, parameter) for t in (parameter, parameter.grad, *state))
+            adam_(*rows, numbers, clip, self._is_unit(parameter))
+        return norm
+
+    def _gradient_norm(self, parameters: list[Tensor]) -> Float[Tensor, ""]:
+        total = None
+        for p in parameters:
+            squared_norm = step_kernels_for(p.device).squared_norm
+            part = squared_norm(as_rows(p, p), as_rows(p.grad, p), self._is_unit(p))
+            total = part if total is None else total + part
+        assert total is not None, "no parameter has a gradient"
+        return total.sqrt().float()
+
+    def _is_unit(self, parameter: Tensor) -> bool:
+        return self.sae.unit_decoder and parameter is self.sae.W_dec
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.sae.parameters():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def forget(self, latents: Bool[Tensor, " d_sae"]) -> None:
+        """Start afresh for some latents: their averages become 0."""
+        for state in (self._means, self._squares):
+            for name, tensor in state.items():
+                if name != "b_dec":
+                    tensor.masked_fill_(latents if name != "W_dec" else latents[:, None], 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Number of steps and both averages."""
+        return {"steps": self.steps, "mean": dict(self._means), "square": dict(self._squares)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken; the options stay those given."""
+        self.steps = int(state["steps"])
+        for own, saved in ((self._means, state["mean"]), (self._squares, state["square"])):
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put the tensors back; the options stay those the optimiser was built with."""
-    current = optimizer.state_dict()
-    current["state"] = {int(n): tensors for n, tensors in state.items()}
-    optimizer.load_state_dict(current)
+def as_rows(tensor: Tensor | None, parameter: Tensor) -> Tensor:
+    """A parameter, or what belongs to it, as contiguous rows in the order of its memory.
+
+    That is itself, or its transpose if the parameter lies in memory like that.
+    """
+    assert tensor is not None
+    if parameter.ndim < 2:
+        return tensor.reshape(1, -1)
+    return (tensor if parameter.is_contiguous() else tensor.T).contiguous()

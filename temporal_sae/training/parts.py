@@ -21,6 +21,7 @@ class Batches(Protocol):
 
     def __next__(self) -> ActivationBatch: ...
     def sample(self, n: int) -> Tensor: ...
+    def metrics(self) -> dict[str, Tensor]: ...
     def state_dict(self) -> State: ...
     def load_state_dict(self, state: State) -> None: ...
 
@@ -40,11 +41,12 @@ class Separation(Protocol):
     """A weighted penalty on pairs of latents.
 
     `through_latents` says whether its gradient goes by the latents' values; if not, it is a
-    `DecoderSeparation`.
+    `DecoderSeparation`. `needs_tracker` says whether it is 0 before the first window.
     """
 
     ortho_weight: float
     through_latents: bool
+    needs_tracker: bool
 
     def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
 

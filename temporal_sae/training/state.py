@@ -8,8 +8,9 @@ import torch
 
 from temporal_sae.training.checkpoint import State
 from temporal_sae.training.dead import DeadLatents
+from temporal_sae.training.health import Health
 from temporal_sae.training.loggers import Metrics
-from temporal_sae.training.optimizer import load_optimizer_state, optimizer_state
+from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.stopwatch import Stopwatch
 
@@ -18,8 +19,9 @@ from temporal_sae.training.stopwatch import Stopwatch
 class TrainingState:
     """The state of a run apart from its parts."""
 
-    optimizer: torch.optim.Adam
+    optimizer: SAEAdam
     dead: DeadLatents
+    health: Health
     stopwatches: dict[str, Stopwatch]
     step: int = 0
     steps_negligible: int = 0
@@ -35,8 +37,8 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
         "seconds": run.seconds,
         "metrics": run.metrics,
         "stopwatches": {name: watch.seconds() for name, watch in run.stopwatches.items()},
-        "sae": dict(parts.sae.named_parameters()),
-        "optimizer": optimizer_state(run.optimizer),
+        "sae": parts.sae.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
         "dead": run.dead.state_dict(),
         "tracker": parts.tracker.state_dict(),
         "batches": parts.batches.state_dict(),
@@ -52,7 +54,7 @@ def restore(parts: Parts, run: TrainingState, state: State) -> None:
     for name, watch in run.stopwatches.items():
         watch.restart(state["stopwatches"][name])
     parts.sae.load_state_dict(state["sae"])
-    load_optimizer_state(run.optimizer, state["optimizer"])
+    run.optimizer.load_state_dict(state["optimizer"])
     run.dead.load_state_dict(state["dead"])
     parts.tracker.load_state_dict(state["tracker"])
     parts.batches.load_state_dict(state["batches"])

@@ -8,7 +8,6 @@ model and decides nothing about files.
 from __future__ import annotations
 
 import logging
-import math
 import time
 
 import torch
@@ -17,17 +16,22 @@ from torch import Tensor
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.errors import (
     InvalidOption,
+    check_bool,
     check_choice,
     check_int,
     check_number,
 )
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.base import TRACKED_LATENTS
 from temporal_sae.training.backward import backward
+from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.dead import DeadLatents
-from temporal_sae.training.geometric_median import geometric_median
+from temporal_sae.training.health import Health
+from temporal_sae.training.initial import fit_encoder, geometric_median
 from temporal_sae.training.interrupts import StopRequest
 from temporal_sae.training.metrics import measure, warn_if_negligible
+from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.state import TrainingState, restore, snapshot
@@ -36,6 +40,7 @@ from temporal_sae.training.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 SAMPLE_FOR_BIAS = 8192
+SPARSE = {"auto": None, "sparse": True, "dense": False}
 
 
 class Stopped(Exception):
@@ -61,7 +66,14 @@ class Trainer:
         eps: of Adam.
         reconstruction: `fvu` (divided by the variance), `sse` (summed square) or `norm`.
         b_dec_init: `geometric_median`, `mean` (of a sample of activations) or `zeros`.
+        encoder_init: the encoder starts as the transpose of the decoder, `tied`; or `fitted`, which
+            is that times the one number that makes the first batch's reconstruction best.
         dead_after_tokens: a latent silent for that long counts as dead.
+        precision: `float32`, or `bfloat16` for the matrix products (autocast); parameters, losses,
+            thresholds, tracker and optimiser are float32 in any case.
+        step: `sparse` computes by gathering the active rows, `dense` by multiplying whole
+            matrices, `auto` whichever is faster. They agree to rounding.
+        compile: compile the SAE's part of a step by torch.compile; it needs `step=dense`.
         log_every: steps between logged metrics.
         checkpoint_every: steps between checkpoints.
         resume: `auto` continues where the output folder has a checkpoint; `never` starts again and
@@ -84,7 +96,11 @@ class Trainer:
         eps: float = 1e-8,
         reconstruction: str = "fvu",
         b_dec_init: str = "geometric_median",
+        encoder_init: str = "fitted",
         dead_after_tokens: int = 10_000_000,
+        precision: str = "float32",
+        step: str = "auto",
+        compile: bool = False,
         log_every: int = 10,
         checkpoint_every: int = 1000,
         resume: str = "auto",
@@ -101,12 +117,18 @@ class Trainer:
             check_number("beta1", beta1, maximum=0.99999),
             check_number("beta2", beta2, maximum=0.99999),
         )
-        self.eps = check_number("eps", eps)
+        self.eps = check_number("eps", eps, above=True)
         self.reconstruction = check_choice("reconstruction", reconstruction, RECONSTRUCTIONS)
         self.b_dec_init = check_choice(
             "b_dec_init", b_dec_init, ("geometric_median", "mean", "zeros")
         )
+        self.encoder_init = check_choice("encoder_init", encoder_init, ("fitted", "tied"))
         self.dead_after_tokens = check_int("dead_after_tokens", dead_after_tokens, 1)
+        self.precision = check_choice("precision", precision, ("float32", "bfloat16"))
+        self.sparse = SPARSE[check_choice("step", step, tuple(SPARSE))]
+        self.compile = check_bool("compile", compile)
+        if self.compile and self.sparse is not False:
+            raise InvalidOption("compile", compile, "false unless trainer.step=dense")
         self.log_every = check_int("log_every", log_every, 1)
         self.checkpoint_every = check_int("checkpoint_every", checkpoint_every, 1)
         self.resume = check_choice("resume", resume, ("auto", "never"))
@@ -124,7 +146,7 @@ class Trainer:
 
         Raises:
             Stopped: after SIGINT or SIGTERM, with a checkpoint written.
-            RunError: the loss is no longer finite.
+            RunError: a loss, the gradient or the activations are not finite.
         """
         run = self._start(parts)
         began = time.monotonic() - run.seconds
@@ -133,63 +155,87 @@ class Trainer:
             while run.step < self.total_steps:
                 self._step(parts, run)
                 run.seconds = time.monotonic() - began
-                if stop.signal is not None or run.step % self.checkpoint_every == 0:
-                    parts.checkpoints.save(run.step, snapshot(parts, run))
+                stopping = stop.signal is not None
+                if stopping or run.step % self.checkpoint_every == 0:
+                    self._save(parts, run)
                 if stop.signal is not None:
                     raise Stopped(run.step, stop.signal)
-        parts.checkpoints.save(run.step, snapshot(parts, run))
+        self._save(parts, run)
         return run
+
+    def _save(self, parts: Parts, run: TrainingState) -> None:
+        run.health.raise_if_sick()
+        parts.checkpoints.save(run.step, snapshot(parts, run))
 
     def _start(self, parts: Parts) -> TrainingState:
         """Fresh state, or that of the newest whole checkpoint."""
         sae, device = parts.sae, parts.sae.W_dec.device
         run = TrainingState(
-            torch.optim.Adam(
-                sae.parameters(),
-                lr=self.learning_rate(sae),
-                betas=self.betas,
-                eps=self.eps,
-                fused=device.type in ("cpu", "cuda"),
-            ),
+            SAEAdam(sae, self.betas, self.eps, self.grad_clip),
             DeadLatents(sae.d_sae, self.dead_after_tokens, device),
+            Health(device, parts.checkpoints.newest_in_words),
             {name: Stopwatch(device) for name in ("tracker", "penalty")},
         )
+        if self.compile:
+            compile_step(sae)
         state = parts.checkpoints.load_newest() if self.resume == "auto" else None
         if state is None:
             parts.checkpoints.clear()
-            self._init_b_dec(parts)
+            self._initialise(parts)
         else:
             restore(parts, run, state)
             log.info("continuing at step %d of %d", run.step, self.total_steps)
         parts.logger.rewind(run.step)
         return run
 
-    def _init_b_dec(self, parts: Parts) -> None:
-        if self.b_dec_init == "zeros":
-            return
+    @torch.no_grad()
+    def _initialise(self, parts: Parts) -> None:
+        """What of the weights a sample of the data decides."""
         sample = parts.batches.sample(SAMPLE_FOR_BIAS)
-        center = geometric_median(sample) if self.b_dec_init != "mean" else sample.mean(0)
-        parts.sae.b_dec.data.copy_(center)
+        if self.b_dec_init != "zeros":
+            is_median = self.b_dec_init == "geometric_median"
+            parts.sae.b_dec.copy_(geometric_median(sample) if is_median else sample.mean(0))
+        if self.encoder_init == "fitted":
+            fit_encoder(parts.sae, sample[: self.batch_size])
 
     def _step(self, parts: Parts, run: TrainingState) -> None:
-        sae = parts.sae
         batch = next(parts.batches)
-        out = sae.training_step(batch.x, StepContext(run.step, run.dead.mask_if_any()))
+        context = StepContext(run.step, run.dead.mask_if_any(), self.sparse)
+        with self._autocast(batch.x.device):
+            out = parts.sae.training_step(batch.x, context)
         with run.stopwatches["tracker"].running():
             self._track(parts, batch, out)
-        reconstruction = reconstruction_loss(self.reconstruction, batch.x, out.x_hat)
-        main = sum(out.terms.values(), start=reconstruction)
-        run.optimizer.zero_grad(set_to_none=True)
+        losses = {"reconstruction": self._reconstruction(batch.x, out), **out.terms}
+        run.optimizer.zero_grad()
+        main = torch.stack(list(losses.values())).sum()
         penalty = backward(parts, main, out, run.stopwatches["penalty"])
-        gradient_norm = self._update_weights(sae, run)
-        run.dead.update(out.latents)
+        losses["separation"] = penalty
+        gradient_norm = run.optimizer.step(self._learning_rate_now(parts.sae, run.step))
         run.step += 1
+        watched = {f"{name} loss": loss for name, loss in losses.items()}
+        run.health.check(
+            run.step, {"batch of activations": batch.x, **watched, "gradient": gradient_norm}
+        )
+        renewed = parts.sae.after_step(batch.x, out, context)
+        run.dead.update(out.fired, batch.x.shape[0])
+        if renewed is not None:
+            run.optimizer.forget(renewed)
+            run.dead.forget(renewed)
         if run.step % self.log_every == 0 or run.step == self.total_steps:
-            losses = {"reconstruction": reconstruction, **out.terms, "separation": penalty}
+            run.health.raise_if_sick()
             run.metrics = measure(parts, run, batch.x, out, losses, gradient_norm)
             warn_if_negligible(parts, run)
             parts.logger.log(run.step, run.metrics)
             parts.progress.show(run.step, run.metrics)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def _reconstruction(self, x: Tensor, out: StepOutput) -> Tensor:
+        """The mean over the reconstructions, of which most architectures have one."""
+        x_hats = (*out.partial, out.x_hat)
+        losses = [reconstruction_loss(self.reconstruction, x, x_hat) for x_hat in x_hats]
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def _track(self, parts: Parts, batch: ActivationBatch, out: StepOutput) -> None:
@@ -198,18 +244,11 @@ class Trainer:
             return
         for chunk in batch.ordered:
             for piece in chunk.split(self.batch_size):
-                parts.tracker.update(parts.sae.encode(piece).active_indices())
+                latents = parts.sae.encode(piece).largest(TRACKED_LATENTS)
+                parts.tracker.update(latents.active_indices())
 
-    def _update_weights(self, sae: SparseAutoencoder, run: TrainingState) -> Tensor:
-        """Project, clip, step, renormalise, in this order."""
-        sae.remove_parallel_gradient()
-        limit = math.inf if self.grad_clip is None else self.grad_clip
-        norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), limit)
+    def _learning_rate_now(self, sae: SparseAutoencoder, step: int) -> float:
         factor = learning_rate_factor(
-            run.step, self.total_steps, self.warmup_steps, self.decay_fraction
+            step, self.total_steps, self.warmup_steps, self.decay_fraction
         )
-        for group in run.optimizer.param_groups:
-            group["lr"] = self.learning_rate(sae) * factor
-        run.optimizer.step()
-        sae.normalize_decoder()
-        return norm
+        return self.learning_rate(sae) * factor

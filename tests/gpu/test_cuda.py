@@ -1,18 +1,39 @@
 """What needs a card: run with `python -m pytest tests/gpu` on a machine with CUDA."""
 
+import copy
+
 import pytest
 import torch
 from rich.console import Console
 
 from temporal_sae.activations import ActivationBatch
-from temporal_sae.loss import ConsecutiveLoss, OrthogonalityLoss
-from temporal_sae.sae import TopKSAE
+from temporal_sae.errors import RunError
+from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
+from temporal_sae.sae import (
+    BatchTopKSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    MatryoshkaSAE,
+    StandardSAE,
+    StepContext,
+    TopKSAE,
+)
 from temporal_sae.tracker import WEIGHTINGS, CoActivationTracker
 from temporal_sae.training import Checkpoints, JsonlLogger, Parts, ProgressDisplay, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 D, F, K, B = 64, 512, 8, 256
+
+
+ARCHITECTURES = {
+    "topk": lambda: TopKSAE(D, F, K),
+    "batch_topk": lambda: BatchTopKSAE(D, F, K),
+    "matryoshka": lambda: MatryoshkaSAE(D, F, K),
+    "standard": lambda: StandardSAE(D, F, resample_every=2),
+    "jumprelu": lambda: JumpReLUSAE(D, F, l0_target=K),
+    "gated": lambda: GatedSAE(D, F),
+}
 
 
 class Noise:
@@ -24,11 +45,19 @@ class Noise:
     def sample(self, n):
         return torch.randn(n, D, device="cuda")
 
+    def metrics(self):
+        return {}
+
     def state_dict(self):
         return {}
 
     def load_state_dict(self, state):
         pass
+
+
+class NotANumber(Noise):
+    def __next__(self):
+        return ActivationBatch(torch.full((B, D), float("nan"), device="cuda"))
 
 
 def random_indices(tokens=3000):
@@ -100,18 +129,20 @@ def test_the_penalty_and_its_gradient_are_the_same_on_both_devices(estimator):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("separation", [OrthogonalityLoss(), ConsecutiveLoss()])
-def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, separation):
-    parts = Parts(
-        sae=TopKSAE(D, F, K).cuda(),
+def parts_on_the_card(folder, sae, separation):
+    return Parts(
+        sae=sae.cuda(),
         batches=Noise(),
         tracker=CoActivationTracker(F, window_size=500, device="cuda"),
         separation=separation,
-        logger=JsonlLogger(tmp_path),
-        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+        logger=JsonlLogger(folder),
+        checkpoints=Checkpoints(folder / "checkpoints"),
         progress=ProgressDisplay(1, Console(quiet=True)),
     )
-    trainer = Trainer(num_tokens=100 * B, batch_size=B, warmup_steps=0, log_every=1000)
+
+
+def assert_no_step_waits(parts, **options):
+    trainer = Trainer(100 * B, batch_size=B, warmup_steps=0, log_every=1000, **options)
     run = trainer._start(parts)
     for _ in range(3):
         trainer._step(parts, run)
@@ -122,3 +153,61 @@ def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, separation):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.step == 13
+    run.health.raise_if_sick()
+
+
+@pytest.mark.parametrize(
+    "separation", [OrthogonalityLoss(), ConsecutiveLoss(), ChunkedOrthogonalityLoss()]
+)
+def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, separation):
+    assert_no_step_waits(parts_on_the_card(tmp_path, TopKSAE(D, F, K), separation))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_step_of_any_architecture_waits(tmp_path, name, precision):
+    """Also while latents are dead and, with standard, made anew."""
+    parts = parts_on_the_card(tmp_path, ARCHITECTURES[name](), OrthogonalityLoss())
+    assert_no_step_waits(parts, precision=precision, dead_after_tokens=2 * B)
+
+
+@pytest.mark.parametrize("step", ["sparse", "dense"])
+def test_a_topk_step_waits_neither_way(tmp_path, step):
+    assert_no_step_waits(
+        parts_on_the_card(tmp_path, TopKSAE(D, F, K), OrthogonalityLoss()), step=step
+    )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_step_is_the_same_on_both_devices_and_both_ways(name):
+    torch.manual_seed(0)
+    sae, x = ARCHITECTURES[name](), torch.randn(B, D)
+    results = []
+    for device, sparse in (("cpu", False), ("cuda", False), ("cuda", True)):
+        moved = copy.deepcopy(sae).to(device)
+        out = moved.training_step(x.to(device), StepContext(0, sparse=sparse))
+        loss = (x.to(device) - out.x_hat).square().sum() + sum(out.terms.values())
+        loss.backward()
+        gradients = {n: p.grad.cpu() for n, p in moved.named_parameters() if p.grad is not None}
+        results.append((out.x_hat.detach().cpu(), gradients))
+    for x_hat, gradients in results[1:]:
+        torch.testing.assert_close(x_hat, results[0][0], rtol=1e-3, atol=1e-3)
+        for n, gradient in gradients.items():
+            torch.testing.assert_close(gradient, results[0][1][n], rtol=1e-2, atol=1e-2, msg=n)
+
+
+def test_a_sick_step_is_remembered_until_someone_looks(tmp_path):
+    parts = parts_on_the_card(tmp_path, TopKSAE(D, F, K), OrthogonalityLoss())
+    trainer = Trainer(20 * B, batch_size=B, warmup_steps=0, log_every=10, checkpoint_every=4)
+    run = trainer._start(parts)
+    for _ in range(3):
+        trainer._step(parts, run)
+    before = parts.sae.W_dec.detach().clone()
+    good, parts.batches = parts.batches, NotANumber()
+    trainer._step(parts, run)
+    assert torch.equal(before, parts.sae.W_dec)  # nothing has moved
+    parts.batches = good
+    trainer._step(parts, run)
+    with pytest.raises(RunError, match="step 4: the batch of activations is not finite"):
+        trainer._save(parts, run)
+    assert not parts.checkpoints.files()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from temporal_sae.loss import auxk_loss, l1_loss, reconstruction_loss
+from temporal_sae.loss import auxk_loss, reconstruction_loss
 from temporal_sae.loss.terms import variance
 
 X = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -27,37 +27,64 @@ def test_constant_input_does_not_divide_by_zero():
     assert torch.isfinite(reconstruction_loss("fvu", constant, constant))
 
 
-def test_l1_weighs_latents_by_their_decoder_norm():
-    acts = torch.tensor([[1.0, 2.0], [0.0, 4.0]])
-    W_dec = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
-    assert float(l1_loss(acts, W_dec)) == ((1 + 6) + 12) / 2
+def latents_of(d_in, d_sae):
+    """W_enc, b_enc, b_dec and W_dec, all with gradients."""
+    shapes = ((d_in, d_sae), (d_sae,), (d_in,), (d_sae, d_in))
+    return tuple(torch.randn(shape, requires_grad=True) for shape in shapes)
 
 
 def test_auxk_by_hand():
-    residual = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
-    pre_acts = torch.tensor([[9.0, 1.0, 0.5], [9.0, -1.0, -2.0]])
-    dead = torch.tensor([False, True, True])
+    x = torch.tensor([[3.0, 1.0], [-1.0, 1.0]])
+    x_hat = torch.tensor([[1.0, 1.0], [1.0, 1.0]])  # residuals (2, 0) and (-2, 0)
+    b_dec = torch.tensor([1.0, 0.0])
+    # centered: (2, 1) and (-2, 1); pre-activations 9 1 0.5 | 9 -1 -1.5
+    W_enc = torch.tensor([[0.0, 0.5, 0.5], [9.0, 0.0, 0.0]])
+    b_enc = torch.tensor([0.0, 0.0, -0.5])
     W_dec = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    # k_aux 1: the first token is explained by latent 1 with 1, the second by nothing
+    dead = torch.tensor([False, True, True])
+    parameters = (W_enc, b_enc, b_dec, W_dec)
+    # k_aux 1: the first token is explained by latent 1 with 1, the second by nothing;
     # errors 1 and 4, mean 2.5, variance of the residual 4
-    assert float(auxk_loss(residual, pre_acts, dead, W_dec, 1)) == pytest.approx(2.5 / 4)
+    assert float(auxk_loss(x, x_hat, dead, parameters, 1)) == pytest.approx(2.5 / 4)
+    # k_aux 2: latent 2 adds (0, 0.5) to the first
+    assert float(auxk_loss(x, x_hat, dead, parameters, 2)) == pytest.approx((1.25 + 4) / 2 / 4)
+    # k_aux 4: the same, at half the weight
+    assert float(auxk_loss(x, x_hat, dead, parameters, 4)) == pytest.approx((1.25 + 4) / 2 / 8)
 
 
 def test_auxk_is_weaker_while_few_are_dead():
-    residual, pre_acts = torch.randn(8, 4), torch.randn(8, 6)
+    x, x_hat, parameters = torch.randn(8, 4), torch.randn(8, 4), latents_of(4, 6)
     dead = torch.tensor([True, False, False, False, False, False])
-    W_dec = torch.nn.functional.normalize(torch.randn(6, 4), dim=-1)
-    full, weak = (auxk_loss(residual, pre_acts, dead, W_dec, k) for k in (1, 4))
-    assert float(weak) == pytest.approx(float(full) / 4)
+    full, weak = (auxk_loss(x, x_hat, dead, parameters, k).item() for k in (1, 4))
+    assert weak == pytest.approx(full / 4)
 
 
-def test_auxk_trains_encoder_and_decoder_of_dead_latents_only():
-    residual = torch.randn(16, 4, requires_grad=True)
-    pre_acts = torch.randn(16, 6, requires_grad=True)
-    W_dec = torch.randn(6, 4, requires_grad=True)
+@pytest.mark.parametrize("k_aux", [1, 2, 3, 10])
+def test_auxk_trains_encoder_and_decoder_of_dead_latents_only(k_aux):
+    x = torch.randn(64, 4, requires_grad=True)
+    x_hat = torch.randn(64, 4, requires_grad=True)
+    W_enc, b_enc, b_dec, W_dec = parameters = latents_of(4, 6)
     dead = torch.tensor([True, True, False, False, True, False])
-    auxk_loss(residual, pre_acts, dead, W_dec, 2).backward()
-    assert residual.grad is None
-    for gradient in (pre_acts.grad.abs().sum(0), W_dec.grad.abs().sum(1)):
+    auxk_loss(x, x_hat, dead, parameters, k_aux).backward()
+    for constant in (x, x_hat, b_dec):
+        assert constant.grad is None or (constant.grad == 0).all()
+    for gradient in (W_enc.grad.abs().sum(0), b_enc.grad.abs(), W_dec.grad.abs().sum(1)):
         assert (gradient[dead] > 0).all()
         assert (gradient[~dead] == 0).all()
+
+
+@pytest.mark.parametrize("n_dead", [0, 1, 6])
+def test_auxk_with_none_or_all_dead(n_dead):
+    x, parameters = torch.randn(8, 4), latents_of(4, 6)
+    dead = torch.arange(6) < n_dead
+    loss = auxk_loss(x, torch.zeros(8, 4), dead, parameters, 3)
+    assert torch.isfinite(loss)
+    assert (float(loss.detach()) > 0) == (n_dead > 0)
+    loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in parameters)
+
+
+def test_auxk_of_a_perfect_reconstruction_is_finite():
+    x, parameters = torch.randn(8, 4), latents_of(4, 6)
+    loss = auxk_loss(x, x, torch.ones(6, dtype=torch.bool), parameters, 3)
+    assert torch.isfinite(loss)

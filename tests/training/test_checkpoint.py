@@ -1,6 +1,8 @@
 """Checkpoints: exact, complete or absent, and suspicious of damage."""
 
+import errno
 import logging
+import os
 
 import pytest
 import torch
@@ -62,6 +64,27 @@ def test_damage_falls_back_to_the_older_one_and_says_so(tmp_path, damage, caplog
         assert checkpoints.load_newest()["step"] == 5
     assert f"{newest.name} is damaged" in caplog.text
     assert not newest.exists()  # or it would push out a good one later
+
+
+@pytest.mark.parametrize("call", ["fdopen", "fsync", "replace"])
+def test_a_disk_that_is_full_in_the_middle_of_it_leaves_the_last_one(tmp_path, monkeypatch, call):
+    """And nothing unfinished, which would keep the disk full."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10):
+        checkpoints.save(step, {**STATE, "step": step})
+    before = sorted(tmp_path.iterdir())
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(15, {**STATE, "step": 15})
+    assert sorted(tmp_path.iterdir()) == before
+    assert equal(checkpoints.load_newest(), {**STATE, "step": 10})
+    checkpoints.save(15, {**STATE, "step": 15})
+    assert checkpoints.load_newest()["step"] == 15
 
 
 def test_nothing_to_load(tmp_path):

@@ -1,5 +1,6 @@
 """The smaller parts of training."""
 
+import copy
 import json
 import os
 import signal
@@ -9,10 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from temporal_sae.latents import Latents
+from temporal_sae.sae import JumpReLUSAE, StandardSAE, TopKSAE
 from temporal_sae.training import JsonlLogger, ProgressDisplay
 from temporal_sae.training.dead import DeadLatents
-from temporal_sae.training.geometric_median import geometric_median
+from temporal_sae.training.initial import fit_encoder, geometric_median
 from temporal_sae.training.interrupts import StopRequest
 from temporal_sae.training.loggers import has_wandb_key
 from temporal_sae.training.schedule import learning_rate_factor
@@ -46,13 +47,14 @@ def test_geometric_median_of_a_triangle_minimises_the_distance():
 
 def test_dead_latents_are_counted_in_tokens_and_only_activity_counts():
     dead = DeadLatents(3, after_tokens=4, device=CPU)
-    selected_but_zero = Latents(torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0, 1]] * 2))
     for expected in ([False] * 3, [False, True, True], [False, True, True]):
-        dead.update(selected_but_zero)
+        dead.update(torch.tensor([True, False, False]), tokens=2)
         assert dead.mask().tolist() == expected
-    dead.update(Latents(torch.tensor([[2.0]]), torch.tensor([[1]])))
+    dead.update(torch.tensor([False, True, False]), tokens=1)
     assert dead.mask().tolist() == [False, False, True]
     assert float(dead.share()) == pytest.approx(1 / 3)
+    dead.forget(torch.tensor([False, False, True]))
+    assert dead.mask_if_any() is None
 
 
 def test_jsonl_rewind_drops_later_and_broken_lines(tmp_path):
@@ -119,3 +121,27 @@ def test_wandb_goes_online_only_with_a_key(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/nowhere")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert has_wandb_key()
+
+
+@pytest.mark.parametrize(
+    "sae", [TopKSAE(16, 256, k=8), StandardSAE(16, 256), JumpReLUSAE(16, 256, initial_threshold=0)]
+)
+def test_a_fitted_encoder_reconstructs_best_of_its_multiples(sae):
+    x = torch.randn(200, 16) + 3
+    sae.b_dec.data.copy_(x.mean(0))
+    fit_encoder(sae, x)
+
+    def error(factor):
+        other = copy.deepcopy(sae)
+        other.W_enc.data.mul_(factor)
+        return float((x - other(x)).square().sum().detach())
+
+    assert error(1.0) < min(error(0.95), error(1.05))
+    assert error(1.0) < float((x - sae.b_dec).square().sum())
+
+
+def test_an_encoder_that_cannot_be_fitted_stays():
+    sae = TopKSAE(4, 8, k=2)
+    before = sae.W_enc.detach().clone()
+    fit_encoder(sae, torch.zeros(5, 4))
+    assert torch.equal(sae.W_enc, before)

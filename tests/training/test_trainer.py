@@ -1,5 +1,6 @@
 """The training loop on activations held in memory."""
 
+import json
 import logging
 import signal
 
@@ -9,15 +10,34 @@ from rich.console import Console
 
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.loss import ConsecutiveLoss, OrthogonalityLoss
-from temporal_sae.sae import StandardSAE, TopKSAE
+from temporal_sae.loss import ConsecutiveLoss, OrthogonalityLoss, reconstruction_loss
+from temporal_sae.sae import (
+    BatchTopKSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    MatryoshkaSAE,
+    StandardSAE,
+    StepContext,
+    TopKSAE,
+)
+from temporal_sae.sae.base import TRACKED_LATENTS
 from temporal_sae.tracker import CoActivationTracker, NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import Checkpoints, JsonlLogger, Parts, ProgressDisplay, Stopped, Trainer
 from temporal_sae.training.backward import backward
+from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.stopwatch import Stopwatch
 
 D, F, K, B = 8, 32, 4, 64
+ARCHITECTURES = {
+    "topk": lambda: TopKSAE(D, F, K),
+    "batch_topk": lambda: BatchTopKSAE(D, F, K),
+    "matryoshka": lambda: MatryoshkaSAE(D, F, K, group_fractions=[0.25, 0.25, 0.5]),
+    "standard": lambda: StandardSAE(D, F, 0.01, resample_every=6),
+    "standard_free": lambda: StandardSAE(D, F, 0.01, decoder="free", resample_every=6),
+    "jumprelu": lambda: JumpReLUSAE(D, F, 4.0, initial_threshold=0.2, bandwidth=0.2),
+    "gated": lambda: GatedSAE(D, F, 0.01),
+}
 
 
 class Synthetic:
@@ -40,7 +60,10 @@ class Synthetic:
         return ActivationBatch(x, (x.flip(0),) if self.ordered else ())
 
     def sample(self, n):
-        return self.__class__().__next__().x[:n]
+        return Synthetic().__next__().x[:n]
+
+    def metrics(self):
+        return {}
 
     def state_dict(self):
         return {"n": self.n}
@@ -120,9 +143,6 @@ def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
     first = torch.randint(F // 2, F, (200,))
     parts.tracker.update(torch.stack([first, first % (F // 2)], 1))
     x = next(parts.batches).x
-    from temporal_sae.loss import reconstruction_loss
-    from temporal_sae.sae import StepContext
-
     out = parts.sae.training_step(x, StepContext(0))
     main = reconstruction_loss("fvu", x, out.x_hat)
     penalty = backward(parts, main, out, Stopwatch(x.device))
@@ -137,27 +157,182 @@ def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
         assert torch.allclose(apart[name], p.grad, atol=1e-7), name
 
 
-@pytest.mark.parametrize("architecture", ["topk", "standard"])
-@pytest.mark.parametrize("stop_at", [3, 7, 20])
-def test_stopped_and_continued_is_the_same_to_the_bit(tmp_path, architecture, stop_at):
+class Watched(Synthetic):
+    """Looks at the decoder between any two steps."""
+
+    def __init__(self, sae, **options):
+        super().__init__(**options)
+        self.sae = sae
+
+    def __next__(self):
+        lengths = self.sae.W_dec.detach().norm(dim=-1)
+        assert torch.allclose(lengths, torch.ones(F), atol=1e-6) or not self.sae.unit_decoder
+        return super().__next__()
+
+
+@pytest.mark.parametrize("step", ["sparse", "dense"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_learns_with_the_penalty(tmp_path, architecture, step):
+    torch.manual_seed(0)
+    sae = ARCHITECTURES[architecture]()
+    parts = make_parts(tmp_path, sae=sae, batches=Watched(sae))
+    run = make_trainer(steps=20, log_every=1, step=step, dead_after_tokens=300).fit(parts)
+    logged = [json.loads(line) for line in parts.logger.path.read_text().splitlines()]
+    first, last = (
+        sum(line["explained_variance"] for line in part) for part in (logged[:3], logged[-3:])
+    )
+    assert last > first + 0.1
+    assert run.metrics["windows_closed"] == 20 * B // 100
+    assert run.metrics["loss_separation"] > 0
+    lengths = sae.W_dec.detach().norm(dim=-1)
+    assert torch.allclose(lengths, torch.ones(F), atol=1e-6) == sae.unit_decoder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sparse_and_dense_runs_agree(tmp_path, architecture):
+    runs = []
+    for step in ("sparse", "dense", "auto"):
+        torch.manual_seed(0)
+        parts = make_parts(tmp_path / step, sae=ARCHITECTURES[architecture]())
+        make_trainer(steps=5, step=step, warmup_steps=0, lr=1e-3).fit(parts)
+        runs.append(weights(parts))
+    for other in runs[1:]:
+        for name, expected in runs[0].items():
+            # Adam's step is the full rate wherever a gradient is not 0, however small.
+            near = (other[name] - expected).abs() < 1e-4
+            assert near.float().mean() > 0.98, name
+
+
+@pytest.mark.parametrize(("precision", "stops"), [("float32", (3, 20)), ("bfloat16", (20,))])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stopped_and_continued_is_the_same_to_the_bit(tmp_path, architecture, precision, stops):
+    """With latents that die, are pulled at by AuxK, or are made anew."""
+
     def make(folder, **options):
         torch.manual_seed(0)
-        sae = TopKSAE(D, F, K) if architecture == "topk" else StandardSAE(D, F, 0.01)
-        return make_parts(folder, sae=sae, **options)
+        sae = ARCHITECTURES[architecture]()
+        sae.b_enc.data[::3] = -1.5
+        parts = make_parts(folder, sae=sae, **options)
+        torch.manual_seed(1)
+        return parts
 
-    options = {"dead_after_tokens": 300}
-    undisturbed = make(tmp_path / "a")
-    make_trainer(**options).fit(undisturbed)
-    stopped = make(tmp_path / "b", batches=Synthetic(stop_at))
-    with pytest.raises(Stopped):
-        make_trainer(**options).fit(stopped)
-    continued = make(tmp_path / "b")
-    run = make_trainer(**options).fit(continued)
-    assert run.step == 30
-    assert same(weights(undisturbed), weights(continued))
-    assert torch.equal(undisturbed.tracker.weight_matrix(), continued.tracker.weight_matrix())
-    lines = [(tmp_path / side / "metrics.jsonl").read_text().splitlines() for side in "ab"]
-    assert len(lines[0]) == len(lines[1]) == 6
+    options = {"dead_after_tokens": 200, "precision": precision}
+    undisturbed = make(tmp_path / "whole")
+    whole = make_trainer(**options).fit(undisturbed)
+    expected = metrics_of(tmp_path / "whole")
+    assert max(line["dead_share"] for line in expected) > 0
+    assert any("loss_auxk" in line for line in expected) == hasattr(undisturbed.sae, "k_aux")
+    for stop_at in stops:
+        stopped = make(tmp_path / str(stop_at), batches=Synthetic(stop_at))
+        with pytest.raises(Stopped):
+            make_trainer(**options).fit(stopped)
+        continued = make(tmp_path / str(stop_at))
+        torch.manual_seed(2)  # what was drawn since must not matter
+        run = make_trainer(**options).fit(continued)
+        assert run.step == 30
+        assert same(weights(undisturbed), weights(continued))
+        assert equal_states(undisturbed.sae.state_dict(), continued.sae.state_dict())
+        assert equal_states(whole.optimizer.state_dict(), run.optimizer.state_dict())
+        assert equal_states(whole.dead.state_dict(), run.dead.state_dict())
+        ours, theirs = undisturbed.tracker, continued.tracker
+        assert torch.equal(ours.weight_matrix(), theirs.weight_matrix())
+        assert metrics_of(tmp_path / str(stop_at)) == expected
+
+
+def metrics_of(folder):
+    """Logged lines without what the clock measured."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def equal_states(ours, theirs):
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(
+            equal_states(ours[key], theirs[key]) for key in ours
+        )
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_resampled_latents_forget_their_past(tmp_path):
+    """After 12 steps, at the second time that it is due, some latents are made anew."""
+    torch.manual_seed(0)
+    sae = StandardSAE(D, F, 0.01, resample_every=6)
+    silent = torch.arange(F) < 4
+    sae.b_enc.data[silent] = -100.0
+    parts = make_parts(tmp_path, sae=sae, separation=OrthogonalityLoss(0.0))
+    run = make_trainer(steps=12, dead_after_tokens=7 * B).fit(parts)
+    assert (sae.b_enc[silent] == 0).all()
+    averages = run.optimizer.state_dict()
+    for average in (averages["mean"], averages["square"]):
+        assert (average["W_enc"][:, silent] == 0).all()
+        assert (average["W_dec"][silent] == 0).all()
+        assert (average["b_enc"][silent] == 0).all()
+        assert (average["W_enc"][:, ~silent] != 0).any()
+    assert not run.dead.mask()[silent].any()
+    assert torch.allclose(sae.W_dec.norm(dim=-1), torch.ones(F), atol=1e-6)
+    living = sae.W_enc.detach().norm(dim=0)[~silent].mean()
+    # of their mean when the step was done; here alone the dead ones do not count
+    assert torch.allclose(sae.W_enc[:, silent].norm(dim=0), 0.2 * living)
+
+
+def test_dead_latents_are_counted_in_tokens_by_what_fired():
+    dead = DeadLatents(3, after_tokens=4, device=torch.device("cpu"))
+    fired = torch.tensor([True, False, False])
+    for expected in ([False] * 3, [False, True, True], [False, True, True]):
+        dead.update(fired, 2)
+        assert dead.mask().tolist() == expected
+    dead.update(torch.tensor([False, True, False]), 1)
+    assert dead.mask().tolist() == [False, False, True]
+    assert float(dead.share()) == pytest.approx(1 / 3)
+    dead.forget(torch.tensor([False, False, True]))
+    assert dead.mask_if_any() is None
+    again = DeadLatents(3, after_tokens=4, device=torch.device("cpu"))
+    again.load_state_dict(dead.state_dict())
+    for counter in (dead, again):
+        counter.update(torch.tensor([False, True, False]), 3)
+        assert counter.mask_if_any().tolist() == [True, False, False]
+
+
+def test_a_latent_beyond_what_the_tracker_sees_is_not_dead(tmp_path):
+    """More are active than are handed on as latents; all of them count as having fired."""
+    torch.manual_seed(0)
+    sae = StandardSAE(D, 600, 0.0)
+    sae.b_enc.data.fill_(5.0)
+    parts = make_parts(tmp_path, sae=sae, tracker=NoTracker(600))
+    run = make_trainer(steps=3, warmup_steps=0, lr=1e-4, dead_after_tokens=B).fit(parts)
+    assert run.metrics["l0"] == 600
+    assert run.metrics["dead_share"] == 0
+
+
+@pytest.mark.parametrize("stream", ["shuffled", "ordered"])
+def test_the_tracker_sees_at_most_so_many_latents_of_a_token(tmp_path, stream):
+    """Pairs grow with their square: of an SAE that is dense at first there would be millions."""
+
+    class Recording(CoActivationTracker):
+        widest = 0
+
+        def update(self, indices):
+            self.widest = max(self.widest, indices.shape[1])
+            super().update(indices)
+
+    torch.manual_seed(0)
+    sae = StandardSAE(D, 600, 0.0)
+    sae.b_enc.data.fill_(5.0)
+    tracker = Recording(600, window_size=100, stream=stream)
+    batches = Synthetic(ordered=stream == "ordered")
+    parts = make_parts(tmp_path, sae=sae, tracker=tracker, batches=batches)
+    make_trainer(steps=2, warmup_steps=0, lr=1e-4).fit(parts)
+    assert tracker.widest == TRACKED_LATENTS
+
+
+def test_what_the_batches_measure_is_logged(tmp_path):
+    class Measured(Synthetic):
+        def metrics(self):
+            return {"outlier_share": torch.tensor(0.25)}
+
+    parts = make_parts(tmp_path, batches=Measured())
+    assert make_trainer(steps=5).fit(parts).metrics["outlier_share"] == 0.25
+    assert '"outlier_share": 0.25' in parts.logger.path.read_text()
 
 
 def test_resume_never_starts_again_and_leaves_its_own_checkpoints(tmp_path):
@@ -237,8 +412,14 @@ def test_a_diverging_run_says_so(tmp_path):
         {"decay_fraction": 1.1},
         {"grad_clip": 0},
         {"beta1": 1.0},
+        {"eps": -1},
         {"reconstruction": "mse"},
         {"b_dec_init": "ones"},
+        {"dead_after_tokens": 0},
+        {"precision": "float16"},
+        {"step": "fast"},
+        {"compile": "yes"},
+        {"compile": True},
         {"log_every": 0},
         {"checkpoint_every": 0},
         {"resume": "yes"},

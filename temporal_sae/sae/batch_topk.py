@@ -1,0 +1,128 @@
+"""BatchTopK: the B·k largest latents of a batch (Bussmann et al. 2024, arXiv 2412.06410)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from temporal_sae.errors import check_int, check_number
+from temporal_sae.kernels import step_kernels_for
+from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.topk import check_k, choose_k_aux
+
+
+class BatchTopKSAE(SparseAutoencoder):
+    """In training f keeps the B·k largest pre-activations of a batch, those equal to the last too.
+
+    Afterwards a latent is active where its pre-activation exceeds one threshold for all, a running
+    average of the least that was active in a batch. A batch does not matter then, and the function
+    is a JumpReLU SAE's, as which it is saved.
+
+    Args:
+        d_in: width of the activations.
+        d_sae: number of latents, F.
+        k: active latents a token on average.
+        auxk_weight: weight of the AuxK term that revives dead latents; training only.
+        k_aux: dead latents used by AuxK a token; null for d_in / 2; training only.
+        threshold_beta: share of the running average that a step leaves, β; in step n of the
+            average min(β, (1 + n) / (10 + n)); training only.
+        threshold_start_step: the average begins there; training only.
+
+    Raises:
+        InvalidOption: k or k_aux exceeds d_sae, or an option is out of range.
+    """
+
+    architecture = "jumprelu"
+    config_keys: ClassVar[tuple[str, ...]] = ("d_in", "d_sae", "k")
+    trained_as = "batch_topk"
+
+    threshold: Tensor  # pre-activations; negative until a step has set it
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        k: int,
+        auxk_weight: float = 1 / 32,
+        k_aux: int | None = None,
+        threshold_beta: float = 0.99,
+        threshold_start_step: int = 0,
+    ) -> None:
+        self.k = check_k(k, d_sae)
+        super().__init__(d_in, d_sae)
+        self.auxk_weight = check_number("auxk_weight", auxk_weight)
+        self.k_aux = choose_k_aux(k_aux, self.d_in, self.d_sae)
+        self.threshold_beta = check_number("threshold_beta", threshold_beta, maximum=1.0)
+        self.threshold_start_step = check_int("threshold_start_step", threshold_start_step, 0)
+        self.register_buffer("threshold", torch.tensor(-1.0))
+
+    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+        pre_acts = self.pre_activations(x)
+        return pre_acts * (pre_acts > self.threshold.clamp(min=0))
+
+    def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
+        encoded = self.encoded(x)
+        kernels = step_kernels_for(x.device)
+        least = kernels.kth_largest(encoded.pre_acts, self.k * x.shape[0])
+        self._move_threshold(least, context.step)
+        thresholds = just_below(least).expand(self.d_sae)
+        chosen = self.choose(encoded.pre_acts, thresholds, context)
+        z = encoded.take(chosen)
+        acts = z * (z > thresholds[:1])
+        x_hat, partial = self.reconstruct(chosen, acts)
+        terms = self.auxk_terms(x, x_hat, self.auxk_weight, self.k_aux, context)
+        return self.output(chosen, acts, x_hat, terms, partial)
+
+    def reconstruct(self, chosen: Any, acts: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The reconstruction, and those by parts of the dictionary (none here)."""
+        return chosen.decode(acts, self.W_dec) + self.b_dec, ()
+
+    @torch.no_grad()
+    def _move_threshold(self, least: Float[Tensor, ""], step: int) -> None:
+        """Towards the least activation of the batch, unless nothing in it was active.
+
+        While the average is young it keeps less of itself, so that what the first steps left,
+        when activations are of another size, is soon forgotten.
+        """
+        age = step - self.threshold_start_step
+        if age < 0:
+            return
+        keep = min(self.threshold_beta, (1 + age) / (10 + age))
+        average = keep * self.threshold + (1 - keep) * least
+        moved = torch.where(self.threshold < 0, least, average)
+        self.threshold.copy_(torch.where(least > 0, moved, self.threshold))
+
+    @torch.no_grad()
+    def fold_input_scale(self, scale: float) -> None:
+        super().fold_input_scale(scale)
+        self.threshold.mul_(scale)
+
+    def config(self) -> dict[str, Any]:
+        return {"d_in": self.d_in, "d_sae": self.d_sae, "trained_as": self.training_config()}
+
+    def training_config(self) -> dict[str, Any]:
+        """What a JumpReLU SAE has no place for; SAELens passes over it."""
+        return {"architecture": self.trained_as, "k": self.k}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.weights(), "threshold": self.threshold.clamp(min=0).expand(self.d_sae)}
+
+    @classmethod
+    @torch.no_grad()
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        weights = {name: tensor for name, tensor in tensors.items() if name != "threshold"}
+        sae = super().from_tensors({**config, **config["trained_as"]}, weights)
+        threshold = tensors["threshold"]
+        if not bool((threshold == threshold[0]).all()):
+            raise ValueError("threshold: differs between latents, so this is no BatchTopK SAE")
+        sae.threshold.copy_(threshold[0])
+        return sae
+
+
+def just_below(least: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The next smaller number, so that what equals `least` exceeds it; 0 stays."""
+    return torch.nextafter(least, torch.zeros_like(least))

@@ -1,0 +1,205 @@
+"""What a training step computes with: dense in the encoder's product, then only what is active.
+
+The pre-activations of all latents are computed once, outside autograd. Nodes of autograd then take
+those of some latents (or all), turn latents into a reconstruction, and give the gradients of both
+weight matrices from the active slots alone: neither tokens x k x d nor a dense gradient of
+tokens x F exists on the way. Where nearly all latents are active, or a device has no compiled
+kernels, the same nodes multiply matrices instead, with the same results to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from temporal_sae.kernels import has_compiled_kernels, step_kernels_for
+from temporal_sae.kernels.plain_step import ByLatent
+from temporal_sae.latents import Latents
+
+# Latents for each active one from which on the sparse way is the faster one (benchmarks/step.py).
+BREAK_EVEN = {"cpu": 6, "cuda": 200}
+
+
+def prefers_sparse(device: torch.device, d_sae: int, k: int) -> bool:
+    """Whether a step with at most k active latents a token is faster by gathering rows."""
+    return has_compiled_kernels(device) and d_sae > BREAK_EVEN.get(device.type, d_sae) * k
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The latents that a step is about: some of each token, or all of them.
+
+    Attributes:
+        d_sae: number of latents, F.
+        indices: int64 [tokens, k], -1 in empty slots; None for all latents in their order, and
+            then the last dimension of everything here is F.
+        sparse: gather rows; otherwise multiply matrices.
+    """
+
+    d_sae: int
+    indices: Int[Tensor, "tokens k"] | None
+    sparse: bool
+
+    @cached_property
+    def filled(self) -> Bool[Tensor, "tokens k"]:
+        """Which slots hold a latent."""
+        assert self.indices is not None
+        return self.indices >= 0
+
+    @cached_property
+    def lists(self) -> ByLatent:
+        """The slots of each latent; both weight gradients need them."""
+        assert self.indices is not None
+        return step_kernels_for(self.indices.device).list_by_latent(self.indices, self.d_sae)
+
+    def take(self, per_latent: Float[Tensor, " F"]) -> Tensor:
+        """A number of each latent where its slots are (any number in empty ones)."""
+        if self.indices is None:
+            return per_latent
+        taken: Tensor = _Take.apply(per_latent, self)
+        return taken
+
+    def decode(self, acts: Tensor, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, "tokens d"]:
+        """Σ acts W_dec, without the bias."""
+        if self.indices is not None and self.sparse:
+            x_hat: Tensor = SparseProduct.apply(acts, W_dec, self)
+            return x_hat
+        return (self.dense(acts) @ W_dec).float()
+
+    def l1(self, acts: Tensor, W_dec: Float[Tensor, "F d"]) -> Float[Tensor, ""]:
+        """E Σ_i acts_i ‖d_i‖; with unit decoder rows the plain L1 norm of the latents."""
+        return (acts * self.take(W_dec.norm(dim=-1))).sum(-1).mean()
+
+    def dense(self, acts: Tensor) -> Float[Tensor, "tokens F"]:
+        """The same latents at their places in rows of zeros."""
+        if self.indices is None:
+            return acts
+        return Latents(acts * self.filled, self.indices).to_dense(self.d_sae)
+
+    def fired(self, acts: Tensor) -> Bool[Tensor, " F"]:
+        """Which latents are active in some token."""
+        if self.indices is None:
+            return (acts > 0).any(0)
+        places = torch.where((acts > 0) & self.filled, self.indices, self.d_sae)
+        fired = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=acts.device)
+        return fired.index_fill_(0, places.flatten(), True)[: self.d_sae]
+
+    def latents(self, acts: Tensor, at_most: int) -> Latents:
+        """For the tracker: the active latents of each token, the largest if there are more."""
+        if self.indices is None:
+            return Latents.from_dense(acts, at_most)
+        active = (acts > 0) & self.filled
+        return Latents(acts * active, torch.where(active, self.indices, -1)).largest(at_most)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch after the encoder's product.
+
+    Attributes:
+        centered: x - b_dec, [tokens, d_in].
+        pre_acts: centered W_enc + b_enc, [tokens, F], without a gradient.
+        W_enc, b_enc, b_dec: the parameters that it came from.
+    """
+
+    centered: Tensor
+    pre_acts: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+    b_dec: Tensor
+
+    def take(self, chosen: Chosen) -> Tensor:
+        """Pre-activations of the chosen latents in float32, with their gradient; 0 where empty."""
+        parameters = (self.W_enc, self.b_enc, self.b_dec)
+        if chosen.indices is not None and chosen.sparse:
+            taken: Tensor = _SparsePreActivations.apply(*parameters, self, chosen)
+            return taken
+        dense: Tensor = _DensePreActivations.apply(*parameters, self)
+        if chosen.indices is None:
+            return dense
+        return dense.gather(1, chosen.indices.clamp(min=0)) * chosen.filled
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, per_latent: Tensor, chosen: Chosen) -> Tensor:
+        ctx.chosen = chosen
+        assert chosen.indices is not None
+        return per_latent[chosen.indices.clamp(min=0)]
+
+    @staticmethod
+    def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, None]:
+        return _sum_by_latent(ctx.chosen, by_taken), None
+
+
+class _SparsePreActivations(torch.autograd.Function):
+    """Gathered from the product; the gradient of W_enc is that of its rows that are chosen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, encoded: Encoded, chosen: Chosen
+    ) -> Tensor:
+        ctx.save_for_backward(W_enc)
+        ctx.encoded, ctx.chosen = encoded, chosen
+        assert chosen.indices is not None
+        return encoded.pre_acts.gather(1, chosen.indices.clamp(min=0)).float() * chosen.filled
+
+    @staticmethod
+    def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        (W_enc,), chosen = ctx.saved_tensors, ctx.chosen
+        by_bias = _sum_by_latent(chosen, by_taken)
+        kernels = step_kernels_for(W_enc.device)
+        by_rows = kernels.sum_by_latent(chosen.lists, by_taken, ctx.encoded.centered)
+        return by_rows.T, by_bias, -(W_enc @ by_bias), None, None
+
+
+class _DensePreActivations(torch.autograd.Function):
+    """All of the product, in float32; its gradients are products in the precision of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, encoded: Encoded) -> Tensor:
+        ctx.save_for_backward(W_enc)
+        ctx.encoded = encoded
+        return encoded.pre_acts.float().detach()
+
+    @staticmethod
+    def backward(ctx: Any, by_pre_acts: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (W_enc,), encoded = ctx.saved_tensors, ctx.encoded
+        kind = encoded.pre_acts.dtype
+        by_bias = by_pre_acts.sum(0)
+        # The transpose of [F, d], as the parameter lies in memory.
+        by_rows = by_pre_acts.T.to(kind) @ encoded.centered.to(kind)
+        return by_rows.float().T, by_bias, -(W_enc @ by_bias), None
+
+
+class SparseProduct(torch.autograd.Function):
+    """Σ_s acts[b, s] W[indices[b, s]]."""
+
+    @staticmethod
+    def forward(ctx: Any, acts: Tensor, W: Tensor, chosen: Chosen) -> Tensor:
+        ctx.save_for_backward(acts, W)
+        ctx.chosen = chosen
+        return step_kernels_for(W.device).decode_rows(acts, chosen.indices, W)
+
+    @staticmethod
+    def backward(ctx: Any, by_sum: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (acts, W), chosen = ctx.saved_tensors, ctx.chosen
+        kernels = step_kernels_for(W.device)
+        by_sum = by_sum.contiguous()
+        needs_acts, needs_rows, _ = ctx.needs_input_grad
+        by_acts = kernels.dot_rows(by_sum, chosen.indices, W) if needs_acts else None
+        by_rows = kernels.sum_by_latent(chosen.lists, acts, by_sum) if needs_rows else None
+        return by_acts, by_rows, None
+
+
+def _sum_by_latent(chosen: Chosen, numbers: Tensor) -> Float[Tensor, " F"]:
+    """The sum over each latent's slots."""
+    ones = numbers.new_ones(numbers.shape[0], 1)
+    kernels = step_kernels_for(numbers.device)
+    total: Tensor = kernels.sum_by_latent(chosen.lists, numbers.contiguous(), ones)
+    return total[:, 0]

@@ -1,0 +1,70 @@
+"""A NaN or an infinity stops a run at the step that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from temporal_sae.errors import RunError
+
+Names = tuple[str, ...]
+
+
+class Health:
+    """Remembers the first step at which a watched number was not finite, and which it was.
+
+    On the CPU `check` raises at once. On a GPU looking would mean waiting, so what was found stays
+    there until `raise_if_sick` asks, at logged steps and before a checkpoint is written. Nothing
+    is lost meanwhile: the optimiser moves nothing by a gradient that is not finite.
+
+    Args:
+        device: where the numbers are.
+        last_checkpoint: names the newest checkpoint, for the message.
+    """
+
+    def __init__(self, device: torch.device, last_checkpoint: Callable[[], str]) -> None:
+        self._at_once = device.type == "cpu"
+        self._last_checkpoint = last_checkpoint
+        # By the names of what was watched, which differ while there are dead latents: the first
+        # step at which something was wrong (-1: none yet), and what was finite then.
+        self._found: dict[Names, tuple[Int[Tensor, ""], Bool[Tensor, " names"]]] = {}
+
+    @torch.no_grad()
+    def check(self, step: int, numbers: dict[str, Tensor]) -> None:
+        """Take in the numbers of a step, in the order in which they came about.
+
+        Raises:
+            RunError: see `raise_if_sick`; on the CPU.
+        """
+        names = tuple(numbers)
+        finite = torch.stack([number.detach().isfinite().all() for number in numbers.values()])
+        first, before = self._found.get(names, (finite.new_full((), -1, dtype=torch.int64), finite))
+        new = (first < 0) & ~finite.all()
+        self._found[names] = (torch.where(new, step, first), torch.where(new, finite, before))
+        if self._at_once:
+            self.raise_if_sick()
+
+    def raise_if_sick(self) -> None:
+        """Raise where a number was not finite.
+
+        Raises:
+            RunError: names the step, the first such number, and the last good checkpoint.
+        """
+        found = [
+            (int(first), names[int((~finite).nonzero()[0])])
+            for names, (first, finite) in self._found.items()
+            if int(first) >= 0
+        ]
+        if found:
+            step, name = min(found)
+            raise RunError(
+                f"step {step}: the {name} is not finite; {ADVICE.get(name, LOWER)}; "
+                f"{self._last_checkpoint()}"
+            )
+
+
+LOWER = "lower trainer.lr or raise trainer.warmup_steps"
+ADVICE = {"batch of activations": "look at the language model (model.dtype) and its text"}
