@@ -19,6 +19,7 @@ from temporal_sae.data import TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.sae.hub import check_repo_id
 from temporal_sae.tracker import NoTracker
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
@@ -36,7 +37,7 @@ GROUPS = {
     "eval",
     "logger",
 }
-TOP_LEVEL = GROUPS | {"seed", "device", "objective", "overwrite", "debug"}
+TOP_LEVEL = GROUPS | {"seed", "device", "objective", "push_to_hub", "overwrite", "debug"}
 TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
@@ -68,6 +69,8 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     check_keys(cfg)
     for flag in ("overwrite", "debug"):
         check_bool(flag, cfg[flag])
+    if cfg.push_to_hub is not None:
+        check_repo_id("push_to_hub", cfg.push_to_hub)
     device = choose_device(cfg.device)
     seed = check_int("seed", cfg.seed, 0)
     trainer: Trainer = build(cfg, "trainer")
@@ -151,7 +154,7 @@ class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
 
 def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:
     """Say so when a penalty is asked for that has no pair to act on."""
-    if separation.ortho_weight == 0 or getattr(separation, "weighting", None) == "uniform":
+    if separation.ortho_weight == 0 or not separation.needs_tracker:
         return
     idle = f"so loss.ortho_weight={separation.ortho_weight:g} does nothing"
     if isinstance(tracker, NoTracker):

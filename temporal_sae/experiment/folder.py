@@ -26,7 +26,7 @@ ARTIFACTS = (
     RECORD,
 )
 # Options that may differ between the parts of one run: they do not change what it computes.
-FREE_TO_CHANGE = ("overwrite", "debug", "objective", "logger", "eval")
+FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval")
 FREE_IN_TRAINER = ("resume", "checkpoint_every")
 
 

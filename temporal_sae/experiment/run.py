@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from temporal_sae.errors import RunError
 from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_components
 from temporal_sae.experiment.determinism import deterministic_on_cpu
@@ -25,6 +27,7 @@ from temporal_sae.experiment.results import (
 )
 from temporal_sae.files import write_atomically
 from temporal_sae.report import build_report, print_summary
+from temporal_sae.sae.hub import push_to_hub
 from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import Checkpoints, Parts, ProgressDisplay, Stopped
@@ -77,13 +80,15 @@ def run_experiment(
         run_folder.write({**record, "status": "finished", **outcome})
         build_report(run_folder.path)
         print_summary(run_folder.path, console)
-        return objective
     except BaseException as error:
         status = "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
         run_folder.write({**record, "status": status, "reason": f"{error}"})
         raise
     finally:
         run_folder.release()
+    if cfg.push_to_hub is not None:
+        upload(run_folder.path / "sae", cfg.push_to_hub)
+    return objective
 
 
 def _run(
@@ -142,6 +147,15 @@ def sae_metadata(parts: Components) -> dict[str, Any]:
         "training_tokens": parts.trainer.total_steps * parts.trainer.batch_size,
         "model_from_pretrained_kwargs": {},
     }
+
+
+def upload(folder: Path, repo_id: str) -> None:
+    """Push the SAE; if that fails, say so and how to repeat it, for the run is finished."""
+    try:
+        log.info("uploaded to %s", push_to_hub(folder, repo_id))
+    except RunError as error:
+        again = shlex.join(["python", "-m", "temporal_sae.sae.hub", str(folder), repo_id])
+        log.warning("%s; to repeat it: %s", error, again)
 
 
 def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:

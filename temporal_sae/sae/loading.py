@@ -1,67 +1,78 @@
-"""Read an SAE from a folder.
+"""Read an SAE from a folder, of whichever package wrote it.
 
-A `cfg.json` only ever chooses among the architectures below; it never names a class.
+Which one that was is told by the files that are there, and how to read them is code in `formats`. A
+config only ever chooses among the architectures named there; it never names a class.
 """
 
 from __future__ import annotations
 
-import json
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.errors import RunError
 from temporal_sae.sae.base import SparseAutoencoder
-from temporal_sae.sae.saving import CONFIG, WEIGHTS
-from temporal_sae.sae.standard import StandardSAE
-from temporal_sae.sae.topk import TopKSAE
+from temporal_sae.sae.formats import FORMATS, Format
+from temporal_sae.sae.formats.stored import first_line
 
-ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {
-    cls.architecture: cls for cls in (TopKSAE, StandardSAE)
-}
+LISTED = 5  # subfolders named in an error
 
 
-def load_sae(folder: str | Path, device: str = "cpu") -> SparseAutoencoder:
-    """Read an SAE that `SparseAutoencoder.save`, or SAELens with the same conventions, wrote.
+def load_sae(path: str | Path, device: str = "cpu") -> SparseAutoencoder:
+    """Read an SAE that this package, SAELens, dictionary_learning or sparsify wrote.
+
+    It computes what it computed there, to rounding, in float32 whatever the file's precision.
+    Conventions of the others (an input that is not centered, latents compared by their decoder's
+    norm, another orientation) are folded into the weights.
+
+    Args:
+        path: the folder, or the weights file in it: `sae_weights.safetensors`, `ae.pt` or one of
+            the checkpoints of dictionary_learning, `sae.safetensors`.
+        device: where the parameters go.
 
     Raises:
-        RunError: a file is missing or damaged, the architecture is unknown, or the SAE follows a
-            convention (input normalisation, reshaping) that would change its meaning here.
+        RunError: there is no SAE or more than one, a file is missing or damaged, the architecture
+            is unknown, or a convention (input normalisation, reshaping, a skip connection, a
+            threshold that was never set) has no equal here.
     """
-    folder = Path(folder)
-    config = _read_config(folder)
-    cls = ARCHITECTURES.get(config.get("architecture", ""))
-    if cls is None:
-        known = ", ".join(ARCHITECTURES)
-        raise RunError(
-            f"{folder}: architecture {config.get('architecture')!r} is not known; known: {known}"
-        )
-    conventions = {
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "rescale_acts_by_decoder_norm": False,
-    }
-    for key, expected in conventions.items():
-        if config.get(key, expected) != expected:
-            raise RunError(f"{folder}: {key}={config[key]!r} is not supported, only {expected!r}")
+    found, weights = _find(Path(path))
     try:
-        sae = cls(**{key: config[key] for key in ("d_in", "d_sae", "k") if key in config})
-        sae.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError, TypeError, InvalidOption) as error:
-        raise RunError(f"{folder}: cannot be read ({_first_line(error)})") from error
+        stored = found.read(weights)
+        sae = stored.cls.from_tensors(stored.config, stored.tensors)
+    except KeyError as error:
+        raise RunError(f"{weights.parent}: cannot be read ({error} is missing)") from error
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{weights.parent}: cannot be read ({first_line(error)})") from error
     return sae.to(device)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{folder / CONFIG}: cannot be read ({_first_line(error)})") from error
-    return config
+def _find(path: Path) -> tuple[Format, Path]:
+    """The format and the weights file that a path means."""
+    if path.is_file():
+        named = [f for f in FORMATS if fnmatch(path.name, f.pattern)]
+        if named:
+            return named[0], path
+        raise RunError(f"{path}: is no weights file; looked for {_looked_for()}")
+    if not path.is_dir():
+        raise RunError(f"{path}: there is no such file or folder")
+    found = [f for f in FORMATS if (path / f.weights).is_file()]
+    if len(found) > 1:
+        names = " and ".join(f.weights for f in found)
+        raise RunError(f"{path}: holds {names}; give the one that is meant")
+    if not found:
+        raise RunError(f"{path}: holds no SAE{_below(path)}; looked for {_looked_for()}")
+    return found[0], path / found[0].weights
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _below(folder: Path) -> str:
+    """Which folders below hold an SAE, for those who gave the one above."""
+    depths = ("*", "*/*")
+    paths = {p.parent for f in FORMATS for d in depths for p in folder.glob(f"{d}/{f.weights}")}
+    names = sorted(str(p.relative_to(folder)) for p in paths)
+    if not names:
+        return ""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f" itself, but its subfolders do: {', '.join(names[:LISTED])}{more}"
+
+
+def _looked_for() -> str:
+    return ", ".join(f"{f.weights} with {f.config} ({f.name})" for f in FORMATS)

@@ -7,20 +7,40 @@ import torch
 from safetensors.torch import load_file
 
 from temporal_sae.errors import RunError
-from temporal_sae.sae import StandardSAE, TopKSAE, load_sae
-
-
-@pytest.mark.parametrize(
-    "sae", [TopKSAE(6, 24, k=4), StandardSAE(6, 24)], ids=lambda s: s.architecture
+from temporal_sae.sae import (
+    BatchTopKSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    MatryoshkaSAE,
+    StandardSAE,
+    TopKSAE,
+    load_sae,
 )
-def test_round_trip_is_exact(sae, tmp_path):
-    sae.b_enc.data.normal_()
+
+SAES = [TopKSAE, StandardSAE, JumpReLUSAE, GatedSAE, BatchTopKSAE, MatryoshkaSAE]
+
+
+def made(cls, d_in=6, d_sae=32):
+    """An SAE in which no parameter is at its initial value."""
+    has_k = issubclass(cls, TopKSAE | BatchTopKSAE)
+    sae = cls(d_in, d_sae, **({"k": 4} if has_k else {}))
+    for parameter in sae.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    if hasattr(sae, "threshold"):
+        sae.threshold.data = torch.rand_like(sae.threshold)
+    return sae
+
+
+@pytest.mark.parametrize("cls", SAES)
+def test_round_trip_is_exact(cls, tmp_path):
+    sae = made(cls)
     sae.save(tmp_path / "sae", {"model_name": "tiny", "hook_name": "blocks.3.hook_resid_post"})
     loaded = load_sae(tmp_path / "sae")
     assert type(loaded) is type(sae)
     assert loaded.config() == sae.config()
     x = torch.randn(5, 6)
     assert torch.equal(loaded(x), sae(x))
+    assert torch.equal(loaded.encode_dense(x), sae.encode_dense(x))
 
 
 def test_files_and_shapes(tmp_path):
@@ -40,17 +60,24 @@ def test_files_and_shapes(tmp_path):
     [
         ({"architecture": "magic"}, "architecture 'magic' is not known"),
         ({"architecture": "os.system"}, "is not known"),
+        ({"architecture": None}, "names no architecture"),
+        ({"trained_as": {"architecture": "magic"}}, "architecture 'magic' is not known"),
+        ({"trained_as": "magic"}, "cannot be read"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm'"),
-        ({"apply_b_dec_to_input": False}, "apply_b_dec_to_input=False"),
+        ({"apply_b_dec_to_input": "no"}, "apply_b_dec_to_input='no'"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations='hook_z'"),
         ({"d_sae": 12}, "cannot be read"),
+        ({"k": "many"}, "cannot be read"),
+        ({"k": 25}, "cannot be read"),
     ],
 )
 def test_refuses_loudly(change, message, tmp_path):
     TopKSAE(6, 24, k=4).save(tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
     (tmp_path / "cfg.json").write_text(json.dumps(config | change))
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(RunError, match=message) as refusal:
         load_sae(tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_single_latent_can_be_saved(tmp_path):
@@ -70,10 +97,42 @@ def test_a_missing_k_is_no_guess(tmp_path):
 
 
 def test_missing_and_damaged_files(tmp_path):
-    with pytest.raises(RunError, match=r"cfg\.json: cannot be read"):
+    with pytest.raises(RunError, match=r"holds no SAE; looked for sae_weights\.safetensors"):
         load_sae(tmp_path)
+    with pytest.raises(RunError, match="no such file or folder"):
+        load_sae(tmp_path / "elsewhere")
     TopKSAE(6, 24, k=4).save(tmp_path)
     weights = tmp_path / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(RunError, match="cannot be read"):
+        load_sae(tmp_path)
+    for content in ("[]", "{", '"a": NaN'):
+        (tmp_path / "cfg.json").write_text(content)
+        with pytest.raises(RunError, match=r"cfg\.json: cannot be read"):
+            load_sae(tmp_path)
+    (tmp_path / "cfg.json").unlink()
+    with pytest.raises(RunError, match=r"cfg\.json: cannot be read"):
+        load_sae(tmp_path)
+
+
+def test_a_file_stands_for_its_folder(tmp_path):
+    sae = made(TopKSAE)
+    sae.save(tmp_path)
+    x = torch.randn(5, 6)
+    assert torch.equal(load_sae(tmp_path / "sae_weights.safetensors")(x), sae(x))
+    with pytest.raises(RunError, match=r"cfg\.json: is no weights file"):
+        load_sae(tmp_path / "cfg.json")
+
+
+def test_the_folder_above_is_answered_with_those_below(tmp_path):
+    for name in ("a", "b", "c/sae", "d", "e", "f"):
+        TopKSAE(6, 24, k=4).save(tmp_path / name)
+    with pytest.raises(RunError, match="subfolders do: a, b, c/sae, d, e and 1 more; looked for"):
+        load_sae(tmp_path)
+
+
+def test_two_formats_in_one_folder_are_not_chosen_from(tmp_path):
+    TopKSAE(6, 24, k=4).save(tmp_path)
+    (tmp_path / "ae.pt").write_bytes(b"")
+    with pytest.raises(RunError, match=r"holds sae_weights\.safetensors and ae\.pt"):
         load_sae(tmp_path)
