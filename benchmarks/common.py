@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +87,15 @@ def _status(name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_apart(script: str, job: dict[str, Any]) -> dict[str, Any]:
+    """What `script --job JSON` prints last, from a process of its own."""
+    command = [sys.executable, script, "--job", json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"skipped": f"failed ({done.returncode})"}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def device_name(device: torch.device) -> str:

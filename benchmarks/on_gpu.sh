@@ -10,4 +10,11 @@ name=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" 
 for precision in float32 bfloat16; do
     "$python" benchmarks/tracker.py --device cuda --precision "$precision" \
         --out "benchmarks/results/tracker-$name-$precision.json"
+    "$python" benchmarks/step.py --device cuda --precision "$precision" \
+        --out "benchmarks/results/step-$name-$precision.json"
+    # Where the sparse way begins to pay: beside the line of `auto` above.
+    for step in sparse dense; do
+        "$python" benchmarks/step.py --device cuda --precision "$precision" --subjects ours \
+            --step "$step" --out "benchmarks/results/step-$name-$precision-$step.json"
+    done
 done

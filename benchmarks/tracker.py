@@ -33,6 +33,7 @@ from temporal_sae.machine import free_memory
 from temporal_sae.sae import StepContext, TopKSAE
 from temporal_sae.tracker import CoActivationTracker
 from temporal_sae.tracker.stability import StabilityMonitor, co_activation, pair_stability
+from temporal_sae.training.optimizer import SAEAdam
 
 SHAPES = ((4608, 160), (18432, 320), (65536, 64), (1048576, 32))
 STORAGES = ("reference", "dense", "sparse")
@@ -60,18 +61,15 @@ def measure_step(args: argparse.Namespace, d_sae: int, k: int) -> dict[str, floa
     device = torch.device(args.device)
     meter = PeakMemory(device)
     sae = TopKSAE(args.d_in, d_sae, k).to(device)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-5, fused=True)
+    optimizer = SAEAdam(sae)
     x = torch.randn(args.batch, args.d_in, device=device)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             out = sae.training_step(x, StepContext(0))
-            loss = reconstruction_loss("fvu", x, out.x_hat)
-        loss.backward()
-        sae.remove_parallel_gradient()
-        optimizer.step()
-        sae.normalize_decoder()
+        reconstruction_loss("fvu", x, out.x_hat).backward()
+        optimizer.step(lr=1e-5)
 
     ms = median_ms(step, args.repeats, device)
     return {"step": ms, "peak_mib": meter.bytes() / MIB}
