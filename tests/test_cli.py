@@ -69,7 +69,7 @@ BAD = {
     ),
     "key of another option": (
         ["sae.l1_weight=1"],
-        "sae.l1_weight: unknown key with this sae; it belongs to sae=standard",
+        "sae.l1_weight: unknown key with this sae; it belongs to sae=gated or sae=standard",
     ),
     "added key": (["+tracker.foo=1"], "tracker.foo: unknown key"),
     "added at the top": (["+ortho_weight=0.3"], "ortho_weight: unknown key"),
@@ -98,7 +98,10 @@ BAD = {
     ),
     "an empty path": (["data=text_files", "data.path="], "data.path='': must be a folder"),
     "a sweep with a misspelt key": (["-m", "tracker.windw=1,2"], "tracker.windw: unknown key"),
-    "unknown option": (["sae=magic"], "sae=magic: must be one of standard, topk"),
+    "unknown option": (
+        ["sae=magic"],
+        "sae=magic: must be one of batch_topk, gated, jumprelu, matryoshka, standard, topk",
+    ),
     "unknown group": (["seas=topk"], "seas: unknown key; the nearest valid key is"),
     "window of 0": (
         ["tracker.window_size=0"],

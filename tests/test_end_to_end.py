@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -11,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+import launch
+from temporal_sae.cli import run_command_line
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -112,6 +116,115 @@ def test_killed_at_arbitrary_steps_and_continued(options, undisturbed, tmp_path,
     assert steps == list(range(5, 201, 5))
 
 
+ARCHITECTURES = {
+    "topk": ("sae.k=8",),
+    "batch_topk": ("sae.k=8",),
+    "matryoshka": ("sae.k=8",),
+    "standard": ("sae.resample_every=10", "sae.l1_warmup_steps=20", "sae.l1_weight=0.1"),
+    "jumprelu": ("sae.l0_target=8", "sae.initial_threshold=0.1", "sae.bandwidth=0.1"),
+    "gated": ("sae.l1_warmup_steps=20", "sae.l1_weight=0.1"),
+}
+QUICK = (
+    "model.hook_name=blocks.1.hook_resid_post",
+    "activations.context_size=32",
+    "activations.buffer_tokens=1024",
+    "sae.d_sae=256",
+    "trainer.num_tokens=15360",
+    "trainer.batch_size=128",
+    "trainer.lr=0.003",
+    "trainer.warmup_steps=5",
+    "trainer.checkpoint_every=4",
+    "trainer.log_every=3",
+    "trainer.dead_after_tokens=500",
+    "tracker.window_size=300",
+    "eval=none",
+)
+PRELOADED = [  # whatever a run takes seconds to import
+    "launch",
+    "temporal_sae.experiment",
+    "temporal_sae.kernels.cpu",
+    "temporal_sae.kernels.cpu_step",
+    "torch._dynamo",
+    "torch._refs.linalg",
+    "transformers.convert_slow_tokenizer",
+    "transformers.models.gemma2.modeling_gemma2",
+]
+
+
+def command_line_in_a_process(arguments, log):
+    """The command line, its output in a file."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    sys.argv = ["launch.py", *arguments]
+    run_command_line(launch.launch, launch.CONF)
+
+
+@pytest.fixture(scope="module")
+def fork():
+    """Starts processes that have imported everything already: forks of one that did only that."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    paths = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), paths]))
+
+    def begin(log, *arguments):
+        process = context.Process(target=command_line_in_a_process, args=(arguments, log))
+        process.start()
+        return process
+
+    yield begin
+    if paths is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = paths
+
+
+def wait_for_line(path, n, process):
+    """Until that many lines are written, or the process has ended."""
+    while process.is_alive():
+        if path.exists() and path.read_bytes().count(b"\n") >= n:
+            return
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_any_architecture_killed_three_times_and_continued(
+    architecture, fork, random_gemma, tmp_path
+):
+    """120 steps, a line every 3 and a checkpoint every 4; the kills come in between or within."""
+    options = (f"model.name={random_gemma}", *QUICK, f"sae={architecture}")
+    options = (*options, *ARCHITECTURES[architecture])
+    whole, folder, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
+    process = fork(log, *options, f"hydra.run.dir={whole}")
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()
+    chance = random.Random(architecture)
+    for line in sorted(chance.sample(range(1, 37), 3)):
+        process = fork(log, *options, f"hydra.run.dir={folder}")
+        wait_for_line(folder / "metrics.jsonl", line, process)
+        time.sleep(chance.uniform(0, 0.02))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    process = fork(log, *options, f"hydra.run.dir={folder}")
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()
+    assert "continuing at step" in log.read_text()
+    assert sha256(folder) == sha256(whole)
+    ours, theirs = (metrics_without_seconds(each) for each in (folder, whole))
+    assert ours == theirs
+    assert [line["step"] for line in ours] == list(range(3, 121, 3))
+    dying = architecture != "jumprelu"
+    assert not dying or max(line["dead_share"] for line in ours) > 0
+
+
+def metrics_without_seconds(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
 def test_ctrl_c_saves_and_a_damaged_checkpoint_is_passed_over(options, undisturbed, tmp_path):
     folder = tmp_path / "run"
     process = start(*options, f"hydra.run.dir={folder}")
@@ -158,6 +271,10 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
     "choice",
     [
         ["sae=standard"],
+        ["sae=batch_topk", "trainer.precision=bfloat16"],
+        ["sae=matryoshka", "loss=ortsae"],
+        ["sae=gated", "trainer.step=dense"],
+        ["sae=jumprelu", "trainer.step=sparse"],
         ["tracker=transcript", "loss.gram=activations", "loss.reduction=mean"],
         ["loss=consecutive", "tracker.stream=ordered"],
         ["tracker=off"],
@@ -167,7 +284,8 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
 )
 def test_every_choice_runs(options, tmp_path, choice):
     shorter = [o for o in options if not o.startswith("trainer.num_tokens")]
-    shorter = [o for o in shorter if "sae=standard" not in choice or not o.startswith("sae.k")]
+    if choice[0] in ("sae=standard", "sae=gated", "sae=jumprelu"):
+        shorter = [o for o in shorter if not o.startswith("sae.k")]
     if choice == ["tracker=off"] or "tracker=transcript" in choice:
         shorter = [o for o in shorter if not o.startswith("tracker.")]
     finish(*shorter, "trainer.num_tokens=5120", *choice, f"hydra.run.dir={tmp_path}/run")

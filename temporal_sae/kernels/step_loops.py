@@ -11,21 +11,30 @@ import numpy as np
 from numba import njit, prange
 
 FAST = {"reassoc", "nsz", "contract"}
-WIDTH = 256  # columns of a block: 1 KiB of a row
+WIDEST, NARROWEST = 384, 64  # columns of a block
+BLOCK_BYTES = 5 * 2**20  # of a block, between those: a share of the last-level cache
 COPIED_FROM = 6  # gathers of each row, on average, from which on copying the blocks pays
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 parallel = njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST, parallel=True)
 
 
+@compiled
+def _width(n_rows):
+    """Columns of a block: not by the machine, since the order of sums depends on it."""
+    fitting = BLOCK_BYTES // (4 * n_rows) // 32 * 32
+    return min(WIDEST, max(NARROWEST, fitting))
+
+
 @parallel
 def gather_sum(starts, columns, values, matrix, chunks, out):
     """out[r] = Σ values[e] matrix[columns[e]] over starts[r] <= e < starts[r + 1]."""
     n, d = matrix.shape
-    copied = d > WIDTH and columns.size >= COPIED_FROM * n
-    block = np.empty((n, WIDTH), matrix.dtype) if copied else matrix
-    for lo in range(0, d, WIDTH if copied else d):
-        hi = min(lo + WIDTH, d) if copied else d
+    width = _width(n)
+    copied = d > width and columns.size >= COPIED_FROM * n
+    block = np.empty((n, width), matrix.dtype) if copied else matrix
+    for lo in range(0, d, width if copied else d):
+        hi = min(lo + width, d) if copied else d
         if copied:
             for i in prange(n):
                 block[i, : hi - lo] = matrix[i, lo:hi]
@@ -57,11 +66,12 @@ def _add_rows(total, block, columns, values, start, end):
 def gather_dot(starts, columns, vectors, matrix, chunks, out):
     """out[e] = vectors[r] · matrix[columns[e]] for starts[r] <= e < starts[r + 1]."""
     n, d = matrix.shape
-    copied = d > WIDTH and columns.size >= COPIED_FROM * n
-    block = np.empty((n, WIDTH), matrix.dtype) if copied else matrix
+    width = _width(n)
+    copied = d > width and columns.size >= COPIED_FROM * n
+    block = np.empty((n, width), matrix.dtype) if copied else matrix
     out[:] = 0
-    for lo in range(0, d, WIDTH if copied else d):
-        hi = min(lo + WIDTH, d) if copied else d
+    for lo in range(0, d, width if copied else d):
+        hi = min(lo + width, d) if copied else d
         if copied:
             for i in prange(n):
                 block[i, : hi - lo] = matrix[i, lo:hi]

@@ -19,7 +19,6 @@ from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.sae.saving import write_folder
 from temporal_sae.sae.step_ops import Chosen, Encoded, SparseProduct, prefers_sparse
 
-# Latents of a token that the tracker sees at most, the largest ones. Only a dense SAE has more.
 TRACKED_LATENTS = 512
 
 
@@ -45,7 +44,7 @@ class StepOutput:
 
     Attributes:
         x_hat: reconstruction, [tokens, d_in].
-        latents: sparse latents, whose values carry the gradient; at most `TRACKED_LATENTS` a token.
+        latents: sparse latents, whose values carry the gradient; at most `tracked_latents` a token.
         l0: mean number of active latents a token, none left out.
         fired: bool [d_sae], latents that are active in some token.
         terms: the architecture's own loss terms by name, already weighted.
@@ -76,12 +75,17 @@ class SparseAutoencoder(nn.Module, ABC):
     trained_as: ClassVar[str]  # the option of `sae=` that it is
     config_keys: ClassVar[tuple[str, ...]] = ("d_in", "d_sae")  # what `cfg.json` holds of it
     unit_decoder = True  # rows of the decoder are kept at length 1
+    # Latents of a token that the tracker sees at most, the largest ones. Without a k there may be
+    # thousands in the first steps, and pairs grow with their square.
+    tracked_latents = TRACKED_LATENTS
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
         self.d_in = check_int("d_in", d_in, 1)
         self.d_sae = check_int("d_sae", d_sae, 1)
-        directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=-1)
+        directions = torch.randn(self.d_sae, self.d_in)
+        if not directions.is_meta:  # a sum of nothing would import torch's compiler, for seconds
+            directions /= directions.norm(dim=-1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
         # In memory the encoder lies like the decoder, a latent after the other: its gradient is
         # summed latent by latent, and everything that walks both walks them alike.
@@ -169,7 +173,7 @@ class SparseAutoencoder(nn.Module, ABC):
         with torch.no_grad():
             l0 = (acts > 0).sum(-1).float().mean()
             fired = chosen.fired(acts)
-        latents = chosen.latents(acts, TRACKED_LATENTS)
+        latents = chosen.latents(acts, self.tracked_latents)
         return StepOutput(x_hat, latents, l0, fired, terms, partial)
 
     def auxk_terms(

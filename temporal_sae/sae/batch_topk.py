@@ -11,7 +11,7 @@ from torch import Tensor
 
 from temporal_sae.errors import check_int, check_number
 from temporal_sae.kernels import step_kernels_for
-from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.base import TRACKED_LATENTS, SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.topk import check_k, choose_k_aux
 
 
@@ -54,6 +54,7 @@ class BatchTopKSAE(SparseAutoencoder):
     ) -> None:
         self.k = check_k(k, d_sae)
         super().__init__(d_in, d_sae)
+        self.tracked_latents = max(TRACKED_LATENTS, 2 * self.k)
         self.auxk_weight = check_number("auxk_weight", auxk_weight)
         self.k_aux = choose_k_aux(k_aux, self.d_in, self.d_sae)
         self.threshold_beta = check_number("threshold_beta", threshold_beta, maximum=1.0)

@@ -39,6 +39,7 @@ class TopKSAE(SparseAutoencoder):
     ) -> None:
         self.k = check_k(k, d_sae)
         super().__init__(d_in, d_sae)
+        self.tracked_latents = self.k
         self.auxk_weight = check_number("auxk_weight", auxk_weight)
         self.k_aux = choose_k_aux(k_aux, self.d_in, self.d_sae)
 

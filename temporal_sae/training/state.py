@@ -43,7 +43,7 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
         "tracker": parts.tracker.state_dict(),
         "batches": parts.batches.state_dict(),
         "stability": parts.stability.state_dict() if parts.stability else {},
-        "rng": torch.get_rng_state(),
+        "rng": rng_state(parts.sae.W_dec.device),
     }
 
 
@@ -60,4 +60,17 @@ def restore(parts: Parts, run: TrainingState, state: State) -> None:
     parts.batches.load_state_dict(state["batches"])
     if parts.stability:
         parts.stability.load_state_dict(state["stability"])
-    torch.set_rng_state(state["rng"])
+    set_rng_state(state["rng"], parts.sae.W_dec.device)
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Of the generators that a step on a device draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put them back; a run that was begun on another kind of device goes on with what there is."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

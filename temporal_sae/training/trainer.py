@@ -16,6 +16,7 @@ from torch import Tensor
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.errors import (
     InvalidOption,
+    RunError,
     check_bool,
     check_choice,
     check_int,
@@ -23,7 +24,6 @@ from temporal_sae.errors import (
 )
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
-from temporal_sae.sae.base import TRACKED_LATENTS
 from temporal_sae.training.backward import backward
 from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.dead import DeadLatents
@@ -192,6 +192,11 @@ class Trainer:
     def _initialise(self, parts: Parts) -> None:
         """What of the weights a sample of the data decides."""
         sample = parts.batches.sample(SAMPLE_FOR_BIAS)
+        if not bool(sample.isfinite().all()):
+            raise RunError(
+                "the first activations are not finite; look at the language model (model.dtype) "
+                "and its text"
+            )
         if self.b_dec_init != "zeros":
             is_median = self.b_dec_init == "geometric_median"
             parts.sae.b_dec.copy_(geometric_median(sample) if is_median else sample.mean(0))
@@ -244,7 +249,7 @@ class Trainer:
             return
         for chunk in batch.ordered:
             for piece in chunk.split(self.batch_size):
-                latents = parts.sae.encode(piece).largest(TRACKED_LATENTS)
+                latents = parts.sae.encode(piece).largest(parts.sae.tracked_latents)
                 parts.tracker.update(latents.active_indices())
 
     def _learning_rate_now(self, sae: SparseAutoencoder, step: int) -> float:

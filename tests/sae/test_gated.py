@@ -55,9 +55,9 @@ def test_the_terms_by_hand(way):
     sae.b_dec.data = torch.tensor([0.0])
     terms = sae.training_step(X, StepContext(0, None, way)).terms
     # ReLU(π): 1 3 | 0 0 | 0 0
-    assert float(terms["l1"]) == pytest.approx(0.5 * (1 * 3 + 3 * 1) / 3)
+    assert terms["l1"].item() == pytest.approx(0.5 * (1 * 3 + 3 * 1) / 3)
     # it rebuilds 3 - 3 = 0, 0 and 0
-    assert float(terms["gate_reconstruction"]) == pytest.approx((4 + 0.25 + 16) / 3)
+    assert terms["gate_reconstruction"].item() == pytest.approx((4 + 0.25 + 16) / 3)
 
 
 @WAYS
@@ -98,7 +98,7 @@ def test_l1_grows_over_the_warm_up():
     full = by_hand(l1_weight=0.5).training_step(X, StepContext(0)).terms["l1"]
     for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (100, 1.0)):
         terms = sae.training_step(X, StepContext(step)).terms
-        assert float(terms["l1"]) == pytest.approx(share * float(full))
+        assert terms["l1"].item() == pytest.approx(share * float(full))
 
 
 def test_tied_at_the_start_it_is_a_relu():

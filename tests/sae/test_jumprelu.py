@@ -51,7 +51,7 @@ def test_the_sparsity_term_by_hand(way):
     x = torch.tensor([[0.9], [1.2]])  # z: 0.9 1.8 | 1.2 2.4
     out = sae.training_step(x, StepContext(0, None, way))
     l0 = 3 / 2
-    assert float(out.terms["l0"]) == pytest.approx(2 * (l0 / 4 - 1) ** 2)
+    assert out.terms["l0"].item() == pytest.approx(2 * (l0 / 4 - 1) ** 2)
     out.terms["l0"].backward()
     # slope by L0: 2 · 2 (l0/4 - 1)/4; by θ of latent 0, near in both tokens: E -1/ε = -2
     slope = 4 * (l0 / 4 - 1) / 4
@@ -65,7 +65,7 @@ def test_the_sparsity_term_by_hand(way):
 def test_without_a_target_l0_itself_is_penalised(way):
     sae = showing([1.0, 2.0], [1.0, 1.0], bandwidth=0.5, l0_target=None, l0_weight=0.1)
     out = sae.training_step(torch.tensor([[0.9], [1.2]]), StepContext(0, None, way))
-    assert float(out.terms["l0"]) == pytest.approx(0.15)
+    assert out.terms["l0"].item() == pytest.approx(0.15)
     out.terms["l0"].backward()
     assert sae.threshold.grad.tolist() == pytest.approx([-0.2, 0.0])
 
@@ -93,7 +93,7 @@ def test_the_weight_grows_over_the_warm_up():
     x = torch.tensor([[0.9], [1.2]])
     for step, share in ((0, 0.25), (2, 0.75), (3, 1.0), (9, 1.0)):
         out = sae.training_step(x, StepContext(step))
-        assert float(out.terms["l0"]) == pytest.approx(3 * share * 1.5)
+        assert out.terms["l0"].item() == pytest.approx(3 * share * 1.5)
 
 
 def test_thresholds_are_kept_at_zero_or_above():

@@ -33,7 +33,7 @@ def test_a_step_by_hand(way, decoder):
     out = sae.training_step(torch.tensor([[2.0, -1.0], [4.0, 7.0]]), StepContext(0, None, way))
     assert torch.allclose(out.x_hat, torch.tensor([[6.0, 10.0], [12.0, 16.0]]))
     # ((2 · 5 + 1 · 2) + 4 · 5) / 2 = 16
-    assert float(out.terms["l1"]) == pytest.approx(0.5 * 16)
+    assert out.terms["l1"].item() == pytest.approx(0.5 * 16)
     assert float(out.l0) == 1.5
     out.terms["l1"].backward()
     # λ E f_i d_i/‖d_i‖ and λ E 1[f_i > 0] ‖d_i‖
@@ -43,7 +43,7 @@ def test_a_step_by_hand(way, decoder):
 
 def test_l1_grows_over_the_warm_up(sae):
     x = torch.randn(10, 6)
-    full = 0.5 * float((sae.encode_dense(x) @ sae.W_dec.norm(dim=-1)).mean())
+    full = 0.5 * (sae.encode_dense(x) @ sae.W_dec.norm(dim=-1)).mean().item()
     for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (100, 1.0)):
         for way in (True, False):
             out = sae.training_step(x, StepContext(step, None, way))
