@@ -145,7 +145,7 @@ class _SparsePreActivations(torch.autograd.Function):
         ctx: Any, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, encoded: Encoded, chosen: Chosen
     ) -> Tensor:
         ctx.save_for_backward(W_enc)
-        ctx.encoded, ctx.chosen = encoded, chosen
+        ctx.centered, ctx.chosen = encoded.centered, chosen  # and not the product, which is large
         assert chosen.indices is not None
         return encoded.pre_acts.gather(1, chosen.indices.clamp(min=0)).float() * chosen.filled
 
@@ -154,7 +154,7 @@ class _SparsePreActivations(torch.autograd.Function):
         (W_enc,), chosen = ctx.saved_tensors, ctx.chosen
         by_bias = _sum_by_latent(chosen, by_taken)
         kernels = step_kernels_for(W_enc.device)
-        by_rows = kernels.sum_by_latent(chosen.lists, by_taken, ctx.encoded.centered)
+        by_rows = kernels.sum_by_latent(chosen.lists, by_taken, ctx.centered)
         return by_rows.T, by_bias, -(W_enc @ by_bias), None, None
 
 

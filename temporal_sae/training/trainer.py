@@ -211,11 +211,11 @@ class Trainer:
         with run.stopwatches["tracker"].running():
             self._track(parts, batch, out)
         losses = {"reconstruction": self._reconstruction(batch.x, out), **out.terms}
-        run.optimizer.zero_grad()
         main = torch.stack(list(losses.values())).sum()
         penalty = backward(parts, main, out, run.stopwatches["penalty"])
         losses["separation"] = penalty
         gradient_norm = run.optimizer.step(self._learning_rate_now(parts.sae, run.step))
+        run.optimizer.zero_grad()  # now: the next batch's product need not find room beside them
         run.step += 1
         watched = {f"{name} loss": loss for name, loss in losses.items()}
         run.health.check(
