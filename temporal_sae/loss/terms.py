@@ -33,7 +33,7 @@ def reconstruction_loss(
 def squared_error(
     x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, ""]:
-    """E‖x - x̂‖², whose gradient goes to x̂ only, and only once."""
+    """E‖x - x̂‖², whose gradient goes to x̂ only."""
     error: Tensor = _SquaredError.apply(x.detach(), x_hat)
     return error
 
@@ -43,6 +43,7 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, x_hat: Tensor) -> Tensor:
+        ctx.save_for_backward(x, x_hat)  # both are alive anyway
         ctx.residual = x - x_hat
         flat = ctx.residual.flatten()
         return flat.dot(flat) / max(1, len(x))
@@ -50,6 +51,9 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_error: Tensor) -> tuple[None, Tensor]:
         gradient, ctx.residual = ctx.residual, None
+        if gradient is None:  # a second time
+            x, x_hat = ctx.saved_tensors
+            gradient = x - x_hat
         return None, gradient.mul_(by_error * (-2 / max(1, len(gradient))))
 
 

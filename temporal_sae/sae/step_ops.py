@@ -22,7 +22,7 @@ from temporal_sae.kernels.plain_step import ByLatent
 from temporal_sae.latents import Latents
 
 # Latents for each active one from which on the sparse way is the faster one (benchmarks/step.py).
-BREAK_EVEN = {"cpu": 6, "cuda": 200}
+BREAK_EVEN = {"cpu": 4, "cuda": 200}
 
 
 def prefers_sparse(device: torch.device, d_sae: int, k: int) -> bool:
