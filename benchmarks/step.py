@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 # As `launch.py` has it: threads that spin while they wait take the cores from numba's threads, and
-# from anything else that runs. And large tensors on huge pages. Every subject gets the same.
+# from anything else that runs. Every subject gets the same.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 from common import (

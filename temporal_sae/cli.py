@@ -27,9 +27,6 @@ from temporal_sae.files import remove_if_empty
 # beside anything else, then take each other's time: 2.8 times slower for two runs on two cores.
 # OpenMP reads this when torch is first imported, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Huge pages for large tensors where the system offers them: a step allocates gradients as large as
-# the weights, and touching their small pages for the first time takes a tenth of its time.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.kernels import selection_loops, step_loops
+from temporal_sae.kernels import selection_loops, spare, step_loops
 from temporal_sae.kernels.cpu import chunks_of_rows
 from temporal_sae.kernels.plain_step import EPSILON, AdamStep, ByLatent
 
@@ -157,7 +157,7 @@ def adam_(
 
 
 def _gather_sum(starts: np.ndarray, columns: np.ndarray, values: Tensor, matrix: Tensor) -> Tensor:
-    out = torch.empty(len(starts) - 1, matrix.shape[1])
+    out = spare.empty(len(starts) - 1, matrix.shape[1])
     arguments = (starts, columns, _array(values), _array(matrix), chunks_of_rows(), out.numpy())
     step_loops.gather_sum(*arguments)
     return out

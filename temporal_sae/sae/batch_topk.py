@@ -80,7 +80,7 @@ class BatchTopKSAE(SparseAutoencoder):
 
     def reconstruct(self, chosen: Any, acts: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The reconstruction, and those by parts of the dictionary (none here)."""
-        return chosen.decode(acts, self.W_dec) + self.b_dec, ()
+        return chosen.decode(acts, self.W_dec).add_(self.b_dec), ()
 
     @torch.no_grad()
     def _move_threshold(self, least: Float[Tensor, ""], step: int) -> None:

@@ -61,8 +61,8 @@ class GatedSAE(SparseAutoencoder):
         scale, bias = chosen.take(self.r_mag.exp()), chosen.take(self.b_mag)
         acts = (product * scale + bias).relu() * (gate > 0)
         opening = gate.relu()
-        x_hat = chosen.decode(acts, self.W_dec) + self.b_dec
-        by_gate = chosen.decode(opening, self.W_dec.detach()) + self.b_dec.detach()
+        x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
+        by_gate = chosen.decode(opening, self.W_dec.detach()).add_(self.b_dec.detach())
         warmth = min(1.0, (context.step + 1) / max(1, self.l1_warmup_steps))
         terms = {
             "l1": self.l1_weight * warmth * chosen.l1(opening, self.W_dec),

@@ -65,7 +65,7 @@ class JumpReLUSAE(SparseAutoencoder):
         z, theta = encoded.take(chosen), chosen.take(self.threshold)
         acts = _Jump.apply(z, theta, self.bandwidth)
         l0 = _Step.apply(z, theta, self.bandwidth).sum(-1).mean()
-        x_hat = chosen.decode(acts, self.W_dec) + self.b_dec
+        x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
         weight = self.l0_weight * min(1.0, (context.step + 1) / max(1, self.l0_warmup_steps))
         excess = l0 if self.l0_target is None else (l0 / self.l0_target - 1).square()
         return self.output(chosen, acts, x_hat, {"l0": weight * excess})

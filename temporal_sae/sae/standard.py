@@ -53,7 +53,7 @@ class StandardSAE(SparseAutoencoder):
         encoded = self.encoded(x)
         chosen = self.choose(encoded.pre_acts, self.b_enc.new_zeros(self.d_sae), context)
         acts = encoded.take(chosen).relu()
-        x_hat = chosen.decode(acts, self.W_dec) + self.b_dec
+        x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
         warmth = min(1.0, (context.step + 1) / max(1, self.l1_warmup_steps))
         l1 = self.l1_weight * warmth * chosen.l1(acts, self.W_dec)
         return self.output(chosen, acts, x_hat, {"l1": l1})

@@ -97,13 +97,14 @@ class Chosen:
         return Latents(acts * active, torch.where(active, self.indices, -1)).largest(at_most)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoded:
     """A batch after the encoder's product.
 
     Attributes:
         centered: x - b_dec, [tokens, d_in].
-        pre_acts: centered W_enc + b_enc, [tokens, F], without a gradient.
+        pre_acts: centered W_enc + b_enc, [tokens, F], without a gradient; gone once some have been
+            taken, for it is the largest tensor of a step.
         W_enc, b_enc, b_dec: the parameters that it came from.
     """
 
@@ -114,12 +115,17 @@ class Encoded:
     b_dec: Tensor
 
     def take(self, chosen: Chosen) -> Tensor:
-        """Pre-activations of the chosen latents in float32, with their gradient; 0 where empty."""
+        """Pre-activations of the chosen latents in float32, with their gradient; 0 where empty.
+
+        To be called once.
+        """
+        product = (self.centered, self.pre_acts)
         parameters = (self.W_enc, self.b_enc, self.b_dec)
+        del self.pre_acts
         if chosen.indices is not None and chosen.sparse:
-            taken: Tensor = _SparsePreActivations.apply(*parameters, self, chosen)
+            taken: Tensor = _SparsePreActivations.apply(*parameters, *product, chosen)
             return taken
-        dense: Tensor = _DensePreActivations.apply(*parameters, self)
+        dense: Tensor = _DensePreActivations.apply(*parameters, *product)
         if chosen.indices is None:
             return dense
         return dense.gather(1, chosen.indices.clamp(min=0)) * chosen.filled
@@ -142,39 +148,46 @@ class _SparsePreActivations(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, encoded: Encoded, chosen: Chosen
+        ctx: Any,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        b_dec: Tensor,
+        centered: Tensor,
+        pre_acts: Tensor,
+        chosen: Chosen,
     ) -> Tensor:
-        ctx.save_for_backward(W_enc)
-        ctx.centered, ctx.chosen = encoded.centered, chosen  # and not the product, which is large
+        ctx.save_for_backward(W_enc, centered)
+        ctx.chosen = chosen
         assert chosen.indices is not None
-        return encoded.pre_acts.gather(1, chosen.indices.clamp(min=0)).float() * chosen.filled
+        return pre_acts.gather(1, chosen.indices.clamp(min=0)).float() * chosen.filled
 
     @staticmethod
-    def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (W_enc,), chosen = ctx.saved_tensors, ctx.chosen
+    def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        (W_enc, centered), chosen = ctx.saved_tensors, ctx.chosen
         by_bias = _sum_by_latent(chosen, by_taken)
         kernels = step_kernels_for(W_enc.device)
-        by_rows = kernels.sum_by_latent(chosen.lists, by_taken, ctx.centered)
-        return by_rows.T, by_bias, -(W_enc @ by_bias), None, None
+        by_rows = kernels.sum_by_latent(chosen.lists, by_taken, centered)
+        return by_rows.T, by_bias, -(W_enc @ by_bias), None, None, None
 
 
 class _DensePreActivations(torch.autograd.Function):
     """All of the product, in float32; its gradients are products in the precision of the first."""
 
     @staticmethod
-    def forward(ctx: Any, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, encoded: Encoded) -> Tensor:
-        ctx.save_for_backward(W_enc)
-        ctx.encoded = encoded
-        return encoded.pre_acts.float().detach()
+    def forward(
+        ctx: Any, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, centered: Tensor, pre_acts: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(W_enc, centered)
+        ctx.kind = pre_acts.dtype
+        return pre_acts.float().detach()
 
     @staticmethod
-    def backward(ctx: Any, by_pre_acts: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        (W_enc,), encoded = ctx.saved_tensors, ctx.encoded
-        kind = encoded.pre_acts.dtype
+    def backward(ctx: Any, by_pre_acts: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        (W_enc, centered), kind = ctx.saved_tensors, ctx.kind
         by_bias = by_pre_acts.sum(0)
         # The transpose of [F, d], as the parameter lies in memory.
-        by_rows = by_pre_acts.T.to(kind) @ encoded.centered.to(kind)
-        return by_rows.float().T, by_bias, -(W_enc @ by_bias), None
+        by_rows = by_pre_acts.T.to(kind) @ centered.to(kind)
+        return by_rows.float().T, by_bias, -(W_enc @ by_bias), None, None
 
 
 class SparseProduct(torch.autograd.Function):

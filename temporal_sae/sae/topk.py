@@ -64,7 +64,7 @@ class TopKSAE(SparseAutoencoder):
             sparse = prefers_sparse(x.device, self.d_sae, self.k)
         chosen = Chosen(self.d_sae, indices, sparse)
         acts = encoded.take(chosen)
-        x_hat = chosen.decode(acts, self.W_dec) + self.b_dec
+        x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
         terms = self.auxk_terms(x, x_hat, self.auxk_weight, self.k_aux, context)
         return self.output(chosen, acts, x_hat, terms)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import spare, step_kernels_for
 from temporal_sae.kernels.plain_step import AdamStep
 from temporal_sae.sae import SparseAutoencoder
 
@@ -81,8 +81,10 @@ class SAEAdam:
         return self.sae.unit_decoder and parameter is self.sae.W_dec
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Forget the gradients, whose memory the next ones get."""
         for parameter in self.sae.parameters():
+            if parameter.grad is not None:
+                spare.give(parameter.grad)
             parameter.grad = None
 
     @torch.no_grad()
