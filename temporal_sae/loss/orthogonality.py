@@ -50,7 +50,8 @@ class OrthogonalityLoss:
             pairs in blocks, whichever are fewer), `sampled` (the pairs of `sample_tokens` tokens
             of the last window, and for a uniform part those of 512 latents; unbiased), or `auto`:
             exact up to 1024 latents and wherever sampling is not allowed or not cheaper.
-        sample_tokens: M, tokens a step that `sampled` looks at.
+        sample_tokens: M, tokens a step that `sampled` looks at; None for 16, and 8 where a token
+            has more than 200 latents.
         seed: chooses the sampled tokens, together with the number of tokens seen.
 
     Raises:
@@ -66,7 +67,7 @@ class OrthogonalityLoss:
         weighting: str = "instability",
         floor: float = 0.0,
         estimator: str = "auto",
-        sample_tokens: int = 16,
+        sample_tokens: int | None = None,
         seed: int = 0,
     ) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
@@ -76,7 +77,9 @@ class OrthogonalityLoss:
         self.weighting = check_choice("weighting", weighting, (*WEIGHTINGS, "uniform"))
         self.floor = check_number("floor", floor)
         self.estimator = check_choice("estimator", estimator, ("auto", "exact", "sampled"))
-        self.sample_tokens = check_int("sample_tokens", sample_tokens, 1)
+        self.sample_tokens = (
+            None if sample_tokens is None else check_int("sample_tokens", sample_tokens, 1)
+        )
         self.seed = check_int("seed", seed, 0)
         self.through_latents = gram == "activations"
         self.needs_tracker = weighting != "uniform"

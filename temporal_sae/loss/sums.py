@@ -21,6 +21,7 @@ from temporal_sae.loss.products import (
 
 EXACT_UP_TO = 1024
 SAMPLE_ROWS = 512
+MANY_LATENTS = 200  # of a token
 
 
 class Options(Protocol):
@@ -30,7 +31,7 @@ class Options(Protocol):
     gram: str
     weighting: str
     estimator: str
-    sample_tokens: int
+    sample_tokens: int | None
     seed: int
 
 
@@ -104,7 +105,8 @@ class PairSums:
         assert window is not None
         if self.options.estimator == "sampled":
             return True
-        n_tokens = min(self.options.sample_tokens, len(window)) if self._samples() else len(window)
+        n_tokens = min(sample_size(self.options, window), len(window))
+        n_tokens = n_tokens if self._samples() else len(window)
         return 2 * n_tokens * window.shape[1] ** 2 < self.d_sae**2
 
     def _all_tokens(self) -> Int[Tensor, " W"]:
@@ -116,7 +118,8 @@ class PairSums:
         """M tokens of the window without replacement."""
         window = self.tracker.last_window
         assert window is not None
-        return self._permutation(len(window), window.device)[: self.options.sample_tokens]
+        n_tokens = sample_size(self.options, window)
+        return self._permutation(len(window), window.device)[:n_tokens]
 
     def _permutation(self, n: int, device: torch.device) -> Tensor:
         return permutation(n, self.options.seed, self.tracker.tokens_seen, device)
@@ -151,6 +154,13 @@ class PairSums:
         return lambda x, into, scale: token_overlap(
             x, rows, lambda part: ones, self.options.penalty, into, scale
         ), share
+
+
+def sample_size(options: Options, window: Int[Tensor, "W K"]) -> int:
+    """M: as asked, or 16, and 8 where each token has so many pairs that 16 would cost too much."""
+    if options.sample_tokens is not None:
+        return options.sample_tokens
+    return 16 if window.shape[1] <= MANY_LATENTS else 8
 
 
 def sorted_latents(latents: Latents, d_sae: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:

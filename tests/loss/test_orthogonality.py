@@ -336,3 +336,14 @@ def test_a_decoder_of_another_kind_is_refused(W_dec):
 def test_activations_must_be_given():
     with pytest.raises(ValueError, match="latents: needed with gram='activations'"):
         OrthogonalityLoss(gram="activations")(torch.randn(20, 6), random_tracker())
+
+
+@pytest.mark.parametrize(("k", "pairs_from"), [(200, 16), (201, 8)])
+def test_tokens_with_very_many_latents_are_sampled_less(k, pairs_from):
+    """Unless told otherwise; the draw is then that of the number itself."""
+    tracker = CoActivationTracker(2048, window_size=40)
+    tracker.update(torch.stack([torch.randperm(2048)[:k] for _ in range(40)]))
+    W_dec = torch.randn(2048, 8)
+    by_default = OrthogonalityLoss(estimator="sampled")(W_dec, tracker)
+    asked = OrthogonalityLoss(estimator="sampled", sample_tokens=pairs_from)(W_dec, tracker)
+    assert torch.equal(by_default, asked)

@@ -1,0 +1,51 @@
+"""Memory that is handed from one step's gradients to the next one's."""
+
+import pytest
+import torch
+
+from temporal_sae.kernels import spare
+
+SHAPE = (1024, 2048)  # 8 MiB
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    spare.clear()
+    yield
+    spare.clear()
+
+
+def test_what_was_given_comes_back_once():
+    tensor = torch.ones(SHAPE)
+    spare.give(tensor)
+    again = spare.empty(*SHAPE)
+    assert again.data_ptr() == tensor.data_ptr()
+    assert spare.empty(*SHAPE).data_ptr() != tensor.data_ptr()
+
+
+def test_a_transpose_is_kept_as_it_lies_in_memory():
+    tensor = torch.ones(SHAPE)
+    spare.give(tensor.T)
+    again = spare.empty(*SHAPE)
+    assert again.is_contiguous()
+    assert again.data_ptr() == tensor.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.ones(4, 4), torch.ones(SHAPE, dtype=torch.float64), torch.ones(1024, 4096)[:, ::2]],
+    ids=["small", "of another type", "with holes"],
+)
+def test_what_is_not_worth_it_is_not_kept(tensor):
+    spare.give(tensor)
+    other = spare.empty(*tensor.shape)
+    assert other.data_ptr() != tensor.data_ptr()
+    assert other.dtype == torch.float32
+
+
+def test_no_more_than_two_of_a_shape_are_kept():
+    given = [torch.ones(SHAPE) for _ in range(3)]
+    for tensor in given:
+        spare.give(tensor)
+    kept = {spare.empty(*SHAPE).data_ptr() for _ in range(3)}
+    assert len(kept & {tensor.data_ptr() for tensor in given}) == 2
