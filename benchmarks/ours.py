@@ -40,8 +40,7 @@ class InMemory:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Silent:
