@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.files import remove_if_empty
 
 # Threads that wait should sleep. By default they spin, and two runs on the same cores, or a run
@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
+EVALUATION_FAILED = 3
 LONGEST_NAME = 150
 
 
@@ -75,6 +76,11 @@ def run_job(cfg: DictConfig) -> float:
         if cfg.debug or _wants_traceback():
             raise
         fail(str(error))
+    except EvaluationFailed as error:
+        for name, reason in error.failures.items():
+            print(f"error: eval {name}: {reason}", file=sys.stderr)
+        log.warning("to repeat what failed: %s", command_line(overrides, shown))
+        sys.exit(EVALUATION_FAILED)
     except OSError as error:
         if error.errno not in (ENOSPC, EDQUOT) or cfg.debug or _wants_traceback():
             raise

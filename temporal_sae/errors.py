@@ -20,6 +20,18 @@ class RunError(Exception):
     """A mistake outside the config (a missing file, a finished folder), told in one line."""
 
 
+class EvaluationFailed(Exception):
+    """Some evaluations have failed while the others are done.
+
+    Args:
+        failures: the reason of each, by name.
+    """
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        self.failures = failures
+        super().__init__("; ".join(f"eval {name}: {why}" for name, why in failures.items()))
+
+
 class NotFinite(ValueError):
     """A tensor has a NaN or an infinity, said in one sentence."""
 

@@ -2,6 +2,16 @@
 
 from temporal_sae.eval.core import CoreEvaluation
 from temporal_sae.eval.decoder import decoder_metrics
+from temporal_sae.eval.files import EvaluationFiles
 from temporal_sae.eval.none import NoEvaluation
+from temporal_sae.eval.subject import Evaluation, Outcome, Subject
 
-__all__ = ["CoreEvaluation", "NoEvaluation", "decoder_metrics"]
+__all__ = [
+    "CoreEvaluation",
+    "Evaluation",
+    "EvaluationFiles",
+    "NoEvaluation",
+    "Outcome",
+    "Subject",
+    "decoder_metrics",
+]

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
+from temporal_sae.eval.window_sums import WindowSums, nonzero
 from temporal_sae.sae import SparseAutoencoder
 
 
 class BehaviorSums:
-    """Cross-entropy and KL divergence, summed over next-token predictions.
+    """Cross-entropy and KL divergence, summed over the next-token predictions of each window.
 
     Three forward passes: as it is, with the reconstruction, with zeros. Special tokens keep their
     original activations in all three.
@@ -21,7 +22,7 @@ class BehaviorSums:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._sums = dict.fromkeys(("ce", "ce_sae", "ce_zero", "kl_sae", "kl_zero"), 0.0)
+        self._sums = WindowSums()
 
     def add(
         self,
@@ -39,7 +40,7 @@ class BehaviorSums:
 
         original = next_token_log_probabilities(model.logits(tokens))
         targets = tokens[:, 1:].to(original.device)
-        self._sums["ce"] += cross_entropy(original, targets)
+        sums = {"ce": cross_entropy(original, targets)}
         edits: dict[str, Callable[[Tensor], Tensor]] = {
             "sae": reconstruct,
             "zero": torch.zeros_like,
@@ -47,13 +48,14 @@ class BehaviorSums:
         for name, edit in edits.items():
             logits = model.logits(tokens, lambda h, e=edit: torch.where(replaced, e(h), h))  # type: ignore[misc]
             edited = next_token_log_probabilities(logits)
-            self._sums[f"ce_{name}"] += cross_entropy(edited, targets)
-            self._sums[f"kl_{name}"] += kl_divergence(original, edited)
+            sums[f"ce_{name}"] = cross_entropy(edited, targets)
+            sums[f"kl_{name}"] = kl_divergence(original, edited)
+        self._sums.add(**sums)
         self.tokens += targets.numel()
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """The metrics in SAEBench's groups; scores are 1 for a perfect SAE and 0 for zeros."""
-        mean = {name: total / self.tokens for name, total in self._sums.items()}
+        mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
         return {
             "model_behavior_preservation": {
                 "kl_div_score": 1 - mean["kl_sae"] / max(mean["kl_zero"], 1e-12),
@@ -68,6 +70,17 @@ class BehaviorSums:
             },
         }
 
+    def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap interval of each score over windows."""
+        return {
+            "kl_div_score": self._sums.interval(
+                seed, lambda s: 1 - s["kl_sae"] / s["kl_zero"].clip(min=1e-12)
+            ),
+            "ce_loss_score": self._sums.interval(
+                seed, lambda s: (s["ce_zero"] - s["ce_sae"]) / nonzero(s["ce_zero"] - s["ce"])
+            ),
+        }
+
 
 def next_token_log_probabilities(
     logits: Float[Tensor, "windows context vocab"],
@@ -76,14 +89,18 @@ def next_token_log_probabilities(
     return logits[:, :-1].float().log_softmax(-1)
 
 
-def cross_entropy(log_p: Float[Tensor, "w p vocab"], targets: Int[Tensor, "w p"]) -> float:
-    """Summed -log p(target), in nats."""
-    return -float(log_p.gather(-1, targets[..., None]).double().sum())
+def cross_entropy(
+    log_p: Float[Tensor, "w p vocab"], targets: Int[Tensor, "w p"]
+) -> Float[Tensor, " w"]:
+    """-log p(target) of each window, in nats."""
+    return -log_p.gather(-1, targets[..., None]).double().sum((1, 2))
 
 
-def kl_divergence(log_p: Float[Tensor, "w p vocab"], log_q: Float[Tensor, "w p vocab"]) -> float:
-    """Summed KL(p ‖ q), in nats."""
-    return float((log_p.exp() * (log_p - log_q)).double().sum())
+def kl_divergence(
+    log_p: Float[Tensor, "w p vocab"], log_q: Float[Tensor, "w p vocab"]
+) -> Float[Tensor, " w"]:
+    """KL(p ‖ q) of each window, in nats."""
+    return (log_p.exp() * (log_p - log_q)).double().sum((1, 2))
 
 
 def recovered(ce_zero: float, ce_sae: float, ce: float) -> float:

@@ -23,7 +23,10 @@ from temporal_sae.data import TextSource, TokenWindows
 from temporal_sae.errors import RunError, check_int
 from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
+from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.sae import SparseAutoencoder
+
+SECTION = "core evaluation results"
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,29 @@ class CoreEvaluation:
         check_int("n_sparsity_windows", self.n_sparsity_windows, 1)
         check_int("seed", self.seed, 0)
 
-    def options(self) -> dict[str, Any]:
-        """For the record."""
-        return asdict(self)
+    @property
+    def windows_at_once(self) -> int:
+        """Windows in one forward pass."""
+        return self.batch_windows
 
-    @torch.no_grad()
-    def run(
+    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+        """Any model and SAE will do."""
+
+    def run(self, subject: Subject) -> Outcome:
+        """Measure, write `core.json`, and give it back as the core section."""
+        options = asdict(self)
+        section = subject.files.find(self.name, options)
+        if section is None:
+            sae, model, source = subject.sae, subject.model, subject.source
+            sums, behavior = self._measure(sae, model, source, subject.text)
+            section = {
+                **core_section(sae, model, source, options, grouped(sums, behavior)),
+                "intervals": sums.intervals(self.seed) | behavior.intervals(self.seed),
+            }
+            subject.files.write(self.name, options, section)
+        return Outcome({SECTION: section})
+
+    def measure(
         self,
         sae: SparseAutoencoder,
         model: LanguageModel,
@@ -87,6 +107,16 @@ class CoreEvaluation:
             source: window length and BOS policy, the same as in training.
             text: its held-out documents are used.
         """
+        return grouped(*self._measure(sae, model, source, text))
+
+    @torch.no_grad()
+    def _measure(
+        self,
+        sae: SparseAutoencoder,
+        model: LanguageModel,
+        source: ActivationSource,
+        text: TextSource,
+    ) -> tuple[ReconstructionSums, BehaviorSums]:
         special = torch.tensor(model.tokenizer.all_special_ids)
         sums = ReconstructionSums(sae.d_sae, sae.d_in, model.device)
         windows = source.windows(text, model, "held_out", self.seed)
@@ -94,7 +124,7 @@ class CoreEvaluation:
             ordinary = ~torch.isin(tokens, special).to(model.device)
             x = model.activations(tokens)[ordinary].to(sae.W_dec.dtype)
             latents = sae.encode(x)
-            sums.add(x, latents, sae.decode(latents))
+            sums.add(x, latents, sae.decode(latents), ordinary)
         behavior = BehaviorSums()
         windows = source.windows(text, model, "held_out", self.seed)
         for tokens in in_batches(windows, self.n_reconstruction_windows, self.batch_windows):
@@ -104,12 +134,41 @@ class CoreEvaluation:
                 "there is no held-out text for the evaluation: give data.path at least two files "
                 "and data.held_out_fraction > 0, or use eval=none"
             )
-        return {**behavior.metrics(), **sums.metrics()} | {
-            "token_stats": {
-                "total_tokens_eval_reconstruction": behavior.tokens,
-                "total_tokens_eval_sparsity_variance": sums.tokens,
-            }
+        return sums, behavior
+
+
+def grouped(sums: ReconstructionSums, behavior: BehaviorSums) -> dict[str, dict[str, float]]:
+    """All metrics in SAEBench's groups."""
+    return {**behavior.metrics(), **sums.metrics()} | {
+        "token_stats": {
+            "total_tokens_eval_reconstruction": behavior.tokens,
+            "total_tokens_eval_sparsity_variance": sums.tokens,
         }
+    }
+
+
+def core_section(
+    sae: SparseAutoencoder,
+    model: LanguageModel,
+    source: ActivationSource,
+    options: dict[str, Any],
+    metrics: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """The metrics with the names that SAEBench puts around them."""
+    name = f"{model.name}_layer_{model.layer}_sae"
+    return {
+        "unique_id": f"{name}_{sae.trained_as}",
+        "sae_set": name,
+        "sae_id": sae.trained_as,
+        "eval_cfg": {
+            "model_name": model.name,
+            "llm_dtype": model.dtype,
+            "context_size": source.context_size,
+            "exclude_special_tokens_from_reconstruction": True,
+            **options,
+        },
+        "metrics": metrics,
+    }
 
 
 def in_batches(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
+
+from temporal_sae.activations import LanguageModel
+from temporal_sae.data import TextSource
+from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.sae import SparseAutoencoder
 
 
 class NoEvaluation:
     """Measures nothing and needs no held-out text."""
 
-    name = "none"
-    needs_held_out_text = False
-    metric_names = ()
+    name: ClassVar[str] = "none"
+    needs_held_out_text: ClassVar[bool] = False
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    windows_at_once = 0
 
-    def options(self) -> dict[str, Any]:
-        """There are none."""
-        return {}
+    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+        """Nothing is needed."""
 
-    def run(self, *_: Any) -> dict[str, dict[str, float]]:
-        """No metrics."""
-        return {}
+    def run(self, subject: Subject) -> Outcome:
+        """No sections."""
+        return Outcome()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from temporal_sae.eval.window_sums import WindowSums, nonzero
 from temporal_sae.latents import Latents
 
 DENSE_ABOVE = 0.1
@@ -23,32 +24,51 @@ class ReconstructionSums:
     def __init__(self, d_sae: int, d_in: int, device: torch.device) -> None:
         self.tokens = 0
         self._d_in = d_in
-        self._sums: dict[str, Tensor] = {}
+        self._sums = WindowSums()
+        self._center: Tensor | None = None  # near the mean, so that little cancels
         self._x_sum = torch.zeros(d_in, dtype=torch.float64, device=device)
         self._fired = torch.zeros(d_sae + 1, dtype=torch.int64, device=device)
 
     def add(
-        self, x: Float[Tensor, "tokens d_in"], latents: Latents, x_hat: Float[Tensor, "tokens d_in"]
+        self,
+        x: Float[Tensor, "tokens d_in"],
+        latents: Latents,
+        x_hat: Float[Tensor, "tokens d_in"],
+        counted: Bool[Tensor, "windows context"] | None = None,
     ) -> None:
-        """Take in a batch."""
+        """Take in a batch.
+
+        Args:
+            x: activations.
+            latents: of them.
+            x_hat: their reconstruction.
+            counted: which positions of which windows the tokens are, in order; they are one window
+                where it is not given, and intervals then say how much batches differ.
+        """
         self.tokens += x.shape[0]
+        if counted is None:
+            counted = torch.ones(1, x.shape[0], dtype=torch.bool, device=x.device)
+        if self._center is None:
+            self._center = x.mean(0)
         error = (x - x_hat).square().sum(-1)
         norm_in, norm_out = x.norm(dim=-1), x_hat.norm(dim=-1)
         inner = (x * x_hat).sum(-1)
         centered = (x - x.mean(0)).square().sum(-1)
-        self._accumulate(
-            squared_error=error,
-            x_squared=norm_in.double().square(),
-            l2_norm_in=norm_in,
-            l2_norm_out=norm_out,
-            l2_ratio=norm_out / norm_in.clamp(min=1e-12),
-            cossim=inner / (norm_in * norm_out).clamp(min=1e-12),
-            x_hat_squared=norm_out.square(),
-            inner=inner,
-            explained_variance_legacy=1 - error / centered.clamp(min=1e-12),
-            l0=(latents.values > 0).sum(-1),
-            l1=latents.values.sum(-1),
-        )
+        per_token = {
+            "tokens": torch.ones_like(error),
+            "squared_error": error,
+            "spread": (x - self._center).square().sum(-1),
+            "l2_norm_in": norm_in,
+            "l2_norm_out": norm_out,
+            "l2_ratio": norm_out / norm_in.clamp(min=1e-12),
+            "cossim": inner / (norm_in * norm_out).clamp(min=1e-12),
+            "x_hat_squared": norm_out.square(),
+            "inner": inner,
+            "explained_variance_legacy": 1 - error / centered.clamp(min=1e-12),
+            "l0": (latents.values > 0).sum(-1),
+            "l1": latents.values.sum(-1),
+        }
+        self._sums.add(**{name: by_window(values, counted) for name, values in per_token.items()})
         self._x_sum += x.sum(0)
         last = self._fired.shape[0] - 1
         active = latents.active_indices()
@@ -56,15 +76,11 @@ class ReconstructionSums:
             torch.where(active >= 0, active, last).flatten(), minlength=last + 1
         )
 
-    def _accumulate(self, **per_token: Tensor) -> None:
-        for name, values in per_token.items():
-            self._sums[name] = self._sums.get(name, 0.0) + values.double().sum()
-
     def metrics(self) -> dict[str, dict[str, float]]:
         """The metrics in SAEBench's groups."""
-        mean = {name: float(total) / self.tokens for name, total in self._sums.items()}
+        mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
         density = self._fired[:-1].double() / self.tokens
-        variance = mean["x_squared"] - float((self._x_sum / self.tokens).square().sum())
+        variance = mean["spread"] - self._offset()
         return {
             "reconstruction_quality": {
                 "explained_variance": 1 - mean["squared_error"] / max(variance, 1e-12),
@@ -86,6 +102,34 @@ class ReconstructionSums:
                 "freq_over_10_percent": float((density > DENSE_ABOVE).double().mean()),
             },
         }
+
+    def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap interval over windows of each measure of reconstruction, and of L0."""
+        offset = self._offset()
+        means = {
+            name: self._sums.interval(seed, lambda s, n=name: s[n] / nonzero(s["tokens"]))  # type: ignore[misc]
+            for name in ("explained_variance_legacy", "cossim", "l2_ratio", "l0")
+        }
+        explained = self._sums.interval(
+            seed, lambda s: 1 - s["squared_error"] / nonzero(s["spread"] - offset * s["tokens"])
+        )
+        mse = self._sums.interval(
+            seed, lambda s: s["squared_error"] / nonzero(s["tokens"]) / self._d_in
+        )
+        return {"explained_variance": explained, "mse": mse, **means}
+
+    def _offset(self) -> float:
+        """‖mean - center‖²: what the spread about the center holds beyond the variance."""
+        center = 0.0 if self._center is None else self._center.double()
+        return float((self._x_sum / self.tokens - center).square().sum())
+
+
+def by_window(
+    values: Float[Tensor, " tokens"], counted: Bool[Tensor, "windows context"]
+) -> Float[Tensor, " windows"]:
+    """Sum the values of each window's tokens, in float64 and always in the same order."""
+    places = torch.zeros(counted.shape, dtype=torch.float64, device=values.device)
+    return places.masked_scatter(counted, values.double()).sum(1)
 
 
 def _nonzero(value: float) -> float:

@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
-from temporal_sae.data import TextSource
+from temporal_sae.data import Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
+from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import check_repo_id
@@ -42,21 +43,43 @@ TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
 @dataclass
-class Components:
-    """Everything that a run is made of, validated and ready."""
+class Judges:
+    """What a trained SAE is evaluated with."""
 
-    device: torch.device
     model: LanguageModel
     text: TextSource
     source: ActivationSource
+    evaluation: Evaluation
+
+
+@dataclass
+class Components(Judges):
+    """Everything that a run is made of, validated and ready."""
+
+    device: torch.device
     sae: SparseAutoencoder
     tracker: Any
     separation: Any
     trainer: Trainer
-    evaluation: Any
     stream: ActivationStream
     logger: MetricsLogger
     memory: dict[str, int]
+
+
+def build_judges(cfg: DictConfig) -> Judges:
+    """Instantiate what evaluating an SAE takes; cheap and fallible parts come first.
+
+    Raises:
+        InvalidOption, RunError: as for `build_components`.
+    """
+    check_keys(cfg)
+    device = choose_device(cfg.device)
+    evaluation: Evaluation = build(cfg, "eval")
+    source: ActivationSource = build(cfg, "activations")
+    text: TextSource = build(cfg, "data")
+    model: LanguageModel = build(cfg, "model", device=device)
+    check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
+    return Judges(model, text, source, evaluation)
 
 
 def build_components(cfg: DictConfig, folder: Path) -> Components:
@@ -75,7 +98,7 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     seed = check_int("seed", cfg.seed, 0)
     trainer: Trainer = build(cfg, "trainer")
     separation = build(cfg, "loss")
-    evaluation = build(cfg, "eval")
+    evaluation: Evaluation = build(cfg, "eval")
     check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
     source: ActivationSource = build(cfg, "activations")
     # The options of what may be large are judged before it exists, or anything slow is loaded.
@@ -87,10 +110,14 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
         stream = source.stream(
             text, model, trainer.batch_size, seed, ordered=cfg.tracker.get("stream") == "ordered"
         )
-    with naming("data"):
-        check_text(source, text, model, held_out=evaluation.needs_held_out_text)
+    check_text(source, text, model, "train")
+    check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
     planned = build_without_memory(cfg, model.d_in)
-    memory = check_memory(cfg, model, planned, source, trainer.batch_size)
+    with naming("eval"):
+        evaluation.check(model, planned, text)
+    memory = check_memory(
+        cfg, model, planned, source, trainer.batch_size, evaluation.windows_at_once
+    )
     torch.manual_seed(seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)
@@ -99,18 +126,18 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     warn_if_idle(cfg, tracker, separation)
     logger = build(cfg, "logger", folder=folder)
     return Components(
-        device,
-        model,
-        text,
-        source,
-        sae,
-        tracker,
-        separation,
-        trainer,
-        evaluation,
-        stream,
-        logger,
-        memory,
+        model=model,
+        text=text,
+        source=source,
+        evaluation=evaluation,
+        device=device,
+        sae=sae,
+        tracker=tracker,
+        separation=separation,
+        trainer=trainer,
+        stream=stream,
+        logger=logger,
+        memory=memory,
     )
 
 
@@ -186,17 +213,21 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_text(
-    source: ActivationSource, text: TextSource, model: LanguageModel, held_out: bool
+    source: ActivationSource, text: TextSource, model: LanguageModel, split: Split | None
 ) -> None:
-    """Read one window of each split that will be needed, before any work is done."""
-    next(source.windows(text, model, "train", seed=0))
-    if not held_out:
+    """Read one window of a split that will be needed, before any work is done."""
+    if split is None:
         return
+    with naming("activations"):
+        windows = source.windows(text, model, split, seed=0)
     try:
-        next(source.windows(text, model, "held_out", seed=0))
+        with naming("data"):
+            next(windows)
     except StopIteration:
         raise RunError("the held-out text does not fill a window") from None
     except RunError as error:
+        if split == "train":
+            raise
         raise RunError(
             f"{error}; the evaluation needs held-out text: give data.path at least two files with "
             "data.held_out_fraction > 0, or use eval=none"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,26 @@ class RunFolder:
         self.path = Path(path)
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder, whatever it holds.
+
+        Raises:
+            RunError: it cannot be written, or another process uses it.
+        """
+        check_writable(self.path)
+        self._acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(f"{self.path}: another process is running in this folder") from None
+
     def claim(self, config: dict[str, Any], overwrite: bool) -> None:
         """Make the folder this run's own, new or to be continued.
 
@@ -49,10 +71,7 @@ class RunFolder:
                 unfinished one of another config) and `overwrite` is not set.
         """
         check_writable(self.path)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise RunError(f"{self.path}: another process is running in this folder") from None
+        self._acquire()
         try:
             self._make_free(config, overwrite)
         except BaseException:

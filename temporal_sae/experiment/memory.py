@@ -29,6 +29,7 @@ def check_memory(
     sae: SparseAutoencoder,
     source: ActivationSource,
     batch_size: int,
+    evaluated_windows: int,
 ) -> dict[str, int]:
     """Bytes by purpose; printed, and refused with the numbers where they exceed what is free.
 
@@ -38,7 +39,7 @@ def check_memory(
     weights = sum(p.nbytes for p in sae.parameters())
     acts_bytes = {"float32": 4}.get(model.dtype, 2)
     vocab = int(model.model.config.get_text_config().vocab_size)
-    evaluated = cfg.eval.get("batch_windows", 0) * source.context_size
+    evaluated = evaluated_windows * source.context_size
     budget = {
         "language model": model.nbytes(),
         "logits in evaluation": 6 * evaluated * vocab * FLOAT,

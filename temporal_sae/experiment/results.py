@@ -9,7 +9,14 @@ from temporal_sae.errors import RunError
 from temporal_sae.experiment.build import Components
 from temporal_sae.training.loggers import Metrics
 
-SPARSITY = ("k", "l1_weight", "l0_target", "l0_weight")
+# What decides an architecture's sparsity and upkeep, by the names that the reference files give it.
+RECIPE = {
+    "k": "k",
+    "l1_penalty": "l1_weight",
+    "l0_target": "l0_target",
+    "l0_weight": "l0_weight",
+    "resample_steps": "resample_every",
+}
 # What the reference files call the same things (dictionary_learning's class names).
 TRAINER_NAMES = {
     "topk": ("TrainerTopK", "AutoEncoderTopK"),
@@ -34,10 +41,12 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "seed": seed,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
-        **{name: getattr(sae, name) for name in SPARSITY if hasattr(sae, name)},
+        **{name: getattr(sae, ours) for name, ours in RECIPE.items() if hasattr(sae, ours)},
+        "warmup_steps": trainer.warmup_steps,
         "device": str(parts.device),
         "layer": parts.model.layer,
         "lm_name": parts.model.name,
+        "wandb_name": dict_class,
         "submodule_name": parts.model.hook_name,
         "ortho_weight": parts.separation.ortho_weight,
     }
@@ -47,27 +56,10 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "layer": parts.model.layer,
         "dict_size": sae.d_sae,
         "learning_rate": lr,
+        "sparsity_penalty": getattr(sae, "l1_weight", None),
         **{key: metrics[key] for key in ("explained_variance", "l0", "dead_share")},
     }
     return {"config": config, "final_info": final}
-
-
-def core_section(parts: Components, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The core evaluation, as SAEBench writes it."""
-    name = f"{parts.model.name}_layer_{parts.model.layer}_sae"
-    return {
-        "unique_id": f"{name}_{parts.sae.trained_as}",
-        "sae_set": name,
-        "sae_id": parts.sae.trained_as,
-        "eval_cfg": {
-            "model_name": parts.model.name,
-            "llm_dtype": parts.model.dtype,
-            "context_size": parts.source.context_size,
-            "exclude_special_tokens_from_reconstruction": True,
-            **parts.evaluation.options(),
-        },
-        "metrics": metrics,
-    }
 
 
 def cost_section(parts: Components, metrics: Metrics, seconds: float) -> dict[str, Any]:
@@ -95,8 +87,11 @@ def find_objective(name: str, results: dict[str, Any]) -> float:
 
 
 def _leaves(results: dict[str, Any]) -> list[tuple[str, Any]]:
-    """All (name, value) pairs that are no sections; later sections come later."""
-    found = []
+    """All named numbers; those of later sections come later."""
+    found: list[tuple[str, Any]] = []
     for key, value in results.items():
-        found += _leaves(value) if isinstance(value, dict) else [(key, value)]
+        if isinstance(value, dict):
+            found += _leaves(value)
+        elif not isinstance(value, (list, tuple, str)):
+            found.append((key, value))
     return found

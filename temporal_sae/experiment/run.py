@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import shlex
 import time
 from datetime import UTC, datetime
@@ -13,19 +13,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from temporal_sae.errors import RunError
+from temporal_sae.errors import EvaluationFailed, RunError
 from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_components
 from temporal_sae.experiment.determinism import deterministic_on_cpu
+from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.experiment.record import command_line, environment, peak_memory
-from temporal_sae.experiment.results import (
-    core_section,
-    cost_section,
-    find_objective,
-    training_section,
-)
-from temporal_sae.files import write_atomically
+from temporal_sae.experiment.results import cost_section, find_objective, training_section
+from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae.hub import push_to_hub
 from temporal_sae.tracker import NoTracker
@@ -54,6 +50,8 @@ def run_experiment(
 
     Raises:
         InvalidOption, RunError: something a person can correct.
+        EvaluationFailed: the SAE is trained and saved, and some evaluation has failed; the same
+            command in the same folder repeats only those.
         Stopped: a signal ended training; a checkpoint has been written.
     """
     began = time.monotonic()
@@ -75,11 +73,13 @@ def run_experiment(
         run_folder.write(record)
         save_config(cfg, overrides, run_folder.path)
         with deterministic_on_cpu(parts.device):
-            objective, outcome = _run(cfg, config, parts, run_folder.path, console)
-        outcome["wall_seconds"] = time.monotonic() - began
-        run_folder.write({**record, "status": "finished", **outcome})
+            objective, outcome, failures = _run(cfg, config, parts, run_folder.path, console)
+        record |= {**outcome, "wall_seconds": time.monotonic() - began}
+        run_folder.write({**record, "status": "failed" if failures else "finished"})
         build_report(run_folder.path)
         print_summary(run_folder.path, console)
+        if failures:
+            raise EvaluationFailed(failures)
     except BaseException as error:
         status = "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
         run_folder.write({**record, "status": status, "reason": f"{error}"})
@@ -93,8 +93,8 @@ def run_experiment(
 
 def _run(
     cfg: DictConfig, config: dict[str, Any], parts: Components, folder: Path, console: Console
-) -> tuple[float, dict[str, Any]]:
-    """Train, save, evaluate; returns the objective and what the record gains."""
+) -> tuple[float, dict[str, Any], dict[str, str]]:
+    """Train, save, evaluate; returns the objective, what the record gains, and what failed."""
     stability = None if isinstance(parts.tracker, NoTracker) else StabilityMonitor()
     parts.logger.start(config)
     trained = parts.trainer.fit(
@@ -122,18 +122,18 @@ def _run(
         },
         "cost": cost_section(parts, trained.metrics, trained.seconds),
     }
-    metrics = parts.evaluation.run(parts.sae, parts.model, parts.source, parts.text)
-    if metrics:
-        section = core_section(parts, metrics)
-        write_json(folder / "eval" / f"{parts.evaluation.name}.json", section)
-        results["core evaluation results"] = section
+    subject = subject_of(parts.sae, folder / "sae", parts, config["data"], folder / "eval")
+    evaluated = parts.evaluation.run(subject)
+    results |= evaluated.sections
     write_json(folder / "results.json", results)
     outcome = {
         "training_seconds": trained.seconds,  # of all parts of a continued run
         "tokens_per_second": trained.metrics["tokens_per_second"],
         "peak_memory_bytes": peak_memory(parts.device),
     }
-    return find_objective(cfg.objective, results), outcome
+    if evaluated.failures:
+        return math.nan, outcome, evaluated.failures
+    return find_objective(cfg.objective, results), outcome, {}
 
 
 def sae_metadata(parts: Components) -> dict[str, Any]:
@@ -164,17 +164,3 @@ def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
     write_atomically(
         folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides))
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; a number that is not finite becomes null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
-    write_atomically(path, text + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value

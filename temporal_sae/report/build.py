@@ -68,7 +68,7 @@ REFERENCE_CAVEAT = (
 def headline(results: dict[str, Any], record: dict[str, Any]) -> str:
     """What was trained, in a sentence."""
     config = with_training(results)["training"]["config"]
-    named = {"k": "k", "l1_weight": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
+    named = {"k": "k", "l1_penalty": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
     sparsity = next(f"{word} {config[key]}" for key, word in named.items() if config.get(key))
     return (
         f"{config['dict_size']:,} latents ({config['dict_class']}, {sparsity}) on "

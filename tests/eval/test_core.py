@@ -6,7 +6,7 @@ import torch
 from temporal_sae.activations import ActivationSource
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.eval import CoreEvaluation, decoder_metrics
+from temporal_sae.eval import CoreEvaluation, EvaluationFiles, Subject, decoder_metrics
 from temporal_sae.eval.behavior import cross_entropy, kl_divergence, recovered
 from temporal_sae.eval.decoder import max_cosines
 from temporal_sae.eval.reconstruction import ReconstructionSums
@@ -29,7 +29,7 @@ def identity_sae(d, keep=None):
 
 
 def evaluate(sae, model, folder):
-    return EVALUATION.run(sae, model, SOURCE, TextFiles(str(folder), held_out_fraction=0.5))
+    return EVALUATION.measure(sae, model, SOURCE, TextFiles(str(folder), held_out_fraction=0.5))
 
 
 def test_identity_recovers_everything(small_model, text_folder):
@@ -106,14 +106,14 @@ def test_scores_by_hand():
     log_p = torch.tensor([[[0.5, 0.5]]]).log()
     log_q = torch.tensor([[[0.25, 0.75]]]).log()
     expected = 0.5 * (torch.tensor(2.0).log() + torch.tensor(2 / 3).log())
-    assert kl_divergence(log_p, log_q) == pytest.approx(float(expected), rel=1e-5)
-    assert cross_entropy(log_q, torch.tensor([[0]])) == pytest.approx(1.3862944, rel=1e-5)
+    assert float(kl_divergence(log_p, log_q)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(cross_entropy(log_q, torch.tensor([[0]]))) == pytest.approx(1.3862944, rel=1e-5)
 
 
 def test_no_held_out_text(small_model, text_folder):
     nothing = TextFiles(str(text_folder), held_out_fraction=0)
     with pytest.raises((RunError, StopIteration)):
-        EVALUATION.run(identity_sae(16), small_model, SOURCE, nothing)
+        EVALUATION.measure(identity_sae(16), small_model, SOURCE, nothing)
 
 
 def test_bad_options():
@@ -127,3 +127,34 @@ def test_decoder_measures():
     assert orthogonal["decoder_mean_max_cosine"] == pytest.approx(0, abs=1e-6)
     W_dec = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.6, 0.8]])
     assert max_cosines(W_dec, chunk=2).tolist() == pytest.approx([1.0, 1.0, 0.6])
+
+
+def test_intervals_hold_the_metric_and_shrink_with_more_windows():
+    torch.manual_seed(0)
+    widths = []
+    for n_windows in (20, 320):
+        sums = ReconstructionSums(4, 8, torch.device("cpu"))
+        for _ in range(4):
+            counted = torch.rand(n_windows // 4, 16) < 0.7
+            x = torch.randn(int(counted.sum()), 8) + 30
+            latents = Latents(torch.ones(len(x), 1), torch.zeros(len(x), 1, dtype=torch.int64))
+            sums.add(x, latents, x + 0.5 * torch.randn_like(x), counted)
+        quality = sums.metrics()["reconstruction_quality"]
+        intervals = sums.intervals(seed=0)
+        for name in ("explained_variance", "explained_variance_legacy", "mse", "cossim"):
+            low, high = intervals[name]
+            assert low < quality[name] < high
+        widths.append(intervals["explained_variance"][1] - intervals["explained_variance"][0])
+        assert intervals["l0"] == (1.0, 1.0)
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_the_section_holds_intervals_of_the_scores(small_model, text_folder, tmp_path):
+    sae = identity_sae(16)
+    text = TextFiles(str(text_folder), held_out_fraction=0.5)
+    files = EvaluationFiles(tmp_path, {})
+    section = EVALUATION.run(Subject(sae, tmp_path, small_model, SOURCE, text, files)).sections
+    intervals = section["core evaluation results"]["intervals"]
+    assert intervals["ce_loss_score"] == pytest.approx((1, 1), abs=1e-3)
+    assert intervals["kl_div_score"] == pytest.approx((1, 1), abs=1e-3)
+    assert intervals["explained_variance"] == pytest.approx((1, 1), abs=1e-5)

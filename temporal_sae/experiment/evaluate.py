@@ -1,0 +1,120 @@
+"""Evaluate what has been trained: finished runs, and SAEs from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.eval import EvaluationFiles, Subject
+from temporal_sae.experiment.build import Judges, build_judges, naming
+from temporal_sae.experiment.determinism import deterministic_on_cpu
+from temporal_sae.experiment.folder import RunFolder
+from temporal_sae.files import write_json
+from temporal_sae.report import build_report
+from temporal_sae.report.comparison import read_json
+from temporal_sae.sae import SparseAutoencoder, load_sae
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.json"
+
+
+def subject_of(
+    sae: SparseAutoencoder, sae_folder: Path, judges: Judges, data: dict[str, Any], folder: Path
+) -> Subject:
+    """A saved SAE with everything it is judged by.
+
+    Args:
+        sae: what `sae_folder` holds.
+        sae_folder: where it is saved.
+        judges: model, text and evaluation.
+        data: the config of the text.
+        folder: receives a file an evaluation.
+    """
+    identity = {
+        "sae": weights_hash(sae),
+        "model": [judges.model.name, judges.model.hook_name, judges.model.dtype],
+        "window": [judges.source.context_size, judges.source.prepend_bos],
+        "data": data,
+        "version": version("temporal_sae"),
+    }
+    files = EvaluationFiles(folder, identity)
+    return Subject(sae, sae_folder, judges.model, judges.source, judges.text, files, say=log.info)
+
+
+def weights_hash(sae: SparseAutoencoder) -> str:
+    """SHA-256 over the tensors of the inference-time function and its config."""
+    digest = hashlib.sha256(json.dumps([sae.architecture, sae.config()], default=str).encode())
+    for name, tensor in sorted(sae.tensors().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
+    """Evaluate a run of this package with `options.eval`; its results and notes gain sections.
+
+    Args:
+        folder: of the run; everything but `eval` and `device` is taken from its own config.
+        options: a composed config.
+
+    Returns:
+        The reason of each evaluation that failed, by name.
+
+    Raises:
+        InvalidOption, RunError: nothing has been evaluated.
+    """
+    run = RunFolder(folder)
+    with run.held():
+        record = run.read()
+        if record is None or not (folder / RESULTS).exists():
+            raise RunError(f"{folder}: holds no run that has finished training")
+        cfg = OmegaConf.create(record["config"])
+        cfg.eval, cfg.device = options.eval, options.device
+        failures = evaluate_saved(folder / "sae", cfg, folder)
+        if record["status"] == "failed" and not failures:
+            record = {k: v for k, v in record.items() if k != "reason"} | {"status": "finished"}
+        record["config"]["eval"] = OmegaConf.to_container(cfg.eval, resolve=True)
+        run.write(record)
+        build_report(folder)
+    return failures
+
+
+def evaluate_foreign(folder: Path, options: DictConfig) -> dict[str, str]:
+    """Evaluate an SAE that was trained elsewhere; `eval/` and `results.json` go beside it.
+
+    Args:
+        folder: holds it in the format of SAELens, dictionary_learning, sparsify or this package.
+        options: a composed config, with the model it belongs to.
+
+    Returns, Raises: as `evaluate_run`.
+    """
+    return evaluate_saved(folder, options, folder)
+
+
+def evaluate_saved(sae_folder: Path, cfg: DictConfig, folder: Path) -> dict[str, str]:
+    """Evaluate the SAE in `sae_folder`, writing `eval/` and `results.json` in `folder`."""
+    sae = load_sae(sae_folder)
+    judges = build_judges(cfg)
+    if sae.d_in != judges.model.d_in:
+        raise InvalidOption(
+            "model.hook_name",
+            judges.model.hook_name,
+            f"a place of width {sae.d_in}, which {sae_folder} was trained on; in "
+            f"{judges.model.name} it is {judges.model.d_in} wide",
+        )
+    with naming("eval"):
+        judges.evaluation.check(judges.model, sae, judges.text)
+    sae.to(judges.model.device)
+    data: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
+    with deterministic_on_cpu(judges.model.device):
+        outcome = judges.evaluation.run(subject_of(sae, sae_folder, judges, data, folder / "eval"))
+    write_json(folder / RESULTS, read_json(folder / RESULTS) | outcome.sections)
+    return outcome.failures

@@ -1,0 +1,139 @@
+"""`python -m temporal_sae.eval`: finished runs, SAEs from elsewhere, and what fails."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from temporal_sae.eval import CoreEvaluation, Outcome
+from temporal_sae.eval.__main__ import main
+from temporal_sae.experiment import run_experiment
+from tests.test_config_surface import composed
+
+SMALL = ("eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=4")
+
+
+@pytest.fixture(scope="module")
+def options(random_gemma):
+    """A run of a second on an untrained model."""
+    return [
+        f"model.name={random_gemma}",
+        "model.hook_name=blocks.1.hook_resid_post",
+        "activations.context_size=32",
+        "activations.buffer_tokens=512",
+        "sae.d_sae=64",
+        "sae.k=4",
+        "trainer.num_tokens=2048",
+        "trainer.batch_size=128",
+        "trainer.warmup_steps=2",
+        "tracker.window_size=200",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run_experiment(composed(*options, "eval=none"), folder, options)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """The folder of a finished run that was not evaluated."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def core(folder):
+    return results(folder)["core evaluation results"]["metrics"]
+
+
+def test_a_run_is_evaluated_afterwards_as_it_would_have_been_at_its_end(run, options, tmp_path):
+    assert "core evaluation results" not in results(run)
+    main([str(run), *SMALL])
+    run_experiment(composed(*options, *SMALL), tmp_path / "at_once", options)
+    assert core(run) == core(tmp_path / "at_once")
+    assert "training results for layer 1" in results(run)
+    assert json.loads((run / "eval" / "core.json").read_text())["metrics"] == core(run)
+    assert "CE score" in (run / "notes.md").read_text()
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_what_is_done_is_not_done_again_unless_an_option_differs(run, monkeypatch):
+    main([str(run), *SMALL])
+    before = core(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(CoreEvaluation, "measure", lambda *_: pytest.fail("measured again"))
+        main([str(run), *SMALL])
+    main([str(run), "eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=8"])
+    assert core(run) != before
+
+
+def test_another_sae_in_the_same_folder_is_evaluated_anew(run, options, tmp_path):
+    main([str(run), *SMALL])
+    before = core(run)
+    run_experiment(composed(*options, "eval=none", "seed=7"), tmp_path / "other", options)
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        (run / "sae" / name).write_bytes((tmp_path / "other" / "sae" / name).read_bytes())
+    main([str(run), *SMALL])
+    assert core(run) != before
+
+
+def test_an_sae_from_elsewhere_brings_its_model_or_is_told(run, capsys):
+    main([str(run), *SMALL])
+    main([str(run / "sae"), *SMALL])
+    assert core(run / "sae") == core(run)
+    (run / "sae" / "results.json").unlink()
+    cfg = json.loads((run / "sae" / "cfg.json").read_text())
+    model = cfg["metadata"].pop("model_name")
+    (run / "sae" / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(SystemExit) as stop:  # the bundled model is wider
+        main([str(run / "sae"), *SMALL])
+    assert stop.value.code == 2
+    assert "a place of width 16" in capsys.readouterr().err
+    model_options = [f"model.name={model}", "model.hook_name=blocks.1.hook_resid_post"]
+    main([str(run / "sae"), *SMALL, "model=hf", *model_options, "activations.context_size=32"])
+    assert core(run / "sae") == core(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval=magic"], "eval=magic: must be one of"),
+        (["eval.n_sparsty_windows=4"], "the nearest valid key is eval.n_sparsity_windows"),
+        (["sae.k=3"], "sae.k=3: a run is evaluated with its own sae"),
+        (["eval.n_sparsity_windows=0"], "eval.n_sparsity_windows=0: must be a whole number"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run, arguments, message, capsys):
+    before = sorted(run.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        main([str(run), *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(run.rglob("*")) == before
+
+
+def test_no_such_folder(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "nothing")])
+    assert stop.value.code == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_what_fails_is_told_by_the_exit_code_and_done_by_the_next_call(run, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(CoreEvaluation, "run", lambda *_: Outcome({"one": {}}, {"two": "no luck"}))
+        with pytest.raises(SystemExit) as stop:
+            main([str(run), *SMALL])
+    assert stop.value.code == 3
+    assert f"error: {run}: eval two: no luck" in capsys.readouterr().err
+    assert "one" in results(run)
+    main([str(run), *SMALL])
+    assert core(run)["sparsity"]["l0"] > 0
