@@ -54,7 +54,11 @@ class Evaluation(Protocol):
 
     name: ClassVar[str]
     needs_held_out_text: ClassVar[bool]
-    metric_names: ClassVar[tuple[str, ...]]  # what `objective` may name
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What `objective` may name."""
+        ...
 
     @property
     def windows_at_once(self) -> int:

@@ -169,14 +169,18 @@ class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        group, cause = self.group, error
+        if isinstance(error, InstantiationException):
+            cause = error.__cause__
+            if nested := re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE):
+                group = f"{group}.{nested[1]}"
         if isinstance(cause, InvalidOption):
-            raise cause.within(self.group) from error
+            raise cause.within(group) from error
         if isinstance(cause, RunError):
             raise cause from error
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
         if isinstance(error, InstantiationException) and unknown:
-            raise RunError(f"{self.group}.{unknown[1]}: unknown key") from error
+            raise RunError(f"{group}.{unknown[1]}: unknown key") from error
 
 
 def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:

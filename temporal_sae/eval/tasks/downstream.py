@@ -1,0 +1,249 @@
+"""What the language model loses on a class of text when that class's latents are ablated.
+
+Probes show that latents tell classes apart; this shows whether the model uses them. For each kind
+of snippet (code, docstring, comment) the latents whose means differ most between its training
+snippets and the others' are set to zero at the hook, the SAE's error is kept, and the
+cross-entropy of the test snippets is compared with that of the untouched model. Latents that carry
+their class raise it there more than elsewhere: `downstream_selectivity`. The control ablates as
+many random latents that are active on the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from temporal_sae.activations import LanguageModel
+from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.eval.statistics import sum_interval
+from temporal_sae.eval.subject import Subject
+from temporal_sae.eval.tasks.activations import CellActivations, Tokens, tokenize
+from temporal_sae.eval.tasks.python_sources import KINDS
+from temporal_sae.eval.tasks.snippets import Snippets
+from temporal_sae.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """Options of the task.
+
+    Attributes:
+        n_latents: latents ablated for each class.
+        train_rows: training snippets of each package and kind, by which they are chosen.
+        test_rows: test snippets of each package and kind.
+        batch_texts: snippets in one forward pass.
+        n_resamples: of the bootstrap over test snippets.
+        seed: of the control's latents and the bootstrap.
+
+    Raises:
+        InvalidOption: an option is out of range.
+    """
+
+    n_latents: int = 10
+    train_rows: int = 60
+    test_rows: int = 12
+    batch_texts: int = 12
+    n_resamples: int = 1000
+    seed: int = 0
+
+    name: ClassVar[str] = "downstream"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "downstream_ce_increase",
+        "downstream_ce_increase_others",
+        "downstream_selectivity",
+        "downstream_control_ce_increase",
+        "downstream_control_selectivity",
+    )
+
+    def __post_init__(self) -> None:
+        for option in ("n_latents", "train_rows", "test_rows", "batch_texts", "n_resamples"):
+            check_int(option, getattr(self, option), 1)
+        check_int("seed", self.seed, 0)
+
+    def check(self, snippets: Snippets, d_sae: int) -> None:
+        """Refuse what there are too few snippets or latents for.
+
+        Raises:
+            InvalidOption: too few.
+        """
+        if self.n_latents > d_sae:
+            raise InvalidOption("n_latents", self.n_latents, f"at most sae.d_sae, which is {d_sae}")
+        for package in snippets.packages:
+            for kind in KINDS:
+                cell = (package, kind)
+                snippets.require("train_rows", self.train_rows, "train", cell, self.train_rows)
+                snippets.require("test_rows", self.test_rows, "test", cell, self.test_rows)
+
+    @torch.no_grad()
+    def run(self, subject: Subject, activations: CellActivations) -> dict[str, Any]:
+        """`scores`, `intervals` and `details`."""
+        packages = activations.snippets.packages
+        cells = [(package, kind) for kind in KINDS for package in packages]
+        labels = np.repeat(np.arange(len(KINDS)), len(packages))
+        train = activations.table("train", cells, self.train_rows).f
+        train_labels = torch.from_numpy(np.repeat(labels, self.train_rows))
+        chosen = class_latents(train, train_labels, self.n_latents)
+        control = active_latents(train, train_labels, chosen, self.seed)
+        texts = [
+            text
+            for cell in cells
+            for text in activations.snippets.texts("test", cell, 0, self.test_rows)
+        ]
+        by_text = self.increases(subject, texts, [*chosen, *control])
+        test_labels = np.repeat(labels, self.test_rows)
+        own, random = np.split(by_text, 2, axis=1)
+        of_chosen = self.summary("downstream_", own, test_labels)
+        of_control = self.summary("downstream_control_", random, test_labels)
+        found_scores = {**of_chosen, **of_control}
+        return {
+            "scores": {name: found_scores[name][0] for name in self.metric_names},
+            "intervals": {name: found_scores[name][1] for name in self.metric_names},
+            "details": {
+                "classes": [
+                    {
+                        "class": kind,
+                        "latents": chosen[c].tolist(),
+                        "control_latents": control[c].tolist(),
+                        "ce_increase": group_means(own[:, c], test_labels),
+                        "control_ce_increase": group_means(random[:, c], test_labels),
+                    }
+                    for c, kind in enumerate(KINDS)
+                ]
+            },
+        }
+
+    def increases(
+        self, subject: Subject, texts: Sequence[str], ablations: Sequence[Int[Tensor, " n"]]
+    ) -> NDArray[np.float64]:
+        """How much each text's cross-entropy rises with each set ablated, [texts, ablations].
+
+        Texts run together with those of their length, so that little is padding.
+        """
+        tokens = tokenize(texts, subject.model, subject.source)
+        lengths = tokens.lengths
+        increases = torch.zeros(len(texts), len(ablations), dtype=torch.float64)
+        for rows in lengths.argsort(stable=True).split(self.batch_texts):
+            longest = int(lengths[rows].max())
+            batch = Tokens(tokens.ids[rows, :longest], tokens.counted[rows, :longest])
+            found = ablated_cross_entropies(subject.model, subject.sae, batch, ablations)
+            increases[rows] = found[:, 1:] - found[:, :1]
+        return increases.numpy()
+
+    def summary(
+        self, prefix: str, increases: NDArray[np.float64], labels: NDArray[np.int64]
+    ) -> dict[str, tuple[float, tuple[float, float]]]:
+        """(score, interval) by name: increase on the class, on the others, and the difference.
+
+        Args:
+            prefix: of the names.
+            increases: [texts, classes], of each text's cross-entropy, by the class ablated for.
+            labels: class of each text.
+        """
+        own, others = class_weights(labels)
+        weights = {
+            "ce_increase": own,
+            "ce_increase_others": others,
+            "selectivity": own - others,
+        }
+        summary = {}
+        for name, weight in weights.items():
+            shares = (weight * increases).sum(1)
+            interval = sum_interval(shares, self.seed, labels, self.n_resamples)
+            summary[prefix + name] = float(shares.sum()), interval
+        return summary
+
+
+def class_latents(
+    means: Float[Tensor, "texts d_sae"], labels: Int[Tensor, " texts"], n: int
+) -> list[Int[Tensor, " n"]]:
+    """For each class, the n latents whose mean on its texts exceeds that on the others most."""
+    return [
+        (means[labels == c].mean(0) - means[labels != c].mean(0)).topk(n).indices
+        for c in range(int(labels.max()) + 1)
+    ]
+
+
+def active_latents(
+    means: Float[Tensor, "texts d_sae"],
+    labels: Int[Tensor, " texts"],
+    chosen: Sequence[Int[Tensor, " n"]],
+    seed: int,
+) -> list[Int[Tensor, " n"]]:
+    """For each class, as many random latents that are active on its texts and not chosen.
+
+    Fewer where there are not so many.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for c, own in enumerate(chosen):
+        active = (means[labels == c] > 0).any(0)
+        active[own] = False
+        candidates = active.nonzero()[:, 0]
+        order = torch.randperm(len(candidates), generator=generator)
+        drawn.append(candidates[order[: len(own)]])
+    return drawn
+
+
+@torch.no_grad()
+def ablated_cross_entropies(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    tokens: Tokens,
+    ablations: Sequence[Int[Tensor, " n"]],
+) -> Float[Tensor, "texts runs"]:
+    """Mean cross-entropy of each text: first untouched, then with each set of latents at zero.
+
+    At counted tokens x becomes x - Σ_j f_j(x) d_j over the set, so that what the SAE does not
+    reconstruct stays. Tokens that do not count are left as they are. Float64, in nats.
+    """
+    hidden: list[Tensor] = []
+
+    def read(x: Tensor) -> Tensor:
+        hidden.append(x)
+        return x
+
+    results = [cross_entropies(model.logits(tokens.ids, read), tokens)]
+    counted = tokens.counted.to(hidden[0].device)
+    acts = sae.encode_dense(hidden[0][counted].to(sae.W_dec.dtype))
+    for latents in ablations:
+        removed = torch.zeros_like(hidden[0])
+        removed[counted] = (acts[:, latents] @ sae.W_dec[latents]).to(removed.dtype)
+        logits = model.logits(tokens.ids, lambda x, r=removed: x - r)  # type: ignore[misc]
+        results.append(cross_entropies(logits, tokens))
+    return torch.stack(results, dim=1)
+
+
+def cross_entropies(
+    logits: Float[Tensor, "texts context vocab"], tokens: Tokens
+) -> Float[Tensor, " texts"]:
+    """Mean of -log p over the counted tokens of each text but its first position."""
+    targets = tokens.ids[:, 1:].to(logits.device)
+    counted = tokens.counted[:, 1:].to(logits.device)
+    ahead = logits[:, :-1].float()
+    at_target = ahead.gather(-1, targets[..., None])[..., 0]
+    losses = (ahead.logsumexp(-1) - at_target).double() * counted
+    return (losses.sum(1) / counted.sum(1).clamp(min=1)).cpu()
+
+
+def class_weights(
+    labels: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights [texts, classes] that make a mean over classes of means over texts a sum.
+
+    The first over the texts of the class itself, the second over those of the others.
+    """
+    own = np.eye(int(labels.max()) + 1, dtype=bool)[labels]
+    n_classes = own.shape[1]
+    return own / own.sum(0) / n_classes, ~own / (~own).sum(0) / n_classes
+
+
+def group_means(values: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Mean over the texts of each kind."""
+    return {kind: float(values[labels == c].mean()) for c, kind in enumerate(KINDS)}

@@ -1,0 +1,179 @@
+"""The evaluation of `eval=tasks`: SAEBench's questions on labelled data that every machine has."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from temporal_sae.activations import LanguageModel
+from temporal_sae.data import TextSource
+from temporal_sae.errors import InvalidOption, RunError, check_int
+from temporal_sae.eval.core import CoreEvaluation
+from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.eval.tasks.absorption import Absorption
+from temporal_sae.eval.tasks.activations import CellActivations
+from temporal_sae.eval.tasks.downstream import Downstream
+from temporal_sae.eval.tasks.scr import SpuriousCorrelationRemoval
+from temporal_sae.eval.tasks.snippets import SnippetOptions, standard_library
+from temporal_sae.eval.tasks.sparse_probing import SparseProbing
+from temporal_sae.eval.tasks.tpp import TargetedProbePerturbation
+from temporal_sae.sae import SparseAutoencoder
+
+SECTION = "tasks results"
+TASKS = ("sparse_probing", "scr", "tpp", "absorption", "downstream")
+# What is said of a task while there is more to come.
+HEADLINES = (
+    "sparse_probing_package_sae_top_5",
+    "scr_metric_threshold_20",
+    "tpp_total_threshold_20",
+    "absorption_fraction",
+    "downstream_selectivity",
+)
+
+
+@dataclass(frozen=True)
+class TasksEvaluation:
+    """Which tasks are done, and their options.
+
+    Attributes:
+        tasks: which of TASKS.
+        batch_texts: texts in one forward pass.
+        snippets: what labelled data there is.
+        sparse_probing, scr, tpp, absorption, downstream: options of each task.
+        core: options of the core evaluation, which is done first.
+
+    Raises:
+        InvalidOption: an unknown task.
+    """
+
+    tasks: Sequence[str] = field(default=TASKS)
+    batch_texts: int = 25
+    snippets: SnippetOptions = field(default_factory=SnippetOptions)
+    sparse_probing: SparseProbing = field(default_factory=SparseProbing)
+    scr: SpuriousCorrelationRemoval = field(default_factory=SpuriousCorrelationRemoval)
+    tpp: TargetedProbePerturbation = field(default_factory=TargetedProbePerturbation)
+    absorption: Absorption = field(default_factory=Absorption)
+    downstream: Downstream = field(default_factory=Downstream)
+    core: CoreEvaluation = field(default_factory=CoreEvaluation)
+
+    name: ClassVar[str] = "tasks"
+    needs_held_out_text: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        listed = isinstance(self.tasks, Sequence) and not isinstance(self.tasks, str)
+        if not listed or not self.tasks or not set(self.tasks) <= set(TASKS):
+            raise InvalidOption("tasks", self.tasks, f"a list of some of {', '.join(TASKS)}")
+        check_int("batch_texts", self.batch_texts, 1)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The core metrics and the scores of the tasks that are done."""
+        own = [name for task in self.tasks for name in getattr(self, task).metric_names]
+        return (*self.core.metric_names, *own)
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows or texts in one forward pass whose every position is looked at."""
+        return max(self.core.windows_at_once, self.batch_texts, self.downstream.batch_texts)
+
+    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+        """Refuse what there are too few snippets, latents or words for.
+
+        Raises:
+            InvalidOption, RunError: the option carries the task in front.
+        """
+        for task in self.tasks:
+            own = getattr(self, task)
+            try:
+                if isinstance(own, Absorption):
+                    own.check(model, sae, text)
+                else:
+                    own.check(standard_library(self.snippets), sae.d_sae)
+            except InvalidOption as error:
+                raise error.within(task) from None
+
+    def run(self, subject: Subject) -> Outcome:
+        """The core evaluation, then each task; a task that fails does not keep the others away."""
+        outcome = Outcome()
+        try:
+            outcome.sections |= self.core.run(subject).sections
+        except (InvalidOption, RunError) as error:
+            outcome.failures[self.core.name] = str(error)
+        activations: CellActivations | None = None
+
+        def pooled() -> CellActivations:
+            nonlocal activations
+            if activations is None:
+                activations = CellActivations(
+                    standard_library(self.snippets),
+                    subject.sae,
+                    subject.model,
+                    subject.source,
+                    self.batch_texts,
+                )
+            return activations
+
+        results = {}
+        for task in self.tasks:
+            try:
+                results[task] = self._result(task, subject, pooled)
+            except (InvalidOption, RunError) as error:
+                outcome.failures[f"{self.name}_{task}"] = str(error)
+        if results:
+            outcome.sections[SECTION] = tasks_section(results)
+        return outcome
+
+    def _result(
+        self, task: str, subject: Subject, pooled: Callable[[], CellActivations]
+    ) -> dict[str, Any]:
+        """What the task's file holds, made or found."""
+        own, name = getattr(self, task), f"{self.name}_{task}"
+        options = self._options(task)
+        result = subject.files.find(name, options)
+        if result is not None:
+            return result
+        began = time.monotonic()
+        if isinstance(own, Absorption):
+            found = own.run(subject)
+        elif isinstance(own, Downstream):
+            found = own.run(subject, pooled())
+        else:
+            found = own.run(pooled())
+        result = {**found, "options": options}
+        subject.files.write(name, options, result)
+        subject.say(summary_line(name, found, time.monotonic() - began))
+        return result
+
+    def _options(self, task: str) -> dict[str, Any]:
+        """All that the task's result depends on beside its subject."""
+        own = asdict(getattr(self, task))
+        if task == Absorption.name:
+            return own
+        return {
+            **own,
+            "activations_batch_texts": self.batch_texts,
+            "snippets": asdict(self.snippets),
+            "python": platform.python_version(),  # whose sources the snippets are
+        }
+
+
+def tasks_section(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The section of `results.json`; scores come last, so that they are found by their names."""
+    section: dict[str, Any] = {
+        "options": {task: result["options"] for task, result in results.items()},
+        "details": {task: result["details"] for task, result in results.items()},
+    }
+    for part in ("intervals", "scores"):
+        section[part] = {k: v for result in results.values() for k, v in result[part].items()}
+    return section
+
+
+def summary_line(name: str, found: dict[str, Any], seconds: float) -> str:
+    """A score of the task with its interval, and how long the task took."""
+    scores = found["scores"]
+    shown = next((score for score in HEADLINES if score in scores), next(iter(scores)))
+    low, high = found["intervals"][shown]
+    return f"{name}: {shown} {scores[shown]:.3f} [{low:.3f}, {high:.3f}] ({seconds:.1f} s)"

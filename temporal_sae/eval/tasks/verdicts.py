@@ -1,0 +1,70 @@
+"""Who is right about which row: accuracies, and intervals of all scores made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from temporal_sae.eval.statistics import bootstrap_interval
+
+
+class Verdicts:
+    """Which rows each of several probes gets right, and hence accuracies, also of resampled rows.
+
+    Args:
+        right: bool [rows, probes], whether the probe is right about the row.
+        tested: bool [rows, probes], whether the row is one that the probe is tested on.
+    """
+
+    def __init__(
+        self, right: Bool[np.ndarray, "rows probes"], tested: Bool[np.ndarray, "rows probes"]
+    ) -> None:
+        self._right = (right & tested).astype(np.float64)
+        self._tested = tested.astype(np.float64)
+
+    def accuracies(
+        self, counts: Float[np.ndarray, "resamples rows"] | None = None
+    ) -> Float[np.ndarray, "resamples probes"]:
+        """Share of right rows, [probes], or [resamples, probes] with a row counted so often."""
+        if counts is None:
+            return self._right.sum(0) / self._tested.sum(0)
+        return (counts @ self._right) / np.maximum(counts @ self._tested, 1)
+
+
+def row_counts(
+    indices: Int[np.ndarray, "resamples rows"],
+) -> Float[np.ndarray, "resamples rows"]:
+    """How often each row is drawn in each resample."""
+    n_resamples, n_rows = indices.shape
+    places = indices + np.arange(n_resamples)[:, None] * n_rows
+    counts = np.bincount(places.ravel(), minlength=indices.size)
+    return counts.reshape(indices.shape).astype(np.float64)
+
+
+def score_intervals(
+    names: Sequence[str],
+    scores_of: Callable[
+        [Float[np.ndarray, "resamples rows"]], Float[np.ndarray, "resamples scores"]
+    ],
+    cells: Int[np.ndarray, " rows"],
+    seed: int,
+    n_resamples: int,
+) -> dict[str, list[float]]:
+    """[low, high] of each score under resampling of test rows within their cells.
+
+    Args:
+        names: of the scores.
+        scores_of: the scores for each resample, given how often each row is in it.
+        cells: the cell of each row.
+        seed, n_resamples: of the bootstrap; all scores see the same resamples.
+    """
+
+    def interval(column: int) -> list[float]:
+        def statistic(indices: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+            return scores_of(row_counts(indices))[:, column]
+
+        return list(bootstrap_interval(statistic, len(cells), seed, n_resamples, groups=cells))
+
+    return {name: interval(column) for column, name in enumerate(names)}
