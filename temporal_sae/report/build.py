@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from temporal_sae.files import write_atomically
-from temporal_sae.report.comparison import comparison, read_json, with_training
+from temporal_sae.report.comparison import comparison, read_json, with_short_names
+from temporal_sae.report.tasks import tasks_table
 
 NOTES = "notes.md"
 FILES = {
@@ -46,6 +47,7 @@ def build_report(folder: str | Path) -> Path:
         "## Beside the reference runs",
         REFERENCE_CAVEAT,
         markdown_table(*comparison(results)),
+        *tasks_part(results),
         "## What the tracker saw",
         co_activation_table(results.get("co-activation results", {})),
         "## What the method cost",
@@ -65,9 +67,24 @@ REFERENCE_CAVEAT = (
 )
 
 
+def tasks_part(results: dict[str, Any]) -> list[str]:
+    """The section on the tasks, if some were done."""
+    header, rows = tasks_table(results)
+    if not rows:
+        return []
+    return ["## Tasks on labelled snippets", TASKS_CAVEAT, markdown_table(header, rows)]
+
+
+TASKS_CAVEAT = (
+    "SAEBench's questions on the standard library's sources. An interval says how far the score "
+    "would move with other snippets or words, not with another seed; all scores are in "
+    "`results.json`, and `python -m temporal_sae.report compare` sets runs beside each other."
+)
+
+
 def headline(results: dict[str, Any], record: dict[str, Any]) -> str:
     """What was trained, in a sentence."""
-    config = with_training(results)["training"]["config"]
+    config = with_short_names(results)["training"]["config"]
     named = {"k": "k", "l1_penalty": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
     sparsity = next(f"{word} {config[key]}" for key, word in named.items() if config.get(key))
     return (

@@ -10,7 +10,17 @@ from typing import Any
 
 from temporal_sae.assets import REFERENCE
 
+DASH = "–"
 CORE = "core evaluation results"
+PROBING = "sparse probing evaluation results"
+ABSORPTION = "absorption evaluation results"
+UNLEARNING = "unlearning evaluation results"
+# Sections that go by several names, with one that is the same for every run.
+NAMES = {
+    "training": ("training results for layer",),
+    "scr": ("scr and tpp evaluations results", "scr evaluations results"),
+    "tpp": ("tpp evaluations results",),
+}
 
 
 @dataclass(frozen=True)
@@ -26,12 +36,17 @@ class Row:
         value: Any = results
         for key in self.path:
             value = value.get(key) if isinstance(value, dict) else None
-        return "–" if value is None else self.form.format(value)
+        return DASH if value is None else self.form.format(value)
 
 
 def core(name: str, group: str, key: str, form: str = "{:.3f}") -> Row:
     """A row of the core evaluation."""
     return Row(name, (CORE, "metrics", group, key), form)
+
+
+def saebench(name: str, section: str, group: str, key: str) -> Row:
+    """A row of another evaluation of SAEBench."""
+    return Row(name, (section, "eval_result_metrics", group, key))
 
 
 ROWS = (
@@ -48,14 +63,23 @@ ROWS = (
     core("L0", "sparsity", "l0", "{:.1f}"),
     core("dead latents", "misc_metrics", "dead_share", "{:.1%}"),
     core("latents on > 10 %", "misc_metrics", "freq_over_10_percent", "{:.1%}"),
+    saebench("probe on activations", PROBING, "llm", "llm_test_accuracy"),
+    saebench("probe on 1 latent", PROBING, "sae", "sae_top_1_test_accuracy"),
+    saebench("probe on 5 latents", PROBING, "sae", "sae_top_5_test_accuracy"),
+    saebench("SCR, 20 latents", "scr", "scr_metrics", "scr_metric_threshold_20"),
+    saebench("TPP, 20 latents", "tpp", "tpp_metrics", "tpp_threshold_20_total_metric"),
+    saebench("absorption (lower)", ABSORPTION, "mean", "mean_absorption_score"),
+    saebench("unlearning", UNLEARNING, "unlearning", "unlearning_score"),
 )
 
 
 def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(column names, rows) of this run beside the reference runs."""
     columns = {"this run": results, **reference_results()}
-    runs = [with_training(r) for r in columns.values()]
+    runs = [with_short_names(r) for r in columns.values()]
     rows = [[row.name, *(row.of(run) for run in runs)] for row in ROWS]
+    measured = {r.name for r in ROWS if r.path[0] in ("training", CORE) or r.of(runs[0]) != DASH}
+    rows = [row for row in rows if row[0] in measured]
     return ["metric", *(name.replace("_", " ") for name in columns)], rows
 
 
@@ -72,10 +96,13 @@ def reference_results() -> dict[str, dict[str, Any]]:
     return runs
 
 
-def with_training(results: dict[str, Any]) -> dict[str, Any]:
-    """The results with the training section under one name, whatever its layer."""
-    sections = [value for key, value in results.items() if key.startswith("training results")]
-    return {**results, "training": sections[0] if sections else {}}
+def with_short_names(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with the sections of NAMES under one name, empty where there is none."""
+    short: dict[str, Any] = {}
+    for name, starts in NAMES.items():
+        found = [value for key, value in results.items() if key.startswith(starts)]
+        short[name] = found[0] if found else {}
+    return {**results, **short}
 
 
 def read_json(path: Path) -> dict[str, Any]:

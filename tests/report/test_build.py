@@ -108,3 +108,31 @@ def test_numbers():
         "0.734",
         "12",
     ]
+
+
+def test_tasks_and_saebench_appear_once_they_are_done(folder):
+    text = build_report(folder).read_text()
+    assert "Tasks on labelled" not in text
+    assert "unlearning" not in text
+    section = {
+        "scores": {
+            "absorption_full": 0.125,
+            "absorption_letters": 20.0,
+            "tpp_total_threshold_20": 0,
+        },
+        "intervals": {"absorption_full": [0.1, 0.15], "tpp_total_threshold_20": [None, None]},
+    }
+    unlearning = {"eval_result_metrics": {"unlearning": {"unlearning_score": 0.25}}}
+    scr = {"eval_result_metrics": {"scr_metrics": {"scr_metric_threshold_20": 0.375}}}
+    more = {
+        "tasks results": section,
+        "unlearning evaluation results": unlearning,
+        "scr evaluations results": scr,
+    }
+    (folder / "results.json").write_text(json.dumps(RESULTS | more))
+    text = build_report(folder).read_text()
+    assert "| `absorption_full` | 0.125 | 0.100 to 0.150 |" in text
+    assert "| `absorption_letters` | 20 | – |" in text
+    assert "| `tpp_total_threshold_20` | 0.000 | – |" in text
+    assert "| unlearning | 0.250 | 0.028 | 0.002 | 0.022 |" in text
+    assert "| SCR, 20 latents | 0.375 | " in text

@@ -1,0 +1,247 @@
+"""Two groups of finished runs compared, paired by seed, on every score that both have."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from temporal_sae.errors import RunError
+from temporal_sae.eval.statistics import PairedDifference, paired_difference
+from temporal_sae.report.build import number
+from temporal_sae.report.comparison import read_json
+from temporal_sae.report.directions import better_when_higher, is_compared
+
+TASKS = "tasks results"
+LEVEL = 0.95
+UNDEFINED_IN_SAEBENCH = -1.0  # it writes this for NaN
+
+
+class Section(NamedTuple):
+    """Scores by name, and the options that they were measured with."""
+
+    options: Any
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        seed: of the run.
+        subject: language model, place in it and text, which have to agree between runs.
+        sections: of the results by a short name, one an evaluation.
+    """
+
+    folder: Path
+    seed: int
+    subject: dict[str, Any]
+    sections: dict[str, Section]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric: means of both groups over the pairs, and the difference."""
+
+    metric: str
+    mean_a: float
+    mean_b: float
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All metrics, and what was left out.
+
+    Attributes:
+        rows: a metric each.
+        seeds: that both groups have.
+        notes: lines about what could not be compared.
+    """
+
+    rows: list[Row]
+    seeds: list[int]
+    notes: list[str]
+
+
+def compare_runs(a: Sequence[Path], b: Sequence[Path]) -> Comparison:
+    """Compare the runs in the folders `a` with those in `b`, pair by pair of equal seed.
+
+    Raises:
+        RunError: a folder holds no finished run, a seed comes twice in a group, no seed is shared,
+            the runs are of different language models or texts, or they share no score.
+    """
+    groups = [by_seed([read_run(folder) for folder in folders]) for folders in (a, b)]
+    seeds = sorted(groups[0].keys() & groups[1].keys())
+    if not seeds:
+        left, right = (", ".join(map(str, sorted(group))) for group in groups)
+        raise RunError(f"no seed is in both groups: {left} against {right}")
+    first, second = ([group[seed] for seed in seeds] for group in groups)
+    check_subjects([*first, *second])
+    notes = left_out_seeds(groups, seeds)
+    rows, seen = [], set()
+    for section, names in comparable_sections([*first, *second], notes):
+        for name in names:
+            x, y = ([r.sections[section].scores[name] for r in runs] for runs in (first, second))
+            copied = (name, *x, *y)  # SAEBench's TPP is in a section with SCR and in its own
+            if copied not in seen:
+                seen.add(copied)
+                rows.append(make_row(section, name, x, y))
+    if not rows:
+        raise RunError("the runs share no score; evaluate them alike: python -m temporal_sae.eval")
+    return Comparison(rows, seeds, notes)
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run with its scores.
+
+    Raises:
+        RunError: there is none.
+    """
+    try:
+        record, results = read_json(folder / "run.json"), read_json(folder / "results.json")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder}: cannot be read ({error})") from error
+    if record.get("status") != "finished" or not results:
+        raise RunError(f"{folder}: holds no finished run")
+    config = record["config"]
+    model = {f"model.{key}": config["model"].get(key) for key in ("name", "hook_name")}
+    subject = {**model, "data": config["data"]}
+    return Run(folder, int(record["seed"]), subject, dict(sections_of(results)))
+
+
+def sections_of(results: dict[str, Any]) -> Iterator[tuple[str, Section]]:
+    """The evaluations in the results, each with the scores that depend on the SAE."""
+    for name, content in results.items():
+        if name == TASKS:
+            for task, options in content["options"].items():
+                own = {n: v for n, v in content["scores"].items() if n.startswith(task)}
+                yield f"tasks/{task}", Section(options, scores_of(own))
+        elif isinstance(content, dict) and "eval_result_metrics" in content:
+            found = scores_of(content["eval_result_metrics"])
+            defined = {n: v for n, v in found.items() if v != UNDEFINED_IN_SAEBENCH}
+            yield short_name(name), Section(content.get("eval_config"), defined)
+        elif isinstance(content, dict) and "metrics" in content:
+            yield short_name(name), Section(content.get("eval_cfg"), scores_of(content["metrics"]))
+
+
+def short_name(section: str) -> str:
+    """`core` of `core evaluation results`."""
+    return re.sub(r" evaluations? results$", "", section)
+
+
+def scores_of(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics, in groups or not, that depend on the SAE and are numbers."""
+    return {name: v for name, v in leaves(metrics) if is_compared(name)}
+
+
+def leaves(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, value) of all finite numbers in nested groups."""
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            yield from leaves(value)
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            yield name, float(value)
+
+
+def by_seed(runs: list[Run]) -> dict[int, Run]:
+    """The runs of a group by their seed.
+
+    Raises:
+        RunError: two have the same.
+    """
+    found: dict[int, Run] = {}
+    for run in runs:
+        if run.seed in found and found[run.seed].folder.resolve() != run.folder.resolve():
+            raise RunError(
+                f"seed {run.seed} twice in a group: {found[run.seed].folder}, {run.folder}"
+            )
+        found[run.seed] = run
+    return found
+
+
+def check_subjects(runs: list[Run]) -> None:
+    """Refuse runs that were not trained on activations of the same place, model and text."""
+    for key, expected in runs[0].subject.items():
+        for run in runs[1:]:
+            if run.subject[key] != expected:
+                raise RunError(
+                    f"{runs[0].folder} and {run.folder} differ in {key}: "
+                    f"{short(expected)} against {short(run.subject[key])}"
+                )
+
+
+def comparable_sections(runs: list[Run], notes: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Sections with the names of the scores that all runs have; the rest is noted."""
+    for section in dict.fromkeys(name for run in runs for name in run.sections):
+        having = [run.sections[section] for run in runs if section in run.sections]
+        if len(having) < len(runs):
+            notes.append(f"{section}: left out, only {len(having)} of {len(runs)} runs have it")
+        elif any(own.options != having[0].options for own in having):
+            notes.append(f"{section}: left out, the runs were evaluated with different options")
+        else:
+            yield section, [n for n in having[0].scores if all(n in own.scores for own in having)]
+
+
+def left_out_seeds(groups: list[dict[int, Run]], seeds: list[int]) -> list[str]:
+    """A line about the seeds that only one group has."""
+    alone = sorted((groups[0].keys() | groups[1].keys()) - set(seeds))
+    return [f"without a partner, left out: seed {', '.join(map(str, alone))}"] if alone else []
+
+
+def make_row(section: str, name: str, a: list[float], b: list[float]) -> Row:
+    """One metric compared, from the values of both groups in the same order of seeds."""
+    difference = paired_difference(a, b, 0, better_when_higher(name), LEVEL)
+    return Row(f"{section}: {name}", sum(a) / len(a), sum(b) / len(b), difference)
+
+
+def short(value: Any) -> str:
+    """A config value in few characters."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """The table, what was left out, and what so many intervals at once mean."""
+    n_seeds = len(comparison.seeds)
+    table = Table(title=f"A - B over {n_seeds} shared seed(s)", title_justify="left")
+    for n, name in enumerate(("metric", "A", "B", "A - B", "95 % interval", "verdict on A")):
+        table.add_column(name, justify="right" if 0 < n < 5 else "left", no_wrap=n in (1, 2, 3, 4))
+    for row in comparison.rows:
+        found = row.difference
+        interval = "–" if math.isnan(found.low) else f"{found.low:+.3g} … {found.high:+.3g}"
+        table.add_row(
+            row.metric,
+            number(row.mean_a),
+            number(row.mean_b),
+            f"{found.mean:+.3g}",
+            interval,
+            found.verdict,
+        )
+    console.print(table)
+    for line in [*comparison.notes, caveat(comparison)]:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def caveat(comparison: Comparison) -> str:
+    """How many intervals would exclude zero by chance alone."""
+    differences = [row.difference for row in comparison.rows]
+    with_interval = [found for found in differences if found.low < found.high]
+    if not with_interval:
+        return "No metric has an interval: that takes at least two pairs whose differences vary."
+    n_clear = sum(difference.excludes_zero for difference in with_interval)
+    by_chance = (1 - LEVEL) * len(with_interval)
+    return (
+        f"{n_clear} of {len(with_interval)} intervals exclude zero; if the two groups did not "
+        f"differ at all, about {by_chance:.1f} would by chance alone. Metrics are correlated and "
+        "no correction is made: fix the one that matters before looking."
+    )
