@@ -12,7 +12,7 @@ from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -167,22 +167,47 @@ def explain_unknown_key(key: str, conf: Path) -> str:
         group = key.split(".")[0]
         options = " or ".join(f"{group}={option}" for option in keys[key])
         return f"{key}: unknown key with this {group}; it belongs to {options}"
-    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    group = key.split(".")[0]
+    of_group = [k for k in keys if k.startswith(f"{group}.")] or list(keys)
+    nearest = difflib.get_close_matches(key, of_group, n=1, cutoff=0.0)
     return f"{key}: unknown key; the nearest valid key is {nearest[0]}"
 
 
 def known_keys(conf: Path) -> dict[str, list[str]]:
     """Every key that some choice of options has, with the options that have it."""
-    keys: dict[str, list[str]] = {str(key): [] for key in OmegaConf.load(conf / "config.yaml")}
-    for group in (
-        p for p in conf.iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")
-    ):
+    top = as_dict(OmegaConf.load(conf / "config.yaml"))
+    keys: dict[str, list[str]] = {str(key): [] for key in top if key not in ("defaults", "hydra")}
+    for group in sorted(p for p in conf.iterdir() if p.is_dir()):
+        if group.name in ("experiment", "hydra"):
+            continue
         keys[group.name] = []
         for option in sorted(group.glob("*.yaml")):
-            for key in map(str, OmegaConf.load(option)):
-                if not key.startswith("_"):
-                    keys.setdefault(f"{group.name}.{key}", []).append(option.stem)
-    return {key: where for key, where in keys.items() if key not in ("defaults", "hydra")}
+            for key in keys_below(as_dict(with_defaults(option)), f"{group.name}."):
+                keys.setdefault(key, []).append(option.stem)
+    return keys
+
+
+def with_defaults(option: Path) -> Any:
+    """An option's file over those of its group that its defaults list names."""
+    own: Any = OmegaConf.load(option)
+    names = [d for d in own.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
+    return OmegaConf.merge(*(with_defaults(option.with_stem(name)) for name in names), own)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain dictionaries, with what is missing or refers to other keys as it is written."""
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    return plain
+
+
+def keys_below(config: dict[str, Any], prefix: str) -> list[str]:
+    """Dotted keys of everything in a config."""
+    found = []
+    for key, value in config.items():
+        if not str(key).startswith("_"):
+            found.append(f"{prefix}{key}")
+            found += keys_below(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+    return found
 
 
 def _wants_traceback() -> bool:

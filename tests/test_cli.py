@@ -72,6 +72,15 @@ BAD = {
         "sae.l1_weight: unknown key with this sae; it belongs to sae=gated or sae=standard",
     ),
     "added key": (["+tracker.foo=1"], "tracker.foo: unknown key"),
+    "an option of a task": (
+        ["eval=tasks", "eval.scr.n_values=[0]"],
+        "eval.scr.n_values=",
+    ),
+    "added to a task": (["eval=tasks", "+eval.scr.foo=1"], "eval.scr.foo: unknown key"),
+    "too many latents for a task": (
+        ["eval=tasks", "sae.d_sae=64", "sae.k=4"],
+        "eval.scr.n_values=[2, 5, 10, 20, 50, 100, 500]: must be",
+    ),
     "added at the top": (["+ortho_weight=0.3"], "ortho_weight: unknown key"),
     "added to the logger": (["+logger.foo=1"], "logger.foo: unknown key"),
     "a word for a flag": (["overwrite=no"], "overwrite='no': must be true or false"),
