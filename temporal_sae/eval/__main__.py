@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -26,6 +28,7 @@ from temporal_sae.errors import InvalidOption, RunError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OF_A_RUN = ("eval", "device", "debug")
+RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,21 +86,47 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 def described(folder: Path) -> list[str]:
-    """The model and windows that `cfg.json` names, as overrides; empty where it names no model."""
-    try:
-        cfg = json.loads((folder / "cfg.json").read_text())
-    except (OSError, ValueError):
+    """The model and windows that the SAE's config names, as overrides; empty without a model."""
+    facts = facts_of_sae_lens(folder) or facts_of_dictionary_learning(folder)
+    if not facts.get("model.name") or not facts.get("model.hook_name"):
         return []
+    known = {key: json.dumps(value) for key, value in facts.items() if value is not None}
+    return ["model=hf", *(f"{key}={value}" for key, value in known.items())]
+
+
+def facts_of_sae_lens(folder: Path) -> dict[str, Any]:
+    """From `cfg.json`, which this package writes too."""
+    cfg = read_config(folder / "cfg.json")
     metadata = {**cfg, **cfg.get("metadata", {})}
-    name, hook_name = metadata.get("model_name"), metadata.get("hook_name")
-    if not name or not hook_name:
-        return []
-    windows = [
-        f"activations.{key}={metadata[key]}"
-        for key in ("context_size", "prepend_bos")
-        if metadata.get(key) is not None
-    ]
-    return ["model=hf", f"model.name='{name}'", f"model.hook_name='{hook_name}'", *windows]
+    if not metadata:
+        return {}
+    return {
+        "model.name": metadata.get("model_name"),
+        "model.hook_name": metadata.get("hook_name"),
+        "activations.context_size": metadata.get("context_size"),
+        "activations.prepend_bos": metadata.get("prepend_bos"),
+    }
+
+
+def facts_of_dictionary_learning(folder: Path) -> dict[str, Any]:
+    """From `config.json`, which names a place after its layer."""
+    config = read_config(folder / "config.json")
+    trainer, buffer = config.get("trainer", {}), config.get("buffer", {})
+    place = RESIDUAL.fullmatch(str(trainer.get("submodule_name")))
+    return {
+        "model.name": trainer.get("lm_name"),
+        "model.hook_name": f"blocks.{place[1]}.hook_resid_post" if place else None,
+        "activations.context_size": buffer.get("ctx_len"),
+    }
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none that can be read: `load_sae` says why."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from temporal_sae.eval import CoreEvaluation, Outcome
 from temporal_sae.eval.__main__ import main
 from temporal_sae.experiment import run_experiment
+from temporal_sae.sae import load_sae
 from tests.test_config_surface import composed
 
 SMALL = ("eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=4")
@@ -98,6 +100,30 @@ def test_an_sae_from_elsewhere_brings_its_model_or_is_told(run, capsys):
     model_options = [f"model.name={model}", "model.hook_name=blocks.1.hook_resid_post"]
     main([str(run / "sae"), *SMALL, "model=hf", *model_options, "activations.context_size=32"])
     assert core(run / "sae") == core(run)
+
+
+def test_a_folder_of_dictionary_learning_names_its_model(run, random_gemma, tmp_path):
+    sae = load_sae(run / "sae")
+    state = {
+        "encoder.weight": sae.W_enc.T.contiguous(),
+        "encoder.bias": sae.b_enc,
+        "decoder.weight": sae.W_dec.T.contiguous(),
+        "b_dec": sae.b_dec,
+        "k": torch.tensor(sae.k),
+        "threshold": torch.tensor(-1.0),
+    }
+    trainer = {
+        **{"dict_class": "AutoEncoderTopK", "activation_dim": 16, "dict_size": 64, "k": 4},
+        **{"lm_name": str(random_gemma), "submodule_name": "resid_post_layer_1"},
+    }
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    torch.save({name: tensor.detach() for name, tensor in state.items()}, folder / "ae.pt")
+    config = {"trainer": trainer, "buffer": {"ctx_len": 32}}
+    (folder / "config.json").write_text(json.dumps(config))
+    main([str(folder), *SMALL])
+    main([str(run), *SMALL])
+    assert core(folder) == core(run)
 
 
 @pytest.mark.parametrize(
