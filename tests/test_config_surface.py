@@ -21,7 +21,23 @@ GROUPS = {
     "tracker": ["co_activation", "off", "transcript"],
     "loss": ["consecutive", "ortsae", "separation"],
     "trainer": ["default"],
-    "eval": ["core", "none"],
+    "eval": [
+        "core",
+        "none",
+        "saebench",
+        "saebench_absorption",
+        "saebench_autointerp",
+        "saebench_core",
+        "saebench_ravel",
+        "saebench_reference",
+        "saebench_run_1",
+        "saebench_sae_probes",
+        "saebench_scr",
+        "saebench_sparse_probing",
+        "saebench_tpp",
+        "saebench_unlearning",
+        "tasks",
+    ],
     "logger": ["jsonl", "wandb"],
     "experiment": [
         "baseline_standard",
@@ -55,11 +71,12 @@ def test_the_groups_are_these():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_a_constructor_argument_and_every_argument_an_option(group, option):
-    config = OmegaConf.load(CONF / group / f"{option}.yaml")
-    target = get_class(config._target_)
-    arguments = set(inspect.signature(target).parameters) - GIVEN_BY_THE_RUN
-    keys = {str(key) for key in config if not str(key).startswith("_")}
-    assert keys == arguments
+    nodes = [OmegaConf.to_container(composed(f"{group}={option}")[group], resolve=False)]
+    for node in nodes:
+        nodes += [n for n in node.values() if isinstance(n, dict) and "_target_" in n]
+        arguments = set(inspect.signature(get_class(node["_target_"])).parameters)
+        keys = {key for key in node if not key.startswith("_")}
+        assert keys == arguments - (GIVEN_BY_THE_RUN - keys)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -81,6 +98,7 @@ def test_every_experiment_runs_at_toy_size(experiment, random_gemma, tmp_path):
         "trainer.batch_size=256",
         "trainer.warmup_steps=2",
         "tracker.window_size=500",
+        "eval=core",
         "eval.n_reconstruction_windows=4",
         "eval.n_sparsity_windows=4",
     ]
@@ -154,6 +172,7 @@ def test_help_names_every_group_and_option():
         ("tracker.windowsize", "nearest valid key is tracker.window_size"),
         ("trainer.learning_rate", "nearest valid key is trainer."),
         ("sed", "nearest valid key is seed"),
+        ("eval.scr.n_value", "nearest valid key is eval.scr.n_values"),
         ("sae.l1_weight", "belongs to sae=gated or sae=standard"),
     ],
 )

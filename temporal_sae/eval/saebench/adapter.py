@@ -1,0 +1,173 @@
+"""Our SAE as sae_bench wants it: by what it can do, not by what it inherits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from temporal_sae.eval.saebench.work import Job
+from temporal_sae.sae import SparseAutoencoder, TopKSAE
+
+UNIT_TOLERANCE = 1e-6  # of a row's length, in float32
+ACTIVATION_FUNCTIONS = {
+    "topk": "topk",
+    "batch_topk": "jumprelu",
+    "matryoshka": "jumprelu",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "standard": "relu",
+}
+Observer = Callable[[Tensor, Tensor], None]
+
+
+@dataclass
+class SAEBenchConfig:
+    """`sae_cfg_dict` of SAEBench's records; sae_bench adds attributes, which are not written."""
+
+    model_name: str
+    d_in: int
+    d_sae: int
+    hook_layer: int
+    hook_name: str
+    architecture: str
+    activation_fn_str: str
+    prepend_bos: bool
+    dtype: str
+    device: str = ""
+    context_size: int | None = None
+    hook_head_index: int | None = None
+    apply_b_dec_to_input: bool = True
+    finetuning_scaling_factor: float | None = None
+    normalize_activations: str = "none"
+    dataset_path: str = ""
+    dataset_trust_remote_code: bool = True
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    training_tokens: int | None = None
+    sae_lens_training_version: str | None = None
+    neuronpedia_id: str | None = None
+    jump_coeff: float | None = None  # a published file has it
+    model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields above, and nothing that was added since."""
+        return asdict(self)
+
+
+class SAEBenchSAE(nn.Module):
+    """What sae_bench calls and reads, around one of our SAEs.
+
+    Rows of the decoder are made unit vectors here, and the latents grow by what the rows lose, so
+    that the reconstruction stays what it was. A row of zeros stays one, and its latent, which adds
+    nothing, counts as off.
+
+    Args:
+        sae: any architecture; its decoder is changed in place.
+        job: the model and the place in it.
+    """
+
+    _scale: Float[Tensor, " F"] | None
+
+    def __init__(self, sae: SparseAutoencoder, job: Job) -> None:
+        super().__init__()
+        self.sae = sae.requires_grad_(False)
+        self.observer: Observer | None = None  # is shown every input with its latents
+        self.register_buffer("_scale", make_unit_decoder(sae))
+        self.cfg = SAEBenchConfig(
+            model_name=job.model_name,
+            d_in=sae.d_in,
+            d_sae=sae.d_sae,
+            hook_layer=job.layer,
+            hook_name=job.hook_name,
+            architecture=job.architecture,
+            activation_fn_str=ACTIVATION_FUNCTIONS.get(sae.trained_as, sae.trained_as),
+            prepend_bos=job.prepend_bos,
+            dtype=name_of(sae.W_dec.dtype),
+        )
+
+    @property
+    def W_dec(self) -> Float[Tensor, "F D"]:  # noqa: N802
+        """Unit rows."""
+        return self.sae.W_dec
+
+    @property
+    def W_enc(self) -> Float[Tensor, "D F"]:  # noqa: N802
+        """Columns that belong to the unit rows."""
+        return self._scaled(self.sae.W_enc)
+
+    @property
+    def b_enc(self) -> Float[Tensor, " F"]:
+        """Belongs to the unit rows; b_gate in a gated SAE."""
+        return self._scaled(self.sae.b_enc)
+
+    @property
+    def b_mag(self) -> Float[Tensor, " F"]:
+        """Of a gated SAE only."""
+        b_mag = self.sae.b_mag
+        assert isinstance(b_mag, Tensor)
+        return self._scaled(b_mag)
+
+    @property
+    def b_dec(self) -> Float[Tensor, " D"]:
+        return self.sae.b_dec
+
+    @property
+    def device(self) -> torch.device:
+        return self.sae.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sae.W_dec.dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast; the config follows."""
+        super().to(*args, **kwargs)
+        self.cfg.dtype = name_of(self.dtype)
+        return self
+
+    def encode(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
+        """Dense latents, of the SAE's type whatever x is of; the caller may change them."""
+        flat = x.reshape(-1, x.shape[-1]).to(self.device, self.dtype)
+        acts = self._scaled(encode_dense(self.sae, flat))
+        if self.observer is not None:
+            self.observer(flat, acts)
+        return acts.view(*x.shape[:-1], -1)
+
+    def decode(self, acts: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
+        """acts W_dec + b_dec."""
+        flat = acts.reshape(-1, acts.shape[-1]).to(self.device, self.dtype)
+        return self.sae.decode_dense(flat).view(*acts.shape[:-1], -1)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Encode and decode."""
+        return self.decode(self.encode(x))
+
+    def _scaled(self, by_latent: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
+        return by_latent if self._scale is None else by_latent * self._scale
+
+
+@torch.no_grad()
+def make_unit_decoder(sae: SparseAutoencoder) -> Float[Tensor, " F"] | None:
+    """Divide the decoder's rows by their lengths, in place; None where all are 1 already."""
+    norms = torch.linalg.vector_norm(sae.W_dec, dim=-1, dtype=torch.float32)
+    if bool(((norms - 1).abs() <= UNIT_TOLERANCE).all()):
+        return None
+    sae.W_dec.div_(torch.where(norms > 0, norms, 1.0)[:, None])
+    return norms
+
+
+def encode_dense(sae: SparseAutoencoder, x: Float[Tensor, "tokens D"]) -> Float[Tensor, "tokens F"]:
+    """Latents; TopK's selection has no kernel for half precision on the CPU, so torch does it."""
+    if not isinstance(sae, TopKSAE) or x.dtype == torch.float32:
+        return sae.encode_dense(x)
+    values, indices = sae.pre_activations(x).relu().topk(sae.k, dim=-1)
+    return values.new_zeros(len(x), sae.d_sae).scatter_(1, indices, values)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,269 @@
+"""SAEBench on our SAE: sae_bench's own code, one process for each of its evaluations."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from filelock import FileLock, Timeout
+
+from temporal_sae.activations import LanguageModel
+from temporal_sae.data import TextSource
+from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int, check_number
+from temporal_sae.eval.saebench import collect, needs
+from temporal_sae.eval.saebench.guards import artifacts_name, package_version
+from temporal_sae.eval.saebench.options import completed
+from temporal_sae.eval.saebench.process import (
+    WorkerFailed,
+    clock,
+    run_worker,
+    working_directory,
+)
+from temporal_sae.eval.saebench.work import EVALUATIONS, Job
+from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.sae import SparseAutoencoder
+
+Options = Mapping[str, Any]
+MAIN_EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption")
+DTYPES = ("float32", "bfloat16", "float16")
+LAYER = re.compile(r"blocks\.(\d+)\.")
+UNFINISHED = ".unfinished"  # lies in a folder of artifacts while it is written
+
+
+@dataclass(frozen=True)
+class SAEBenchEvaluation:
+    """Options; those of each evaluation have SAEBench's names.
+
+    Attributes:
+        evals: names of EVALUATIONS; they run in that order.
+        model_name: as TransformerLens knows it; null: the name of `model`.
+        llm_dtype: of language model and SAE: float32, bfloat16 or float16; null: as `model`.
+        llm_batch_size: texts in one forward pass.
+        seed: fixes everything that is random.
+        data_folder: holds data sets and models as ORG/NAME, for work without the hub; null: the
+            hub.
+        artifacts_path: folder where activations and probes stay for other SAEs, kept apart by
+            everything they depend on; null: they are not kept. Files in it are trusted: sae_bench
+            reads pickles from there.
+        timeout_minutes: an evaluation that takes longer is stopped, and has failed; null: never.
+        core, sparse_probing, scr, tpp, absorption, unlearning, autointerp, ravel, sae_probes:
+            options of each; those not given are as in `options.DEFAULTS`.
+
+    Raises:
+        InvalidOption: an option is out of range or unknown.
+    """
+
+    evals: tuple[str, ...] = MAIN_EVALUATIONS
+    model_name: str | None = None
+    llm_dtype: str | None = None
+    llm_batch_size: int = 32
+    seed: int = 42
+    data_folder: str | None = None
+    artifacts_path: str | None = None
+    timeout_minutes: float | None = None
+    core: Options | None = None
+    sparse_probing: Options | None = None
+    scr: Options | None = None
+    tpp: Options | None = None
+    absorption: Options | None = None
+    unlearning: Options | None = None
+    autointerp: Options | None = None
+    ravel: Options | None = None
+    sae_probes: Options | None = None
+
+    name: ClassVar[str] = "saebench"
+    needs_held_out_text: ClassVar[bool] = False
+    metric_names: ClassVar[tuple[str, ...]] = collect.METRIC_NAMES
+    windows_at_once: ClassVar[int] = 0  # the language model runs elsewhere
+
+    def __post_init__(self) -> None:
+        given = self.evals
+        if isinstance(given, str) or not given:
+            raise InvalidOption("evals", given, f"a list of some of {', '.join(EVALUATIONS)}")
+        for name in given:
+            check_choice("evals", name, EVALUATIONS)
+        self._set("evals", tuple(name for name in EVALUATIONS if name in given))
+        for name in EVALUATIONS:
+            self._set(name, completed(name, getattr(self, name)))
+        if self.llm_dtype is not None:
+            check_choice("llm_dtype", self.llm_dtype, DTYPES)
+        check_int("llm_batch_size", self.llm_batch_size, 1)
+        check_int("seed", self.seed, 0)
+        if self.timeout_minutes is not None:
+            check_number("timeout_minutes", self.timeout_minutes, above=True)
+        if self.data_folder is not None and not Path(self.data_folder).expanduser().is_dir():
+            raise InvalidOption("data_folder", self.data_folder, "a folder that exists")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The options of the evaluations that will run, by name."""
+        return {name: dict(getattr(self, name)) for name in self.evals}
+
+    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+        """Refuse what SAEBench could not evaluate.
+
+        Raises:
+            InvalidOption, RunError: something is missing or does not fit.
+        """
+        needs.check(
+            self.evals,
+            self.options(),
+            model_name=self.model_name or model.name,
+            hook_name=model.hook_name,
+            d_sae=sae.d_sae,
+            d_in=sae.d_in,
+            tokenizer=model.tokenizer,
+            data_folder=self._data_folder(),
+        )
+
+    def run(self, subject: Subject) -> Outcome:
+        """Evaluate what is not done yet; each failure leaves the others."""
+        if subject.model.device.type == "cuda":
+            torch.cuda.empty_cache()  # for the other process
+        outcome, records = Outcome(), {}
+        with only_process(subject.files.folder / self.name) as folder:
+            for place, name in enumerate(self.evals, start=1):
+                label = f"saebench {name} ({place} of {len(self.evals)})"
+                try:
+                    records[name] = self._record(subject, name, folder, label)
+                except (WorkerFailed, InvalidOption, RunError) as error:
+                    outcome.failures[f"{self.name} {name}"] = f"{error}"
+        outcome.sections.update(collect.sections(records))
+        return outcome
+
+    def _record(self, subject: Subject, name: str, folder: Path, label: str) -> dict[str, Any]:
+        """SAEBench's record, from the last time if it was made with the same options."""
+        job = self._job(subject, name)
+        key, options = f"{self.name}_{name}", self._identity(job)
+        if (record := subject.files.find(key, options)) is not None:
+            subject.say(f"{label}: done before")
+            return record
+        log = folder / f"{name}.log"
+        subject.say(f"{label}: log in {log}")
+        began = time.monotonic()
+        try:
+            with (
+                working_directory(folder, name) as work,
+                self._artifacts(job, work, subject.say) as artifacts,
+            ):
+                job = job.located(work, artifacts)
+                seconds = None if self.timeout_minutes is None else 60 * self.timeout_minutes
+                record = run_worker(job, work, log, self._data_folder(), seconds)
+        except WorkerFailed:
+            subject.say(f"{label}: failed after {clock(time.monotonic() - began)}")
+            raise
+        subject.files.write(key, options, record)
+        subject.say(f"{label}: {clock(time.monotonic() - began)}")
+        return record
+
+    def _job(self, subject: Subject, name: str) -> Job:
+        model, sae = subject.model, subject.sae
+        layer = layer_of(model.hook_name)
+        model_name = self.model_name or model.name
+        return Job(
+            evaluation=name,
+            sae_folder=str(subject.sae_folder.resolve()),
+            sae_set=f"{model_name}_layer_{layer}_sae",
+            architecture=sae.trained_as,
+            model_name=model_name,
+            hook_name=model.hook_name,
+            layer=layer,
+            prepend_bos=subject.source.prepend_bos,
+            device=str(model.device),
+            llm_dtype=self.llm_dtype or model.dtype,
+            llm_batch_size=self.llm_batch_size,
+            seed=self.seed,
+            options=dict(getattr(self, name)),
+            artifacts="",
+            keep_artifacts=self.artifacts_path is not None,
+            result="",
+        )
+
+    def _identity(self, job: Job) -> dict[str, Any]:
+        """What a result depends on, beside the SAE and the place in the model."""
+        return {
+            "options": job.options,
+            "model": [job.model_name, job.llm_dtype, job.llm_batch_size],
+            "seed": job.seed,
+            "data_folder": self.data_folder,
+            "sae_bench": package_version("sae-bench"),
+        }
+
+    def _data_folder(self) -> Path | None:
+        return None if self.data_folder is None else Path(self.data_folder).expanduser()
+
+    def _artifacts(
+        self, job: Job, work: Path, say: Callable[[str], None]
+    ) -> AbstractContextManager[Path]:
+        """The folder for what does not depend on the SAE."""
+        if self.artifacts_path is None:
+            return nullcontext(work / "kept")
+        root = Path(self.artifacts_path).expanduser().resolve()
+        return kept_artifacts(root / artifacts_name(job, self.data_folder), say)
+
+
+@contextmanager
+def kept_artifacts(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """The folder, while no other process uses it; what a writer has left unfinished goes first.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder.parent}: cannot be made ({error.strerror})") from error
+    lock, mark = FileLock(f"{folder}.lock"), folder / UNFINISHED
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that uses {folder}")
+        lock.acquire()
+    try:
+        if mark.exists():  # its writer was stopped, and a file may be cut off
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        mark.touch()
+        yield folder
+        mark.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[Path]:
+    """Keep other processes from evaluating the same SAE at the same time.
+
+    Raises:
+        RunError: another one does, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder}: another process runs SAEBench there") from None
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def layer_of(hook_name: str) -> int:
+    """L of `blocks.L.hook_resid_post`."""
+    match = LAYER.match(hook_name)
+    if match is None:
+        raise RunError(f"model.hook_name={hook_name!r}: must begin with blocks.L. for SAEBench")
+    return int(match[1])
