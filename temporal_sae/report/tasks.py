@@ -17,7 +17,9 @@ SHOWN = {
     "tpp_total_threshold_20": "TPP, 20 latents ablated (accuracy lost on the class alone)",
     "absorption_full": "absorption of first letters, full (lower is better)",
     "absorption_fraction": "absorption of first letters, fraction (lower is better)",
-    "absorption_letters": "letters that this was measured on",
+    "absorption_letters": "letters that the model knows, on which this was measured",
+    "absorption_shape_full": "absorption of a leading space or capital, full",
+    "absorption_shape_fraction": "absorption of a leading space or capital, fraction",
     "downstream_selectivity": "cross-entropy that ablating a kind's latents costs it beyond others",
     "downstream_control_selectivity": "… with as many latents drawn at random",
 }
@@ -43,7 +45,7 @@ def interval(bounds: list[float | None] | None) -> str:
 
 
 def form(value: float | None) -> str:
-    """Three decimals; whole numbers as they are."""
+    """Three decimals; numbers of things as they are."""
     if value is None:
         return "–"
-    return str(int(value)) if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
+    return str(int(value)) if value > 1 and float(value).is_integer() else f"{value:.3f}"
