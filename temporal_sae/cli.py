@@ -45,6 +45,16 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
+def take_sigterm() -> None:
+    """Let SIGTERM end the program as Ctrl-C does, with the files it writes left whole."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def exit_code(stopped: BaseException) -> int:
+    """What shells say of a program that a signal has ended."""
+    return 128 + int(getattr(stopped, "signal_number", signal.SIGINT))
+
+
 def as_folder_name(overrides: str) -> str:
     """The overrides of a sweep's job as the name of one folder: no slashes, and not too long."""
     return overrides.replace("/", "_")[:LONGEST_NAME]
@@ -91,7 +101,7 @@ def run_job(cfg: DictConfig) -> float:
     except (Stopped, KeyboardInterrupt) as stopped:
         what = str(stopped) or "interrupted"
         log.warning("%s; to continue: %s", what, command_line(overrides, shown))
-        sys.exit(128 + getattr(stopped, "signal_number", signal.SIGINT))
+        sys.exit(exit_code(stopped))
     finally:
         remove_if_empty(folder)
         if hydra.mode == RunMode.MULTIRUN:
@@ -121,7 +131,7 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     traceback = _wants_traceback() or "debug=true" in sys.argv
     os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
-    signal.signal(signal.SIGTERM, _terminate)
+    take_sigterm()
     older_sweeps = sweep_notes()
     try:
         launch()
@@ -137,7 +147,7 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
         where = os.fsdecode(error.filename)
         fail(f"hydra.run.dir={where}: must be a folder that can be written ({error.strerror})")
     except KeyboardInterrupt as stopped:
-        sys.exit(128 + getattr(stopped, "signal_number", signal.SIGINT))
+        sys.exit(exit_code(stopped))
 
 
 def fail(message: str) -> NoReturn:

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from temporal_sae.cli import EVALUATION_FAILED, explain, fail
+from temporal_sae.cli import EVALUATION_FAILED, exit_code, explain, fail, take_sigterm
 from temporal_sae.errors import InvalidOption, RunError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -46,19 +46,27 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("name at least one folder")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("temporal_sae").setLevel(logging.INFO)
-    failed = False
-    for folder in folders:
-        try:
-            failures = evaluate(folder, overrides)
-        except (InvalidOption, RunError) as error:
-            if "debug=true" in overrides:
-                raise
-            fail(str(error))
-        for name, reason in failures.items():
-            failed = True
-            print(f"error: {folder}: eval {name}: {reason}", file=sys.stderr)
+    take_sigterm()
+    try:
+        failed = [folder for folder in folders if not evaluated(folder, overrides)]
+    except KeyboardInterrupt as stopped:
+        print("stopped; the same command does what is missing", file=sys.stderr)
+        sys.exit(exit_code(stopped))
     if failed:
         sys.exit(EVALUATION_FAILED)
+
+
+def evaluated(folder: Path, overrides: list[str]) -> bool:
+    """Evaluate one folder and tell what failed; whether nothing did."""
+    try:
+        failures = evaluate(folder, overrides)
+    except (InvalidOption, RunError) as error:
+        if "debug=true" in overrides:
+            raise
+        fail(str(error))
+    for name, reason in failures.items():
+        print(f"error: {folder}: eval {name}: {reason}", file=sys.stderr)
+    return not failures
 
 
 def evaluate(folder: Path, overrides: list[str]) -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -161,5 +165,24 @@ def test_what_fails_is_told_by_the_exit_code_and_done_by_the_next_call(run, monk
     assert stop.value.code == 3
     assert f"error: {run}: eval two: no luck" in capsys.readouterr().err
     assert "one" in results(run)
+    main([str(run), *SMALL])
+    assert core(run)["sparsity"]["l0"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_the_next_call_does_what_is_missing(run, number, code):
+    command = [sys.executable, "-m", "temporal_sae.eval", str(run)]
+    endless = ["eval.n_reconstruction_windows=1000000", "eval.n_sparsity_windows=1000000"]
+    process = subprocess.Popen([*command, *endless], stderr=subprocess.PIPE, text=True)
+    while not (run / ".lock").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == code, error
+    assert "the same command does what is missing" in error
+    assert "Traceback" not in error
+    assert not (run / "eval").exists()
     main([str(run), *SMALL])
     assert core(run)["sparsity"]["l0"] > 0
