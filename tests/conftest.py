@@ -8,7 +8,6 @@ import torch
 from temporal_sae.activations import LanguageModel
 from temporal_sae.assets import TINY_MODEL
 
-
 # What a shell starts in the background ignores Ctrl-C, and so would every run that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

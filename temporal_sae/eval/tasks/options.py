@@ -1,11 +1,42 @@
-"""Checks of options that several tasks have."""
+"""Options that several tasks have, and their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from temporal_sae.errors import InvalidOption
+from temporal_sae.errors import InvalidOption, check_int
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """What SCR and TPP are told.
+
+    Attributes:
+        n_values: numbers of latents that are ablated.
+        train_rows: training snippets of each package and kind.
+        test_rows: test snippets of each package and kind.
+        n_resamples: resamples of the test rows behind an interval.
+        seed: which texts stand for other classes, initial probes and the order of their rows;
+            resampling.
+
+    Raises:
+        InvalidOption: an option is out of range.
+    """
+
+    n_values: Sequence[int] = field(default=(2, 5, 10, 20, 50, 100, 500))
+    train_rows: int = 100
+    test_rows: int = 50
+    n_resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts("n_values", self.n_values)
+        check_int("train_rows", self.train_rows, 2)
+        check_int("test_rows", self.test_rows, 1)
+        check_int("n_resamples", self.n_resamples, 1)
+        check_int("seed", self.seed, 0)
 
 
 def check_counts(option: str, values: Any, d_sae: int | None = None) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,10 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae.errors import check_int
 from temporal_sae.eval.tasks.activations import CellActivations, Table
 from temporal_sae.eval.tasks.effects import logits_without, removal_effects, strongest
-from temporal_sae.eval.tasks.options import check_counts
+from temporal_sae.eval.tasks.options import AblationOptions, check_counts
 from temporal_sae.eval.tasks.probes import (
     LinearProbe,
     ProbePlan,
@@ -45,35 +44,13 @@ ROLES = ("kind", "package", "biased")
 
 
 @dataclass(frozen=True)
-class SpuriousCorrelationRemoval:
-    """SCR over all pairs of packages.
+class SpuriousCorrelationRemoval(AblationOptions):
+    """SCR over all pairs of packages; some probes take twice as many rows of two cells."""
 
-    Attributes:
-        n_values: numbers of latents that are ablated.
-        train_rows: training snippets of each package and kind; the biased probe takes twice as
-            many of two.
-        test_rows: test snippets, likewise.
-        n_resamples: resamples of the test rows behind an interval.
-        seed: initial probes and the order of their rows; resampling.
-
-    Raises:
-        InvalidOption: an option is out of range.
-    """
-
-    n_values: Sequence[int] = field(default=(2, 5, 10, 20, 50, 100, 500))
     train_rows: int = 50
     test_rows: int = 25
-    n_resamples: int = 1000
-    seed: int = 0
 
     name: ClassVar[str] = "scr"
-
-    def __post_init__(self) -> None:
-        check_counts("n_values", self.n_values)
-        check_int("train_rows", self.train_rows, 2)
-        check_int("test_rows", self.test_rows, 1)
-        check_int("n_resamples", self.n_resamples, 1)
-        check_int("seed", self.seed, 0)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ are between the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae.errors import check_int
 from temporal_sae.eval.tasks.activations import CellActivations, Table
 from temporal_sae.eval.tasks.effects import class_effects, logits_without, strongest
-from temporal_sae.eval.tasks.options import check_counts
+from temporal_sae.eval.tasks.options import AblationOptions, check_counts
 from temporal_sae.eval.tasks.probes import (
     Rows,
     one_against_rest,
@@ -40,34 +39,10 @@ SCORES = ("tpp_total", "tpp_intended", "tpp_unintended")
 
 
 @dataclass(frozen=True)
-class TargetedProbePerturbation:
-    """TPP over the packages.
-
-    Attributes:
-        n_values: numbers of latents that are ablated.
-        train_rows: training snippets of each package and kind.
-        test_rows: test snippets of each package and kind.
-        n_resamples: resamples of the test rows behind an interval.
-        seed: which texts stand for the other classes, probes, resampling.
-
-    Raises:
-        InvalidOption: an option is out of range.
-    """
-
-    n_values: Sequence[int] = field(default=(2, 5, 10, 20, 50, 100, 500))
-    train_rows: int = 100
-    test_rows: int = 50
-    n_resamples: int = 1000
-    seed: int = 0
+class TargetedProbePerturbation(AblationOptions):
+    """TPP over the packages."""
 
     name: ClassVar[str] = "tpp"
-
-    def __post_init__(self) -> None:
-        check_counts("n_values", self.n_values)
-        check_int("train_rows", self.train_rows, 2)
-        check_int("test_rows", self.test_rows, 1)
-        check_int("n_resamples", self.n_resamples, 1)
-        check_int("seed", self.seed, 0)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
