@@ -88,6 +88,13 @@ def test_zeros_recover_nothing(hub, tmp_path):
     [
         ("sparse_probing", {"dataset_names": ["LabHC/bias_in_bios_class_set2"], "k_values": [2]}),
         ("tpp", {"dataset_names": ["LabHC/bias_in_bios_class_set1"]}),
+        (
+            "scr",
+            {
+                "dataset_names": ["LabHC/bias_in_bios_class_set1"],
+                "column1_vals_lookup": {"LabHC/bias_in_bios_class_set1": [["professor", "nurse"]]},
+            },
+        ),
     ],
 )
 def test_the_same_numbers_from_kept_artifacts(hub, tmp_path, capsys, evaluation, options):
