@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
+from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 from temporal_sae.kernels.plain import EPSILON
 from temporal_sae.latents import Latents
 from temporal_sae.loss.pairs import (
@@ -45,6 +45,10 @@ class OrthogonalityLoss:
         reduction: `weighted_mean`, `sum` (i < j) or `mean` (over F²).
         weighting: which function of c and c̄ weighs a pair, see `tracker.weights`, or `uniform`:
             every pair alike, without a tracker, the control for all others.
+        permuted: the control for what co-activation does: the same weights on other pairs. A
+            permutation π of the latents, fixed by `seed`, gives w_ij to the pair (π(i), π(j)), so
+            that how large the weights are and how they hang together stay, and which latents they
+            speak of does not. The uniform part is the same either way.
         floor: u ≥ 0 mixes a uniform part in: w / Σ_{i≠j} w + u / (F (F - 1)).
         estimator: `exact` (every pair that carries weight: those of the window's tokens, or all
             pairs in blocks, whichever are fewer), `sampled` (the pairs of `sample_tokens` tokens
@@ -52,7 +56,7 @@ class OrthogonalityLoss:
             exact up to 1024 latents and wherever sampling is not allowed or not cheaper.
         sample_tokens: M, tokens a step that `sampled` looks at; None for 16, and 8 where a token
             has more than 200 latents.
-        seed: chooses the sampled tokens, together with the number of tokens seen.
+        seed: chooses the sampled tokens, together with the number of tokens seen, and π.
 
     Raises:
         InvalidOption: an option, or a combination of them, is not allowed.
@@ -69,6 +73,7 @@ class OrthogonalityLoss:
         estimator: str = "auto",
         sample_tokens: int | None = None,
         seed: int = 0,
+        permuted: bool = False,
     ) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
         self.penalty = check_choice("penalty", penalty, PENALTIES)
@@ -81,11 +86,14 @@ class OrthogonalityLoss:
             None if sample_tokens is None else check_int("sample_tokens", sample_tokens, 1)
         )
         self.seed = check_int("seed", seed, 0)
+        self.permuted = check_bool("permuted", permuted)
         self.through_latents = gram == "activations"
         self.needs_tracker = weighting != "uniform"
         if estimator == "sampled" and not self._can_sample():
             allowed = "exact or auto with gram=activations or weighting=average"
             raise InvalidOption("estimator", estimator, allowed)
+        if permuted and not self.needs_tracker:
+            raise InvalidOption("permuted", permuted, "false with weighting=uniform: all are alike")
 
     def _can_sample(self) -> bool:
         """Sampling looks at the window's own pairs, so no other pair may carry a weight."""

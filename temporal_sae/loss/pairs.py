@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -48,6 +49,18 @@ def permutation(n: int, seed: int, tokens_seen: int, device: torch.device) -> In
     generator = torch.Generator(device)
     generator.manual_seed((seed * 1_000_003 + tokens_seen) % 2**63)
     return torch.randperm(n, generator=generator, device=device)
+
+
+@lru_cache(maxsize=4)
+def relabelling(n: int, seed: int, device: torch.device) -> Int[Tensor, " n"]:
+    """π of `loss.permuted`: drawn on the CPU, so that a run goes on with the same one on a GPU."""
+    return permutation(n, seed, 0, torch.device("cpu")).to(device)
+
+
+def inverse(order: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Where each latent stands in a permutation."""
+    places = torch.arange(len(order), device=order.device)
+    return torch.empty_like(order).scatter_(0, order, places)
 
 
 def unit_rows(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "d_sae d_in"]:

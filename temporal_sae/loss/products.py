@@ -48,6 +48,20 @@ def differentiable(function: WithGradient, x: Tensor) -> Tensor:
     return value
 
 
+def of_rows(function: WithGradient, order: Int[Tensor, " F"]) -> WithGradient:
+    """V(x[order]) as a function of x, for a permutation of its rows."""
+
+    def reordered(x: Tensor, into: Tensor | None, scale: Scale) -> Tensor:
+        if into is None:
+            return function(x[order], None, scale)
+        gradient = torch.zeros_like(x)
+        value = function(x[order], gradient, scale)
+        into.index_add_(0, order, gradient)
+        return value
+
+    return reordered
+
+
 def token_overlap(
     W_dec: Float[Tensor, "F d_in"],
     rows: Int[Tensor, "M K"],

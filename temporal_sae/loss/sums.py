@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.latents import Latents
-from temporal_sae.loss.pairs import PairWeights, permutation
+from temporal_sae.loss.pairs import PairWeights, inverse, permutation, relabelling
 from temporal_sae.loss.products import (
     WithGradient,
     activation_overlap,
     block_overlap,
     frame_potential,
+    of_rows,
     token_overlap,
 )
 
@@ -33,6 +34,7 @@ class Options(Protocol):
     estimator: str
     sample_tokens: int | None
     seed: int
+    permuted: bool
 
 
 class PairSums:
@@ -58,9 +60,14 @@ class PairSums:
         self.options, self.W_dec, self.tracker = options, W_dec, tracker
         self.d_sae = W_dec.shape[0]
         self.x = W_dec
+        self.order: Tensor | None = None
+        if options.permuted:
+            self.order = relabelling(self.d_sae, options.seed, W_dec.device)
         if options.gram == "activations":
             if latents is None:
                 raise ValueError("latents: needed with gram='activations'")
+            if self.order is not None:  # so that the weights' rows and columns are in place
+                latents = relabelled(latents, inverse(self.order))
             self.rows, self.x = sorted_latents(latents, self.d_sae)
 
     def weight_sum(self) -> Float[Tensor, ""]:
@@ -76,7 +83,10 @@ class PairSums:
         def weight_rows(lo: int, hi: int) -> Tensor:
             return self.tracker.weight_rows(lo, hi, self.options.weighting)
 
-        return self._row_sum(weight_rows), 2.0
+        total = self._row_sum(weight_rows)
+        if self.order is not None and self.options.gram == "decoder":
+            total = of_rows(total, self.order)
+        return total, 2.0
 
     def uniform(self) -> tuple[WithGradient, float]:
         """Σ_{i≠j} g with every pair alike."""
@@ -129,6 +139,8 @@ class PairSums:
         window = self.tracker.last_window
         assert window is not None
         rows = window[tokens].to(self.W_dec.device)
+        if self.order is not None:
+            rows = torch.where(rows >= 0, self.order[rows.clamp(min=0)], -1)
 
         def weights(part: slice) -> Tensor:
             return self.tracker.token_weights(tokens[part], self.options.weighting)
@@ -161,6 +173,12 @@ def sample_size(options: Options, window: Int[Tensor, "W K"]) -> int:
     if options.sample_tokens is not None:
         return options.sample_tokens
     return 16 if window.shape[1] <= MANY_LATENTS else 8
+
+
+def relabelled(latents: Latents, names: Int[Tensor, " F"]) -> Latents:
+    """The same values under other names, `names[i]` for latent i; empty slots stay -1."""
+    indices = names[latents.indices.clamp(min=0).long()]
+    return Latents(latents.values, torch.where(latents.indices >= 0, indices, -1))
 
 
 def sorted_latents(latents: Latents, d_sae: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:

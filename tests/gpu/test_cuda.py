@@ -157,7 +157,13 @@ def assert_no_step_waits(parts, **options):
 
 
 @pytest.mark.parametrize(
-    "separation", [OrthogonalityLoss(), ConsecutiveLoss(), ChunkedOrthogonalityLoss()]
+    "separation",
+    [
+        OrthogonalityLoss(),
+        OrthogonalityLoss(permuted=True),
+        ConsecutiveLoss(),
+        ChunkedOrthogonalityLoss(),
+    ],
 )
 def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, separation):
     assert_no_step_waits(parts_on_the_card(tmp_path, TopKSAE(D, F, K), separation))
