@@ -68,10 +68,18 @@ def current_umask() -> int:
 
 
 def remove_if_empty(path: Path) -> None:
-    """Remove a folder that holds nothing, and its parents below the working directory likewise."""
+    """Remove a folder that holds nothing, and its parents below the working directory likewise.
+
+    Other processes of a run may be at the same.
+    """
     stop, path = Path.cwd(), path.resolve()
-    while path != stop and path.is_dir() and not os.listdir(path):
-        path.rmdir()
+    while path != stop and path.is_dir():
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:  # something is in it
+            return
         path = path.parent
         if not path.is_relative_to(stop):
             return

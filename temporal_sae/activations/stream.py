@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae import processes
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
 from temporal_sae.activations.shuffle import ShuffleBuffer
@@ -166,9 +167,13 @@ class ActivationStream(Iterator[ActivationBatch]):
             self._take_in(self._harvest())
 
     def _harvest(self) -> Float[Tensor, "tokens d_in"]:
-        """Activations of the next windows."""
+        """Activations of the next windows; each process brings a part of them for all."""
         tokens = torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
-        return self.model.activations(tokens)[:, self.source.first_position :].flatten(0, 1)
+        own = processes.own_part(tokens)
+        # Where there are more processes than windows, one that nobody needs shows the width.
+        acts = self.model.activations(own if len(own) else tokens[:1])[: len(own)]
+        acts = torch.cat(processes.gather(acts)) if processes.n_processes() > 1 else acts
+        return acts[:, self.source.first_position :].flatten(0, 1)
 
     def _take_in(self, rows: Float[Tensor, "tokens d_in"]) -> None:
         rows = self.outliers.treat(rows)

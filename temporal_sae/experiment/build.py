@@ -19,6 +19,7 @@ from temporal_sae.data import Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.memory import check_memory
+from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import check_repo_id
 from temporal_sae.tracker import NoTracker
@@ -97,6 +98,10 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     device = choose_device(cfg.device)
     seed = check_int("seed", cfg.seed, 0)
     trainer: Trainer = build(cfg, "trainer")
+    batch_of_a_process, rest = divmod(trainer.batch_size, n_processes())
+    if rest:
+        allowed = f"a multiple of {n_processes()}, the number of processes"
+        raise InvalidOption("trainer.batch_size", trainer.batch_size, allowed)
     separation = build(cfg, "loss")
     evaluation: Evaluation = build(cfg, "eval")
     check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
@@ -116,7 +121,7 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     with naming("eval"):
         evaluation.check(model, planned, text)
     memory = check_memory(
-        cfg, model, planned, source, trainer.batch_size, evaluation.windows_at_once
+        cfg, model, planned, source, batch_of_a_process, evaluation.windows_at_once
     )
     torch.manual_seed(seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
@@ -201,12 +206,21 @@ def check_keys(cfg: DictConfig) -> None:
         raise RunError(f"{unknown[0]}: unknown key; known: {', '.join(sorted(TOP_LEVEL))}")
 
 
+def uses_cuda(name: str) -> bool:
+    """Whether a run with that `device` computes on a GPU."""
+    return torch.cuda.is_available() and str(name).startswith(("auto", "cuda"))
+
+
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+    """`auto` is CUDA where there is one; of several processes each has got its own card before.
 
     Raises:
         InvalidOption: no such device on this machine.
     """
+    if n_processes() > 1 and uses_cuda(name):
+        if name not in ("auto", "cuda"):
+            raise InvalidOption("device", name, "auto, cuda or cpu for several processes")
+        return torch.device("cuda", torch.cuda.current_device())
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if n_cuda else "cpu")

@@ -11,6 +11,7 @@ from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.errors import RunError
 from temporal_sae.loss.products import BYTES_AT_ONCE
 from temporal_sae.machine import free_memory
+from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.choice import choose_storage, storage_bytes
 
@@ -31,7 +32,7 @@ def check_memory(
     batch_size: int,
     evaluated_windows: int,
 ) -> dict[str, int]:
-    """Bytes by purpose; printed, and refused with the numbers where they exceed what is free.
+    """Bytes of a process by purpose; printed, and refused with them where they exceed what is free.
 
     The language model is already loaded; everything else is still to come.
     """
@@ -70,13 +71,14 @@ def tracker_bytes(cfg: DictConfig, sae: SparseAutoencoder, device: torch.device)
     window_size = int(cfg.tracker.window_size)
     k = min(getattr(sae, "k", None) or sae.d_sae, sae.d_sae)
     asked = cfg.tracker.get("storage", "reference")
-    storage, _ = choose_storage(asked, sae.d_sae, k, window_size, device)
+    shards = n_processes() if cfg.tracker.get("sharded") else 1
+    storage, _ = choose_storage(asked, sae.d_sae, k, window_size, device, shards)
     labels = min(sae.d_sae, window_size * k) if storage == "sparse" else sae.d_sae
     tokens_a_byte = 1 if device.type == "cuda" else 8
     windows = 2 * window_size * (BYTES_OF_A_SLOT * k + labels // tokens_a_byte)
     if storage == "sparse":  # its pairs are not known yet; they come as they are seen
         return windows
-    return windows + storage_bytes(storage, sae.d_sae, k, window_size)
+    return windows + storage_bytes(storage, sae.d_sae, k, window_size) // shards
 
 
 def penalty_bytes(cfg: DictConfig, sae: SparseAutoencoder) -> int:

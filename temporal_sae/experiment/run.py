@@ -13,9 +13,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from temporal_sae.errors import EvaluationFailed, RunError
+from temporal_sae import agreement, processes
+from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.eval import decoder_metrics
-from temporal_sae.experiment.build import Components, build_components
+from temporal_sae.experiment.build import Components, build_components, uses_cuda
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import RunFolder
@@ -26,9 +27,21 @@ from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae.hub import push_to_hub
 from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
-from temporal_sae.training import Checkpoints, Parts, ProgressDisplay, Stopped
+from temporal_sae.training import (
+    Checkpoints,
+    NoLogger,
+    Parts,
+    Preempted,
+    ProgressDisplay,
+    Stopped,
+)
+from temporal_sae.training.state import TrainingState
 
 log = logging.getLogger(__name__)
+
+# Of the processes after the first, as the command line ends the first (see `cli`).
+EXIT_CODES = {InvalidOption: 2, RunError: 2, processes.ProcessLost: 2, EvaluationFailed: 3}
+OTHER_ERROR = 1
 
 
 def run_experiment(
@@ -38,6 +51,8 @@ def run_experiment(
     console: Console | None = None,
 ) -> float:
     """Train, evaluate and report one run; continues what the folder already holds.
+
+    Where the environment tells of several processes they share the work; all of them call this.
 
     Args:
         cfg: a composed config with the groups of `conf/`.
@@ -53,73 +68,124 @@ def run_experiment(
         EvaluationFailed: the SAE is trained and saved, and some evaluation has failed; the same
             command in the same folder repeats only those.
         Stopped: a signal ended training; a checkpoint has been written.
+        Preempted: a cluster ends the process, and has queued the run again.
+        SystemExit: in a process that is not the first, where the first says what went wrong.
     """
-    began = time.monotonic()
-    console = console or Console()
-    run_folder, overrides = RunFolder(folder), overrides or []
-    parts = build_components(cfg, run_folder.path)
+    try:
+        with agreement.of_one_run(uses_cuda(cfg.device)):
+            return _run(cfg, Path(folder), overrides or [], console)
+    except Exception as error:
+        if agreement.was_told(error) and not isinstance(error, Stopped):
+            raise SystemExit(EXIT_CODES.get(type(error), OTHER_ERROR)) from None
+        raise
+
+
+def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console | None) -> float:
+    """What each process of a run does, of which the first has the folder and writes."""
+    began, is_first = time.monotonic(), processes.is_first()
+    console = (console or Console()) if is_first else Console(quiet=True)
+    shared = agreement.together(folder.absolute)  # each process may have got another one
+    run_folder = RunFolder(folder if is_first else shared)
+    parts = agreement.everywhere(lambda: build_components(cfg, run_folder.path))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    run_folder.claim(config, cfg.overwrite)
-    record = {
+    agreement.together(lambda: run_folder.claim(config, cfg.overwrite))
+    record = describe(cfg, config, overrides, parts) if is_first else {}
+    write = run_folder.write if is_first else lambda record: None
+    try:
+        write(record)
+        if is_first:
+            save_config(cfg, overrides, run_folder.path)
+        with deterministic_on_cpu(parts.device):
+            trained, co_activation = _train(config, parts, run_folder.path, console)
+
+            def finish() -> float:
+                judged = _judge(cfg, config, parts, run_folder.path, trained, co_activation)
+                objective, outcome, failures = judged
+                record.update(outcome, wall_seconds=time.monotonic() - began)
+                write({**record, "status": "failed" if failures else "finished"})
+                build_report(run_folder.path)
+                print_summary(run_folder.path, console)
+                if failures:
+                    raise EvaluationFailed(failures)
+                return objective
+
+            objective = agreement.together(finish)
+    except BaseException as error:
+        write({**record, **why_ended(error)})
+        raise
+    finally:
+        if is_first:
+            run_folder.release()
+    if cfg.push_to_hub is not None and is_first:
+        upload(run_folder.path / "sae", cfg.push_to_hub)
+    return objective
+
+
+def describe(
+    cfg: DictConfig, config: dict[str, Any], overrides: list[str], parts: Components
+) -> dict[str, Any]:
+    """The record of a run that begins."""
+    return {
         "status": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": cfg.seed,
         "command": command_line(overrides),
         "config": config,
         "memory_budget_bytes": parts.memory,
+        "processes": processes.n_processes(),
         **environment(parts.device),
     }
-    try:
-        run_folder.write(record)
-        save_config(cfg, overrides, run_folder.path)
-        with deterministic_on_cpu(parts.device):
-            objective, outcome, failures = _run(cfg, config, parts, run_folder.path, console)
-        record |= {**outcome, "wall_seconds": time.monotonic() - began}
-        run_folder.write({**record, "status": "failed" if failures else "finished"})
-        build_report(run_folder.path)
-        print_summary(run_folder.path, console)
-        if failures:
-            raise EvaluationFailed(failures)
-    except BaseException as error:
-        status = "stopped" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
-        run_folder.write({**record, "status": status, "reason": f"{error}"})
-        raise
-    finally:
-        run_folder.release()
-    if cfg.push_to_hub is not None:
-        upload(run_folder.path / "sae", cfg.push_to_hub)
-    return objective
 
 
-def _run(
-    cfg: DictConfig, config: dict[str, Any], parts: Components, folder: Path, console: Console
-) -> tuple[float, dict[str, Any], dict[str, str]]:
-    """Train, save, evaluate; returns the objective, what the record gains, and what failed."""
+def why_ended(error: BaseException) -> dict[str, str]:
+    """What the record says of a run that has not finished."""
+    if isinstance(error, Preempted):
+        return {"status": "stopped", "reason": f"preempted at step {error.step}: queued again"}
+    if isinstance(error, SystemExit):  # the handler of SIGUSR2, while no training loop takes it
+        return {"status": "stopped", "reason": "preempted: queued again"}
+    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
+    return {"status": "stopped" if stopped else "failed", "reason": f"{error}"}
+
+
+def _train(
+    config: dict[str, Any], parts: Components, folder: Path, console: Console
+) -> tuple[TrainingState, dict[str, Any]]:
+    """Train, in all processes; returns how it ended, and the measures of co-activation."""
     stability = None if isinstance(parts.tracker, NoTracker) else StabilityMonitor()
-    parts.logger.start(config)
+    logger = parts.logger if processes.is_first() else NoLogger()
+    logger.start(config)
     trained = parts.trainer.fit(
         Parts(
             sae=parts.sae,
             batches=parts.stream,
             tracker=parts.tracker,
             separation=parts.separation,
-            logger=parts.logger,
+            logger=logger,
             checkpoints=Checkpoints(folder / "checkpoints"),
             progress=ProgressDisplay(parts.trainer.total_steps, console),
             stability=stability,
         )
     )
-    parts.logger.finish()
+    logger.finish()
+    return trained, stability.summary(parts.tracker) if stability else {}
+
+
+def _judge(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    parts: Components,
+    folder: Path,
+    trained: TrainingState,
+    co_activation: dict[str, Any],
+) -> tuple[float, dict[str, Any], dict[str, str]]:
+    """Save and evaluate; returns the objective, what the record gains, and what failed."""
     parts.sae.fold_input_scale(parts.stream.scale)
     parts.sae.save(folder / "sae", sae_metadata(parts))
     results: dict[str, Any] = {
         f"training results for layer {parts.model.layer}": training_section(
             parts, cfg.seed, trained.step, trained.metrics
         ),
-        "co-activation results": {
-            **(stability.summary(parts.tracker) if stability else {}),
-            **decoder_metrics(parts.sae.W_dec),
-        },
+        "co-activation results": {**co_activation, **decoder_metrics(parts.sae.W_dec)},
         "cost": cost_section(parts, trained.metrics, trained.seconds),
     }
     subject = subject_of(parts.sae, folder / "sae", parts, config["data"], folder / "eval")

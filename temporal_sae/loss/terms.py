@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from temporal_sae import processes
+
 RECONSTRUCTIONS = ("fvu", "sse", "norm")
 
 
@@ -58,8 +60,21 @@ class _SquaredError(torch.autograd.Function):
 
 
 def variance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
-    """E‖x - mean‖² of a batch, kept above 1e-12 so that it can divide."""
-    return x.detach().var(0, correction=0).sum().clamp(min=1e-12)
+    """E‖x - mean‖² of a batch, kept above 1e-12 so that it can divide.
+
+    Several processes hold as many tokens each, and get the variance of all of them.
+    """
+    x = x.detach()
+    if processes.n_processes() > 1:
+        return _variance_of_all(x).clamp(min=1e-12)
+    return x.var(0, correction=0).sum().clamp(min=1e-12)
+
+
+def _variance_of_all(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
+    """The variance within parts, plus that of their means."""
+    own = torch.cat([x.mean(0), x.var(0, correction=0).sum()[None]])
+    parts = torch.stack(processes.gather(own, alike=True))
+    return parts[:, -1].mean() + parts[:, :-1].var(0, correction=0).sum()
 
 
 def auxk_loss(

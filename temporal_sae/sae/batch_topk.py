@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae import processes
 from temporal_sae.errors import check_int, check_number
 from temporal_sae.kernels import step_kernels_for
 from temporal_sae.sae.base import TRACKED_LATENTS, SparseAutoencoder, StepContext, StepOutput
@@ -67,8 +68,7 @@ class BatchTopKSAE(SparseAutoencoder):
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
         encoded = self.encoded(x)
-        kernels = step_kernels_for(x.device)
-        least = kernels.kth_largest(encoded.pre_acts, self.k * x.shape[0])
+        least = kth_largest_of_all(encoded.pre_acts, self.k * x.shape[0])
         self._move_threshold(least, context.step)
         thresholds = just_below(least).expand(self.d_sae)
         chosen = self.choose(encoded.pre_acts, thresholds, context)
@@ -127,3 +127,24 @@ class BatchTopKSAE(SparseAutoencoder):
 def just_below(least: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """The next smaller number, so that what equals `least` exceeds it; 0 stays."""
     return torch.nextafter(least, torch.zeros_like(least))
+
+
+def kth_largest_of_all(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, ""]:
+    """The (n · processes)-th largest of all positive entries of all processes; 0 where fewer.
+
+    Each process finds its own n-th largest. The least of these has n entries at or above it in
+    every process, so those are all that the answer can be among, and few more than needed. On a
+    GPU, where their number would have to be waited for, each brings as many as there can be.
+    """
+    kernels = step_kernels_for(pre_acts.device)
+    n_of_all = n * processes.n_processes()
+    if n_of_all == n:
+        return kernels.kth_largest(pre_acts, n)
+    if pre_acts.device.type == "cpu":
+        bound = processes.least_of(kernels.kth_largest(pre_acts, n))
+        candidates = pre_acts[(pre_acts >= bound) & (pre_acts > 0)].float()
+    else:
+        candidates = pre_acts.float().flatten().topk(min(n_of_all, pre_acts.numel())).values
+    values = torch.cat(processes.gather(candidates))
+    values = torch.nn.functional.pad(values, (0, max(0, n_of_all - len(values))))
+    return values.topk(n_of_all).values[-1].clamp(min=0)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from temporal_sae import processes
 from temporal_sae.errors import check_int, check_number
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 
@@ -64,7 +65,7 @@ class JumpReLUSAE(SparseAutoencoder):
         chosen = self.choose(encoded.pre_acts, reach, context)
         z, theta = encoded.take(chosen), chosen.take(self.threshold)
         acts = _Jump.apply(z, theta, self.bandwidth)
-        l0 = _Step.apply(z, theta, self.bandwidth).sum(-1).mean()
+        l0 = of_all(_Step.apply(z, theta, self.bandwidth).sum(-1).mean())
         x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
         weight = self.l0_weight * min(1.0, (context.step + 1) / max(1, self.l0_warmup_steps))
         excess = l0 if self.l0_target is None else (l0 / self.l0_target - 1).square()
@@ -85,6 +86,11 @@ class JumpReLUSAE(SparseAutoencoder):
 
     def weights(self) -> dict[str, Tensor]:
         return {**super().weights(), "threshold": self.threshold}
+
+
+def of_all(l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The mean over processes, whose gradient is this process's own: it is averaged later."""
+    return l0 if processes.n_processes() == 1 else l0 + (processes.mean(l0) - l0).detach()
 
 
 class _Jump(torch.autograd.Function):

@@ -6,72 +6,40 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
 
 from temporal_sae.kernels.alpha import AlphaStep
 from temporal_sae.kernels.plain import pairs_before
+from temporal_sae.processes import (
+    gather,
+    gather_to_first,
+    is_first,
+    largest_of,
+    n_processes,
+    rank,
+    refuse,
+    total,
+)
+from temporal_sae.tracker.saved import key_bits, saved_pairs
 from temporal_sae.tracker.window import Window
-
-_control: dict[str, Any] = {}
-
-
-def n_processes() -> int:
-    """Processes in the default group, 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _control_group() -> Any:
-    """A gloo group beside the default one: small facts travel without waiting for a GPU."""
-    default = dist.group.WORLD
-    if _control.get("default") is not default:
-        on_cpu = "gloo" in dist.get_backend()
-        _control["group"] = default if on_cpu else dist.new_group(backend="gloo")
-        _control["default"] = default
-    return _control["group"]
-
-
-def _group_for(tensor: Tensor) -> Any:
-    """The group through which a tensor can travel: the default one may know GPUs only."""
-    return _control_group() if tensor.device.type == "cpu" else dist.group.WORLD
-
-
-def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shapes that every process tells."""
-    own = torch.tensor(shape)
-    shapes = [torch.empty_like(own) for _ in range(n_processes())]
-    dist.all_gather(shapes, own, group=_control_group())
-    return [tuple(shape.tolist()) for shape in shapes]
-
-
-def gather(tensor: Tensor, fill: int | float) -> list[Tensor]:
-    """The tensors of all processes, of one dtype and rank, shapes as they may be."""
-    shapes = _shapes(tensor.shape)
-    if any(size < 0 for shape in shapes for size in shape):
-        raise ValueError("indices: were refused by another process")
-    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-    padded = tensor.new_full(largest, fill)
-    padded[tuple(slice(size) for size in tensor.shape)] = tensor
-    received = [torch.empty_like(padded) for _ in shapes]
-    dist.all_gather(received, padded, group=_group_for(padded))
-    pairs = zip(received, shapes, strict=True)
-    return [part[tuple(slice(size) for size in shape)] for part, shape in pairs]
-
-
-def tell_refusal() -> None:
-    """Let the processes that wait in `gather` raise too, where this one has nothing to bring."""
-    if n_processes() > 1:
-        _shapes((-1, -1))
 
 
 def gather_tokens(rows: Int[Tensor, "tokens K"]) -> Int[Tensor, "all_tokens K"]:
     """The tokens of all processes in the order of their ranks; the same ones without a group."""
     if n_processes() == 1:
         return rows
-    parts = gather(rows, -1)
+    try:
+        parts = gather(rows, -1)
+    except ValueError as error:
+        raise ValueError(f"indices: were {error}") from None
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in parts])
+
+
+def tell_refusal() -> None:
+    """Let the processes that wait for this one's tokens raise, too."""
+    refuse(2)
 
 
 def shard_rows(n_latents: int) -> tuple[int, int]:
@@ -82,22 +50,53 @@ def shard_rows(n_latents: int) -> tuple[int, int]:
     shares = torch.arange(n_processes() + 1) * starts[-1] // n_processes()
     bounds = torch.searchsorted(starts, shares)
     bounds[-1] = n_latents
-    return int(bounds[dist.get_rank()]), int(bounds[dist.get_rank() + 1])
+    return int(bounds[rank()]), int(bounds[rank() + 1])
 
 
-def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes, which may have laid their parts out in different ways."""
-    if n_processes() > 1:
-        tensor = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(tensor, group=_group_for(tensor))
-    return tensor
+def whole_state(state: dict[str, Any]) -> dict[str, Any]:
+    """A tracker's state with the rows of all its shards, for the first process to save.
+
+    The others get their own back, as all do where each holds the whole. Whatever the number of
+    processes, each of them can then load the rows that it keeps.
+
+    Args:
+        state: of a tracker of this process.
+    """
+    own, n = state.get("averages"), state.get("n_latents", 0)
+    if n_processes() == 1 or own is None:
+        return state
+    (in_shards,) = largest_of(int((own.get("lo", 0), own.get("hi", n)) != (0, n)))
+    return state | {"averages": _put_together(own, n)} if in_shards else state
+
+
+def _put_together(own: dict[str, Any], n_latents: int) -> dict[str, Any]:
+    """Packed triangles follow each other by rank; where some keep lists of pairs all do."""
+    (as_pairs,) = largest_of(int("keys" in own))
+    prunings, prune_at = largest_of(own.get("prunings", 0), own.get("prune_at", 0))
+    if as_pairs and "keys" not in own:
+        own = _as_pairs(own, n_latents)
+    if as_pairs:
+        own = {**own, "keys": own["keys"].long()}
+    names = ("keys", "averages") if as_pairs else ("averages",)
+    parts = {name: gather_to_first(own[name]) for name in names}
+    whole: dict[str, Any] = {name: torch.cat(parts[name]) for name in names} if is_first() else own
+    whole |= {"lo": 0, "hi": n_latents}
+    return whole | ({"prunings": prunings, "prune_at": prune_at} if as_pairs else {})
+
+
+def _as_pairs(own: dict[str, Any], n_latents: int) -> dict[str, Any]:
+    """A packed triangle as a list of pairs."""
+    bits = key_bits(n_latents)
+    found = [((i << bits) | j, values) for i, j, values in saved_pairs(own, n_latents)]
+    keys, averages = zip(*found, strict=True)
+    return {"keys": torch.cat(keys), "averages": torch.cat(averages)}
 
 
 class ShardedAverages:
     """Averages of which every process keeps some rows; what is read is put together from all.
 
     Every rank has the whole window, so only averages are exchanged, and all ranks ask for the same
-    pairs at the same time. A checkpoint holds the own rows only.
+    pairs at the same time. `state_dict` holds the own rows only, see `whole_state`.
 
     Args:
         own: the averages of this process's rows.
@@ -111,9 +110,7 @@ class ShardedAverages:
     def error_bound(self) -> float:
         """The largest bound of any process."""
         bounds = torch.tensor([getattr(self.own, "error_bound", 0.0)])
-        if n_processes() > 1:
-            dist.all_reduce(bounds, dist.ReduceOp.MAX, group=_group_for(bounds))
-        return float(bounds)
+        return float(torch.cat(gather(bounds)).max())
 
     def close(self, previous: Window | None, step: AlphaStep, window: Window) -> Tensor:
         """See `state.Averages`."""
@@ -130,8 +127,7 @@ class ShardedAverages:
     def at_least(self, bound: float) -> tuple[Tensor, Tensor]:
         """See `state.Averages`."""
         own = torch.stack(self.own.at_least(bound))
-        parts = gather(own, 0) if n_processes() > 1 else [own]
-        i, j = torch.cat(parts, 1)
+        i, j = torch.cat(gather(own), 1)
         return i, j
 
     def sum_over(self, term: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

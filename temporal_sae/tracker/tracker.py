@@ -20,6 +20,7 @@ from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 from temporal_sae.kernels import kernels_for
+from temporal_sae.processes import n_processes
 from temporal_sae.tracker.alpha import AlphaRule
 from temporal_sae.tracker.checks import check_indices, check_pair
 from temporal_sae.tracker.choice import check_storage, choose_storage
@@ -27,7 +28,6 @@ from temporal_sae.tracker.dense import DenseAverages
 from temporal_sae.tracker.processes import (
     ShardedAverages,
     gather_tokens,
-    n_processes,
     shard_rows,
     tell_refusal,
 )

@@ -6,9 +6,13 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from temporal_sae.errors import NotFinite, RunError
-from temporal_sae.sae import StepOutput
+from temporal_sae.latents import Latents
+from temporal_sae.processes import gather, mean_, n_processes, rank
+from temporal_sae.sae import SparseAutoencoder, StepOutput
+from temporal_sae.training.optimizer import as_rows
 from temporal_sae.training.parts import DecoderSeparation, Parts
 from temporal_sae.training.stopwatch import Stopwatch
 
@@ -25,10 +29,32 @@ def backward(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch) -> T
     """
     try:
         if parts.separation.through_latents:
-            return _through_latents(parts, main, out, watch)
-        return _by_decoder(parts, main, watch)
+            penalty = _through_latents(parts, main, out, watch)
+        else:
+            penalty = _by_decoder(parts, main, watch)
     except NotFinite as error:
         raise RunError(f"{error}: lower trainer.lr or raise trainer.warmup_steps") from None
+    average_gradients(parts.sae)
+    return penalty
+
+
+def average_gradients(sae: SparseAutoencoder) -> None:
+    """Give all processes the mean of their gradients, to the bit.
+
+    What of a gradient each process has computed for all, as that of a penalty on the decoder,
+    takes part too, lest rounding on a GPU lets the weights drift apart.
+    """
+    if n_processes() == 1:
+        return
+    small = [p.grad for p in sae.parameters() if p.ndim < 2 and p.grad is not None]
+    for gradient, mean in zip(
+        small, mean_(torch.cat(small)).split([*map(len, small)]), strict=True
+    ):
+        gradient.copy_(mean)
+    for parameter in sae.parameters():
+        if parameter.ndim == 2 and parameter.grad is not None:
+            rows = mean_(as_rows(parameter.grad, parameter))
+            parameter.grad = rows if parameter.is_contiguous() else rows.T
 
 
 def _by_decoder(parts: Parts, main: Tensor, watch: Stopwatch) -> Tensor:
@@ -47,11 +73,25 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
     """A gradient by the latents has to go on through the encoder, together with that of `main`."""
     values = out.latents.values
     with watch.running():
-        penalty = parts.separation(parts.sae.W_dec, parts.tracker, out.latents)
+        penalty = parts.separation(parts.sae.W_dec, parts.tracker, latents_of_all(out.latents))
         if penalty.requires_grad:
             (by_values,) = torch.autograd.grad(penalty, [values])
+            by_values = by_values * n_processes() if n_processes() > 1 else by_values
     if penalty.requires_grad:
         torch.autograd.backward([main, values], [None, by_values])
     else:
         main.backward()
     return penalty.detach()
+
+
+def latents_of_all(latents: Latents) -> Latents:
+    """The latents of the whole batch; the gradient goes by those of this process."""
+    if n_processes() == 1:
+        return latents
+    indices, parts = gather(latents.indices, -1), gather(latents.values.detach())
+    parts[rank()] = latents.values
+    width = max(part.shape[1] for part in parts)
+    room = [(0, width - part.shape[1]) for part in parts]
+    values = torch.cat([pad(part, sides) for part, sides in zip(parts, room, strict=True)])
+    places = [pad(part, sides, value=-1) for part, sides in zip(indices, room, strict=True)]
+    return Latents(values, torch.cat(places))

@@ -60,11 +60,20 @@ class Checkpoints:
 
     def load_newest(self) -> State | None:
         """The newest whole checkpoint, or None; a damaged one is removed, and the log says so."""
+        path = self._newest_whole_file()
+        return None if path is None else from_file(path)
+
+    def newest_whole(self) -> int | None:
+        """Its step, or None; a damaged one is removed as by `load_newest`."""
+        path = self._newest_whole_file()
+        match = path and NAME.fullmatch(path.name)
+        return int(match[1]) if match else None
+
+    def _newest_whole_file(self) -> Path | None:
         for path in self.files():
-            data = path.read_bytes()
             match = NAME.fullmatch(path.name)
-            if match and _digest(data) == match[2]:
-                return from_file(path)
+            if match and _digest(path.read_bytes()) == match[2]:
+                return path
             log.warning("%s is damaged: removed, looking for an older checkpoint", path.name)
             path.unlink()
         return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from temporal_sae import processes
 from temporal_sae.kernels import step_kernels_for
 from temporal_sae.sae import SparseAutoencoder
 
 OPERATIONS = ("select_topk", "kth_largest", "list_above", "list_by_latent", "sum_by_latent")
+EXCHANGES = ("gather", "least_of", "mean")  # of a step, among several processes
 
 
 def compile_step(sae: SparseAutoencoder) -> None:
@@ -18,6 +20,7 @@ def compile_step(sae: SparseAutoencoder) -> None:
     every run.
     """
     kernels = step_kernels_for(sae.W_dec.device)
-    for name in OPERATIONS:
-        setattr(kernels, name, torch.compiler.disable(getattr(kernels, name)))
+    for module, names in ((kernels, OPERATIONS), (processes, EXCHANGES)):
+        for name in names:
+            setattr(module, name, torch.compiler.disable(getattr(module, name)))
     sae.training_step = torch.compile(sae.training_step)  # type: ignore[method-assign]

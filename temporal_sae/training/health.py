@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from temporal_sae.agreement import everywhere
 from temporal_sae.errors import RunError
+from temporal_sae.processes import largest_of
 
 Names = tuple[str, ...]
 
@@ -48,23 +50,30 @@ class Health:
             self.raise_if_sick()
 
     def raise_if_sick(self) -> None:
-        """Raise where a number was not finite.
+        """Raise where a number was not finite, in any process: all have to call this.
 
         Raises:
             RunError: names the step, the first such number, and the last good checkpoint.
         """
         found = [
-            (int(first), names[int((~finite).nonzero()[0])])
+            (int(first), int((~finite).nonzero()[0]), names)
             for names, (first, finite) in self._found.items()
             if int(first) >= 0
         ]
-        if found:
-            step, name = min(found)
-            raise RunError(
-                f"step {step}: the {name} is not finite; {ADVICE.get(name, LOWER)}; "
-                f"{self._last_checkpoint()}"
-            )
+        step, place, names = min(found, default=(NEVER, 0, ()))
+        (earliest,) = largest_of(-step)  # of all processes, of which one may know the cause
+        if -earliest < NEVER:
+            (first_place,) = largest_of(-place if step == -earliest else -NEVER)
+            is_cause = (step, place) == (-earliest, -first_place)
+            everywhere(lambda: self._raise(step, names[place]) if is_cause else None)
+
+    def _raise(self, step: int, name: str) -> None:
+        raise RunError(
+            f"step {step}: the {name} is not finite; {ADVICE.get(name, LOWER)}; "
+            f"{self._last_checkpoint()}"
+        )
 
 
+NEVER = 2**62
 LOWER = "lower trainer.lr or raise trainer.warmup_steps"
 ADVICE = {"batch of activations": "look at the language model (model.dtype) and its text"}

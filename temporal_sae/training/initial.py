@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.processes import total
 from temporal_sae.sae import SparseAutoencoder, StepContext
 
 
@@ -34,10 +35,11 @@ def fit_encoder(sae: SparseAutoencoder, x: Float[Tensor, "tokens d_in"]) -> None
 
     With a tied encoder the many latents that are active at first add up to more, or less, than the
     input; training would spend its first steps on their common size. Nothing changes where the
-    reconstruction has no part along the input.
+    reconstruction has no part along the input. Of several processes each gives a part of x.
     """
     before_training = StepContext(step=-1)
     centered = x - sae.b_dec
     x_hat = sae.training_step(x, before_training).x_hat - sae.b_dec
-    scale = (x_hat * centered).sum() / x_hat.square().sum()
+    along, length = total((x_hat * centered).sum()), total(x_hat.square().sum())
+    scale = along / length
     sae.W_enc.mul_(torch.where(scale > 0, scale, 1.0))

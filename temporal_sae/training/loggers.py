@@ -54,6 +54,22 @@ class JsonlLogger:
         """Nothing is held open."""
 
 
+class NoLogger:
+    """Of the processes that have another one to write for them."""
+
+    def start(self, config: Metadata) -> None:
+        """Nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Nothing."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+
 class WandbLogger(JsonlLogger):
     """`metrics.jsonl` and a Weights & Biases run.
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.loss.terms import variance
+from temporal_sae.processes import mean, n_processes
 from temporal_sae.sae import StepOutput
 from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.parts import Parts
@@ -29,17 +30,22 @@ def measure(
     losses: dict[str, Tensor],
     gradient_norm: Tensor,
 ) -> Metrics:
-    """Everything worth logging about the step that has just been done."""
-    values = {name: float(loss) for name, loss in losses.items()}
-    unexplained = (x - out.x_hat).square().sum(-1).mean() / variance(x)
-    tokens = run.step * x.shape[0]
+    """Everything worth logging about the step that has just been done, by all processes.
+
+    Args:
+        x: this process's part of the batch.
+    """
+    error = (x - out.x_hat).square().sum(-1).mean()
+    values = {name: float(mean(loss)) for name, loss in losses.items()}
+    unexplained = mean(error) / variance(x)
+    tokens = run.step * x.shape[0] * n_processes()
     metrics = {
         "tokens": tokens,
         "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
         "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
         "explained_variance": 1 - float(unexplained),
-        "l0": float(out.l0),
+        "l0": float(mean(out.l0)),
         "dead_share": float(run.dead.share()),
         "lr": run.optimizer.lr,
         "gradient_norm": float(gradient_norm),

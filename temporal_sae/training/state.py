@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from temporal_sae.training.checkpoint import State
+from temporal_sae import agreement, processes
+from temporal_sae.errors import RunError
+from temporal_sae.tracker.processes import whole_state
+from temporal_sae.training.checkpoint import Checkpoints, State
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.loggers import Metrics
@@ -29,6 +32,23 @@ class TrainingState:
     metrics: Metrics = field(default_factory=dict)
 
 
+def load_newest(checkpoints: Checkpoints) -> State | None:
+    """The newest whole checkpoint, or None; the same in all processes.
+
+    Raises:
+        RunError: some processes do not see what the first one sees.
+    """
+    if processes.n_processes() == 1:
+        return checkpoints.load_newest()
+    # Damaged ones are removed by the first, so that the others find only whole ones.
+    found = agreement.together(checkpoints.newest_whole)
+    state = checkpoints.load_newest()
+    (differs,) = processes.largest_of(int((state or {}).get("step") != found))
+    if differs:
+        raise RunError("the run's folder must be one that all its processes see")
+    return state
+
+
 def snapshot(parts: Parts, run: TrainingState) -> State:
     """Everything that later steps depend on."""
     return {
@@ -40,7 +60,7 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
         "sae": parts.sae.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "dead": run.dead.state_dict(),
-        "tracker": parts.tracker.state_dict(),
+        "tracker": whole_state(parts.tracker.state_dict()),
         "batches": parts.batches.state_dict(),
         "stability": parts.stability.state_dict() if parts.stability else {},
         "rng": rng_state(parts.sae.W_dec.device),

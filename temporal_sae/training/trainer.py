@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from temporal_sae import agreement, processes
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.errors import (
     InvalidOption,
@@ -29,12 +31,12 @@ from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.initial import fit_encoder, geometric_median
-from temporal_sae.training.interrupts import StopRequest
+from temporal_sae.training.interrupts import PREEMPTION, StopRequest
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
-from temporal_sae.training.state import TrainingState, restore, snapshot
+from temporal_sae.training.state import TrainingState, load_newest, restore, snapshot
 from temporal_sae.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -51,12 +53,23 @@ class Stopped(Exception):
         self.step, self.signal_number = step, signal_number
 
 
+class Preempted(SystemExit):
+    """A cluster ends the process, which goes on later; a checkpoint has been written."""
+
+    def __init__(self, step: int, code: Any) -> None:
+        super().__init__(code)
+        self.step = step
+
+
 class Trainer:
     """Trains an SAE on a stream of activations.
 
+    Several processes work on a part of each batch and average their gradients; all hold the same
+    weights, tracker and counters at all times, and the first writes what is written.
+
     Args:
         num_tokens: tokens to train on; rounded down to whole batches, but at least one.
-        batch_size: tokens a step.
+        batch_size: tokens a step, of all processes together.
         lr: learning rate; null takes the architecture's own rule.
         warmup_steps: linear warm-up of the learning rate.
         decay_fraction: share of the steps, at the end, in which it falls linearly to 0.
@@ -145,7 +158,8 @@ class Trainer:
         """Train to the end, or until a signal asks to stop.
 
         Raises:
-            Stopped: after SIGINT or SIGTERM, with a checkpoint written.
+            Stopped: after SIGINT, or SIGTERM outside a batch job, with a checkpoint written.
+            Preempted: after SIGUSR2 where its handler ends the process, with a checkpoint written.
             RunError: a loss, the gradient or the activations are not finite.
         """
         run = self._start(parts)
@@ -155,17 +169,26 @@ class Trainer:
             while run.step < self.total_steps:
                 self._step(parts, run)
                 run.seconds = time.monotonic() - began
-                stopping = stop.signal is not None
-                if stopping or run.step % self.checkpoint_every == 0:
+                asked = stop.agreed()
+                if asked or run.step % self.checkpoint_every == 0:
                     self._save(parts, run)
-                if stop.signal is not None:
-                    raise Stopped(run.step, stop.signal)
-        self._save(parts, run)
+                if asked == PREEMPTION:
+                    self._hand_on(stop, run)
+                elif asked and stop.ends(asked):
+                    raise agreement.by_all(Stopped(run.step, asked))
+            self._save(parts, run)
         return run
 
     def _save(self, parts: Parts, run: TrainingState) -> None:
         run.health.raise_if_sick()
-        parts.checkpoints.save(run.step, snapshot(parts, run))
+        state = snapshot(parts, run)
+        agreement.together(lambda: parts.checkpoints.save(run.step, state))
+
+    def _hand_on(self, stop: StopRequest, run: TrainingState) -> None:
+        try:
+            stop.hand_on()
+        except SystemExit as leaving:
+            raise agreement.by_all(Preempted(run.step, leaving.code)) from None
 
     def _start(self, parts: Parts) -> TrainingState:
         """Fresh state, or that of the newest whole checkpoint."""
@@ -178,9 +201,9 @@ class Trainer:
         )
         if self.compile:
             compile_step(sae)
-        state = parts.checkpoints.load_newest() if self.resume == "auto" else None
+        state = load_newest(parts.checkpoints) if self.resume == "auto" else None
         if state is None:
-            parts.checkpoints.clear()
+            agreement.together(parts.checkpoints.clear)
             self._initialise(parts)
         else:
             restore(parts, run, state)
@@ -201,16 +224,21 @@ class Trainer:
             is_median = self.b_dec_init == "geometric_median"
             parts.sae.b_dec.copy_(geometric_median(sample) if is_median else sample.mean(0))
         if self.encoder_init == "fitted":
-            fit_encoder(parts.sae, sample[: self.batch_size])
+            first = sample[: self.batch_size]
+            even = len(first) - len(first) % processes.n_processes()
+            fit_encoder(parts.sae, processes.own_part(first[:even]))
+        for tensor in parts.sae.state_dict().values():
+            processes.same_as_first_(tensor)
 
     def _step(self, parts: Parts, run: TrainingState) -> None:
         batch = next(parts.batches)
+        x = processes.own_part(batch.x)
         context = StepContext(run.step, run.dead.mask_if_any(), self.sparse)
-        with self._autocast(batch.x.device):
-            out = parts.sae.training_step(batch.x, context)
+        with self._autocast(x.device):
+            out = parts.sae.training_step(x, context)
         with run.stopwatches["tracker"].running():
             self._track(parts, batch, out)
-        losses = {"reconstruction": self._reconstruction(batch.x, out), **out.terms}
+        losses = {"reconstruction": self._reconstruction(x, out), **out.terms}
         main = torch.stack(list(losses.values())).sum()
         penalty = backward(parts, main, out, run.stopwatches["penalty"])
         losses["separation"] = penalty
@@ -219,16 +247,16 @@ class Trainer:
         run.step += 1
         watched = {f"{name} loss": loss for name, loss in losses.items()}
         run.health.check(
-            run.step, {"batch of activations": batch.x, **watched, "gradient": gradient_norm}
+            run.step, {"batch of activations": x, **watched, "gradient": gradient_norm}
         )
-        renewed = parts.sae.after_step(batch.x, out, context)
-        run.dead.update(out.fired, batch.x.shape[0])
+        renewed = parts.sae.after_step(x, out, context)
+        run.dead.update(processes.any_of(out.fired), len(batch.x))
         if renewed is not None:
             run.optimizer.forget(renewed)
             run.dead.forget(renewed)
         if run.step % self.log_every == 0 or run.step == self.total_steps:
             run.health.raise_if_sick()
-            run.metrics = measure(parts, run, batch.x, out, losses, gradient_norm)
+            run.metrics = measure(parts, run, x, out, losses, gradient_norm)
             warn_if_negligible(parts, run)
             parts.logger.log(run.step, run.metrics)
             parts.progress.show(run.step, run.metrics)
@@ -249,7 +277,8 @@ class Trainer:
             return
         for chunk in batch.ordered:
             for piece in chunk.split(self.batch_size):
-                latents = parts.sae.encode(piece).largest(parts.sae.tracked_latents)
+                own = processes.own_part(piece)
+                latents = parts.sae.encode(own).largest(parts.sae.tracked_latents)
                 parts.tracker.update(latents.active_indices())
 
     def _learning_rate_now(self, sae: SparseAutoencoder, step: int) -> float:

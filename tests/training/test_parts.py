@@ -82,6 +82,58 @@ def test_signals_become_a_request_and_a_second_ctrl_c_interrupts():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_preemption_waits_and_is_handed_on_to_the_handler_before():
+    called = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
+    try:
+        with StopRequest() as stop:
+            assert stop.agreed() is None
+            signal.raise_signal(signal.SIGUSR2)
+            assert stop.agreed() == signal.SIGUSR2
+            assert called == []
+            stop.hand_on()
+            assert called == [signal.SIGUSR2]
+            assert stop.agreed() is None
+            signal.raise_signal(signal.SIGUSR2)
+            signal.raise_signal(signal.SIGINT)
+            assert stop.agreed() == signal.SIGINT  # to stop is more than to be interrupted
+            assert stop.ends(signal.SIGINT)
+        assert called == [signal.SIGUSR2] * 2  # the one that nobody has handed on
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.fixture
+def batch_job():
+    """A process that something puts back into the queue when SIGUSR2 comes."""
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.usefixtures("batch_job")
+def test_in_a_batch_job_sigterm_asks_for_a_checkpoint_and_may_come_again():
+    with StopRequest() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.agreed() == signal.SIGTERM
+            assert not stop.ends(signal.SIGTERM)
+            assert stop.agreed() is None
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.agreed() == signal.SIGUSR2
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.agreed() == signal.SIGINT
+        stop.hand_on()
+
+
+def test_a_preemption_that_nobody_handles_is_left_alone():
+    """Without a handler of a cluster the signal means what it means to the system."""
+    with StopRequest():
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
 def test_stopwatch_adds_up_and_continues():
     watch = Stopwatch(CPU)
     for _ in range(2):

@@ -239,6 +239,18 @@ def test_stopped_and_continued_is_the_same_to_the_bit(tmp_path, architecture, pr
         assert metrics_of(tmp_path / str(stop_at)) == expected
 
 
+def test_sigterm_in_a_batch_job_saves_and_training_goes_on(tmp_path):
+    """A preempted job that ended by itself would not be queued again."""
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
+    try:
+        parts = make_parts(tmp_path, batches=Synthetic(stop_at=13))
+        assert make_trainer(checkpoint_every=1000).fit(parts).step == 30
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    steps = [path.name.split(".")[0] for path in parts.checkpoints.files()]
+    assert steps == ["step_000000030", "step_000000013"]
+
+
 def metrics_of(folder):
     """Logged lines without what the clock measured."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
