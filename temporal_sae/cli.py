@@ -14,13 +14,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
+from temporal_sae.errors import (
+    EvaluationFailed,
+    InvalidOption,
+    JobFailed,
+    JobRefused,
+    RunError,
+    SweepIncomplete,
+    reason_of,
+)
 from temporal_sae.files import remove_if_empty
 
 # Threads that wait should sleep. By default they spin, and two runs on the same cores, or a run
@@ -32,6 +41,7 @@ log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
 EVALUATION_FAILED = 3
+SWEEP_INCOMPLETE = 4
 LONGEST_NAME = 150
 
 
@@ -66,59 +76,85 @@ OmegaConf.register_new_resolver("as_folder_name", as_folder_name, replace=True)
 def run_job(cfg: DictConfig) -> float:
     """Run one composed config in the folder that Hydra chose.
 
-    Mistakes a person can correct end the process with one line and exit code 2, a signal with the
-    code that shells use for it (130 for Ctrl-C).
-    """
-    from temporal_sae.experiment import run_experiment  # slow to import: not for --help
-    from temporal_sae.experiment.record import command_line
-    from temporal_sae.training import Stopped
+    Alone, mistakes a person can correct end the process with one line and exit code 2. As a job of
+    a sweep it raises JobFailed instead, so that the other jobs go on. A signal ends the process
+    with the code that shells use for it (130 for Ctrl-C).
 
+    Raises:
+        JobFailed: the job of a sweep has failed; the reason is logged.
+    """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     relative = Path(os.path.relpath(folder))
     shown = folder if relative.parts[:1] == ("..",) else relative
-    overrides = list(hydra.overrides.task)
-    if hydra.mode == RunMode.MULTIRUN:
-        log.info("job %s: %s", hydra.job.num, " ".join(overrides) or "defaults")
+    run = run_in_sweep if hydra.mode == RunMode.MULTIRUN else run_alone
     try:
-        return run_experiment(cfg, shown, overrides)
-    except (InvalidOption, RunError) as error:
-        if cfg.debug or _wants_traceback():
+        return run(cfg, shown, list(hydra.overrides.task))
+    finally:
+        remove_if_empty(folder)
+
+
+def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
+    """Run a config for itself; what can be told in one line ends the process."""
+    from temporal_sae.experiment import run_experiment  # slow to import: not for --help
+    from temporal_sae.experiment.record import command_line
+    from temporal_sae.training import Stopped
+
+    again = command_line(overrides, folder)
+    try:
+        return run_experiment(cfg, folder, overrides)
+    except (InvalidOption, RunError, OSError) as error:
+        if not (told := tell(error, folder, f"run {again}")) or cfg.debug or _wants_traceback():
             raise
-        fail(str(error))
+        fail(told)
     except EvaluationFailed as error:
         for name, reason in error.failures.items():
             print(f"error: eval {name}: {reason}", file=sys.stderr)
-        log.warning("to repeat what failed: %s", command_line(overrides, shown))
+        log.warning("to repeat what failed: %s", again)
         sys.exit(EVALUATION_FAILED)
-    except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT) or cfg.debug or _wants_traceback():
-            raise
-        fail(
-            f"{shown}: the disk is full; what is written is whole, so free some space and run "
-            f"{command_line(overrides, shown)}"
-        )
     except (Stopped, KeyboardInterrupt) as stopped:
         what = str(stopped) or "interrupted"
-        log.warning("%s; to continue: %s", what, command_line(overrides, shown))
+        log.warning("%s; to continue: %s", what, again)
         sys.exit(exit_code(stopped))
-    finally:
-        remove_if_empty(folder)
-        if hydra.mode == RunMode.MULTIRUN:
-            remove_sweep_without_jobs(Path(hydra.sweep.dir))
 
 
-def remove_sweep_without_jobs(folder: Path) -> None:
-    """Remove a sweep's folder that holds nothing but Hydra's note of what was asked for."""
-    note = folder / "multirun.yaml"
-    if folder.is_dir() and os.listdir(folder) == [note.name]:
-        note.unlink()
-        remove_if_empty(folder)
+def run_in_sweep(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
+    """Run a config as a job of a sweep."""
+    from temporal_sae.experiment import run_experiment
+    from temporal_sae.training import Stopped
+
+    log.info("%s: %s", folder, " ".join(overrides) or "defaults")
+    try:
+        return run_experiment(cfg, folder, overrides)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        log.warning("%s: %s", folder, str(stopped) or "interrupted")
+        sys.exit(exit_code(stopped))
+    except Exception as error:
+        told = tell(error, folder, "repeat the command")
+        if told is None or cfg.debug or _wants_traceback():
+            log.exception("%s has failed", folder)
+        else:
+            log.error("error: %s", told)
+        if isinstance(error, (InvalidOption, RunError)):
+            raise JobRefused(str(error)) from error
+        raise JobFailed(told or reason_of(error)) from error
 
 
-def sweep_notes() -> set[Path]:
-    """Hydra's notes of the sweeps below the default folder."""
-    return set(Path("multirun").glob("*/*/multirun.yaml"))
+def tell(error: Exception, folder: Path, then: str) -> str | None:
+    """One line on what a person can correct; None for what is a bug.
+
+    Args:
+        error: what has ended the run.
+        folder: of the run.
+        then: what to do once there is space on the disk.
+    """
+    if isinstance(error, (InvalidOption, RunError, EvaluationFailed)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return (
+            f"{folder}: the disk is full; what is written is whole, so free some space and {then}"
+        )
+    return None
 
 
 def run_command_line(launch: Callable[[], object], conf: Path) -> None:
@@ -132,15 +168,22 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     take_sigterm()
-    older_sweeps = sweep_notes()
     try:
         launch()
+    except SweepIncomplete as error:
+        for job, reason in error.failures.items():
+            print(f"error: {job}: {reason}", file=sys.stderr)
+        print(f"to repeat what failed or is missing: {error.again}", file=sys.stderr)
+        sys.exit(SWEEP_INCOMPLETE)
+    except (InvalidOption, RunError) as error:
+        if traceback:
+            raise
+        fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         if traceback:
             raise
-        for note in sweep_notes() - older_sweeps:
-            remove_sweep_without_jobs(note.parent)
-        fail(explain(error, conf))
+        own = isinstance(error.__cause__, (InvalidOption, RunError))  # of a launcher or a sweeper
+        fail(str(error.__cause__) if own else explain(error, conf))
     except OSError as error:
         if traceback or error.filename is None or _inside_package(error):
             raise
@@ -162,12 +205,21 @@ def explain(error: Exception, conf: Path) -> str:
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return explain_unknown_key(unknown[1].lstrip("+~").split("@")[0], conf)
     if choice := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
-        folder = conf / choice[1]
-        options = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        options = ", ".join(options_of(choice[1], conf))
         return f"{choice[1]}={choice[2]}: must be one of {options}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value ({text.splitlines()[0]})"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def options_of(group: str, conf: Path) -> list[str]:
+    """The options of a config group: files, and what Hydra and its plugins bring along."""
+    try:
+        stored = ConfigStore.instance().list(group)
+    except OSError:
+        stored = []
+    files = {path.stem for path in (conf / group).glob("*.yaml")}
+    return sorted(files | {name.removesuffix(".yaml") for name in stored})
 
 
 def explain_unknown_key(key: str, conf: Path) -> str:
@@ -188,7 +240,7 @@ def known_keys(conf: Path) -> dict[str, list[str]]:
     top = as_dict(OmegaConf.load(conf / "config.yaml"))
     keys: dict[str, list[str]] = {str(key): [] for key in top if key not in ("defaults", "hydra")}
     for group in sorted(p for p in conf.iterdir() if p.is_dir()):
-        if group.name in ("experiment", "hydra"):
+        if group.name in ("experiment", "sweep", "hydra"):
             continue
         keys[group.name] = []
         for option in sorted(group.glob("*.yaml")):

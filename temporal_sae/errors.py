@@ -32,6 +32,47 @@ class EvaluationFailed(Exception):
         super().__init__("; ".join(f"eval {name}: {why}" for name, why in failures.items()))
 
 
+class JobFailed(Exception):
+    """A job of a sweep has failed; the others go on.
+
+    Args:
+        reason: why, in one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)  # the only argument: it comes back from other processes
+
+
+class JobRefused(JobFailed):
+    """A job of a sweep has failed by a mistake that a person can correct."""
+
+
+class SweepIncomplete(Exception):
+    """Some jobs of a sweep have failed while the others are done.
+
+    Args:
+        failures: the reason of each, by the job's number and what it was to compute.
+        again: the command that repeats what is missing.
+    """
+
+    def __init__(self, failures: dict[str, str], again: str) -> None:
+        self.failures, self.again = failures, again
+        super().__init__("; ".join(f"{job}: {why}" for job, why in failures.items()))
+
+
+def one_line(text: Any) -> str | None:
+    """The words of `text` without its line breaks; None if there are none."""
+    return " ".join(str(text).split()) or None if text is not None else None
+
+
+def reason_of(error: Any) -> str:
+    """Why a job has failed, in one line, from what it has raised."""
+    text = one_line(error)
+    if isinstance(error, JobFailed):
+        return text or "no reason is known"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class NotFinite(ValueError):
     """A tensor has a NaN or an infinity, said in one sentence."""
 

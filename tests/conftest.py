@@ -1,12 +1,15 @@
 """Shared pieces: a language model small enough to make in a moment."""
 
 import signal
+import sys
 
 import pytest
 import torch
 
+import launch
 from temporal_sae.activations import LanguageModel
 from temporal_sae.assets import TINY_MODEL
+from temporal_sae.cli import run_command_line
 
 # What a shell starts in the background ignores Ctrl-C, and so would every run that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,3 +57,25 @@ def text_folder(tmp_path):
     for n in range(12):
         (folder / f"{n}.txt").write_text(f"def function_{n}(x):\n    return x + {n}\n" * 60)
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs launch.py in an empty working directory; returns (exit code, stdout, stderr)."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setenv("TEMPORAL_SAE_TRACEBACK", "")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+        code = 0
+        try:
+            run_command_line(launch.launch, launch.CONF)
+        except SystemExit as stop:
+            code = stop.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run

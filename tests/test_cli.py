@@ -1,35 +1,13 @@
 """The command line: what a person types, what they read, what is left behind."""
 
 import errno
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import launch
-from temporal_sae.cli import run_command_line
-
-
-@pytest.fixture
-def command(monkeypatch, tmp_path, capsys, request):
-    """Runs launch.py in an empty working directory; returns (exit code, stdout, stderr)."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setenv("TEMPORAL_SAE_TRACEBACK", "")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
-        code = 0
-        try:
-            run_command_line(launch.launch, launch.CONF)
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 def small(folder, without=()):
@@ -141,9 +119,33 @@ BAD = {
         "objective='ce_loss_score': must be",
     ),
     "syntax": (["tracker.window_size=[1"], "tracker.window_size=[1"),
-    "a sweep with a bad value": (
-        ["-m", "tracker.window_size=0,5"],
-        "tracker.window_size=0: must be",
+    "a sweep with a bad value in every job": (
+        ["-m", "trainer.lr=inf", "seed=1,2"],
+        "trainer.lr=inf: must be a number",
+    ),
+    "a sweep over what tells no jobs apart": (
+        ["-m", "device=cpu,cuda"],
+        "device='cpu,cuda': must be one value for all jobs",
+    ),
+    "a sweep without values": (
+        ["-m", "loss.ortho_weight=interval(0,1)"],
+        "loss.ortho_weight=interval(0,1): must be values or a range",
+    ),
+    "a sweep of jobs that cannot be handed on": (
+        ["-m", "seed=1,2", "hydra.sweeper.max_batch_size=0"],
+        "hydra.sweeper.max_batch_size=0: must be a whole number of at least 1",
+    ),
+    "a sweep in a folder that cannot be written": (
+        ["-m", "seed=1,2", "hydra.sweep.dir=/proc/sweep"],
+        "hydra.sweep.dir=/proc/sweep: must be a folder that can be written",
+    ),
+    "an unknown sweep": (
+        ["sweep=magic"],
+        "sweep=magic: must be one of alpha_cap, full, ortho_weight, window",
+    ),
+    "an unknown launcher": (
+        ["-m", "hydra/launcher=magic"],
+        "hydra/launcher=magic: must be one of basic, local, slurm",
     ),
 }
 
@@ -196,6 +198,20 @@ def test_a_folder_that_cannot_be_written(command, random_gemma, tmp_path, where)
     folder = where.format(tmp=tmp_path)
     code, _, err = command(*small(random_gemma), f"hydra.run.dir={folder}")
     assert_one_line(code, err, f"hydra.run.dir={folder}: must be a folder that can be written")
+
+
+def test_what_every_start_imports_is_light():
+    """Hydra imports all plugins at every start, for --help too."""
+    slow = {"torch", "rich", "pyarrow", "submitit", "optuna", "lightning_fabric", "filelock"}
+    program = (
+        "import sys, hydra_plugins.temporal_sae_plugins, temporal_sae.cli\n"
+        f"print(*({slow} & set(sys.modules)))"
+    )
+    root = Path(launch.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
 
 
 def test_help_reads_like_a_manual(command):

@@ -1,16 +1,20 @@
 """The options a person can type: growth is deliberate, and every preset composes."""
 
+import importlib
 import inspect
 import json
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from temporal_sae.cli import explain_unknown_key
 from temporal_sae.experiment import run_experiment
+from temporal_sae.sweep.expand import expand
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
@@ -49,24 +53,49 @@ GROUPS = {
         "temporal_run_1",
         "temporal_run_2",
     ],
+    "sweep": ["alpha_cap", "full", "ortho_weight", "window"],
+}
+HYDRA_GROUPS = {
+    "help": ["manual"],
+    "launcher": ["local", "slurm"],
+    "sweeper": ["bayes", "grid"],
 }
 GIVEN_BY_THE_RUN = {"device", "d_in", "n_latents", "folder", "config"}
 OPTIONS = [
     (group, option)
     for group, options in GROUPS.items()
     for option in options
-    if group != "experiment"
+    if group not in ("experiment", "sweep")
 ]
 
 
-def composed(*overrides):
+def composed(*overrides, hydra=False):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose("config", list(overrides), return_hydra_config=hydra)
 
 
 def test_the_groups_are_these():
-    found = {p.name: sorted(o.stem for o in p.glob("*.yaml")) for p in CONF.iterdir() if p.is_dir()}
-    assert {k: v for k, v in found.items() if k != "hydra"} == GROUPS
+    def found(folder):
+        groups = (p for p in folder.iterdir() if p.is_dir() and p.name != "hydra")
+        return {group.name: sorted(o.stem for o in group.glob("*.yaml")) for group in groups}
+
+    assert found(CONF) == GROUPS
+    assert found(CONF / "hydra") == HYDRA_GROUPS
+
+
+def target_of(group, option):
+    """The class that does the work of one of our launchers or sweepers."""
+    node = composed(f"hydra/{group}={option}", hydra=True).hydra[group]
+    module, name = get_class(node["_target_"]).place.split(":")
+    return getattr(importlib.import_module(module), name), node
+
+
+@pytest.mark.parametrize("option", HYDRA_GROUPS["sweeper"])
+def test_every_option_of_a_sweeper_is_an_argument(option):
+    target, node = target_of("sweeper", option)
+    refused = {"also"} if option == "bayes" else set()  # only so that a preset is refused in words
+    arguments = set(inspect.signature(target).parameters)
+    assert {k for k in node if k != "_target_"} == arguments - refused
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -82,6 +111,27 @@ def test_every_option_is_a_constructor_argument_and_every_argument_an_option(gro
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_file_begins_with_what_it_is_for(group, option):
     assert (CONF / group / f"{option}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("preset", GROUPS["sweep"])
+def test_every_sweep_sweeps_by_itself_and_every_kind_of_its_jobs_composes(preset):
+    hydra = composed(f"sweep={preset}", hydra=True).hydra
+    assert hydra.mode == RunMode.MULTIRUN
+    jobs = expand(OverridesParser.create(), hydra.sweeper.params, hydra.sweeper.also or [], [])
+    kinds = {frozenset(override.split("=")[0] for override in job): job for job in jobs}
+    assert len(kinds) == (3 if preset == "full" else 1)
+    for job in kinds.values():
+        composed(*job)
+
+
+def test_the_full_sweep_has_all_combinations_a_baseline_and_a_control_for_each_seed():
+    sweeper = composed("sweep=full", hydra=True).hydra.sweeper
+    jobs = expand(OverridesParser.create(), sweeper.params, sweeper.also, [])
+    baseline = [job for job in jobs if "tracker=off" in job]
+    control = [job for job in jobs if "loss.permuted=True" in job]
+    assert (len(jobs), len(baseline), len(control)) == (81 + 3 + 9, 3, 9)
+    for some in (baseline, control):
+        assert {o for job in some for o in job if "seed" in o} == {"seed=42", "seed=43", "seed=44"}
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])

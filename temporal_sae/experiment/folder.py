@@ -16,6 +16,7 @@ from temporal_sae.errors import RunError
 from temporal_sae.files import remove_temporaries, write_atomically
 
 RECORD = "run.json"
+SECONDS_TO_LOCK = 0.2
 ARTIFACTS = (
     ".hydra",
     "checkpoints",
@@ -41,7 +42,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = FileLock(self.path / ".lock", timeout=0)
+        # Not 0: whoever looks whether a run is going on holds the lock for a moment.
+        self._lock = FileLock(self.path / ".lock", timeout=SECONDS_TO_LOCK)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -139,8 +141,10 @@ class RunFolder:
 
     def release(self) -> None:
         """Let others use the folder."""
+        if self._lock.is_locked:
+            # Before it is let go: whoever waits for this very file then sees that it is gone.
+            (self.path / ".lock").unlink(missing_ok=True)
         self._lock.release()
-        (self.path / ".lock").unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Show how far a sweep is, and collect its results.
+
+    python -m temporal_sae.sweep FOLDER [--watch]
+
+Prints a row a job (state, step, tokens/s, loss, time left, what it changes, why it has failed) and
+the command that does what is missing, and writes sweep.csv and sweep.parquet in the folder. It only
+reads what the jobs have written, so it may be called while they run. Exit codes: 0 all jobs are
+finished, 2 there is no sweep, 4 some are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from temporal_sae.cli import SWEEP_INCOMPLETE, exit_code, fail, take_sigterm
+from temporal_sae.errors import RunError
+from temporal_sae.sweep.collect import CSV, PARQUET, collect
+from temporal_sae.sweep.plan import SweepFolder
+from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
+from temporal_sae.sweep.table import LiveTable, print_table
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line, show the sweep and collect it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m temporal_sae.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="of the sweep")
+    parser.add_argument("--watch", action="store_true", help="go on until no job runs any more")
+    options = parser.parse_args(arguments)
+    take_sigterm()
+    try:
+        statuses = show(options.folder, watch=options.watch)
+    except RunError as error:
+        fail(str(error))
+    except KeyboardInterrupt as stopped:
+        sys.exit(exit_code(stopped))
+    if any(status.state != "finished" for status in statuses):
+        sys.exit(SWEEP_INCOMPLETE)
+
+
+def show(folder: Path, *, watch: bool) -> list[JobStatus]:
+    """Print the sweep's table and write its results; returns the state of its jobs.
+
+    Raises:
+        RunError: there is no sweep.
+    """
+    sweep, console = SweepFolder(folder), Console()
+    if not sweep.exists():
+        raise RunError(f"{folder}: holds no sweep")
+    if watch:
+        follow(folder, console)
+    statuses = read_sweep(folder)
+    collect(folder, statuses)
+    print_table(statuses, console)
+    print(f"written: {folder / CSV}, {folder / PARQUET}")
+    command = sweep.read()["command"]
+    if any(status.state != "finished" for status in statuses) and not is_held(folder):
+        print(f"to do what is missing: {command}")
+    return statuses
+
+
+def follow(folder: Path, console: Console) -> None:
+    """Show the table as it changes, until nothing runs in the folder."""
+    with LiveTable(lambda: read_sweep(folder), console) as table:
+        while is_held(folder) or any(s.state in ("running", "queued") for s in read_sweep(folder)):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            table.update()
+
+
+if __name__ == "__main__":
+    main()

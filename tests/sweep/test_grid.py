@@ -1,0 +1,298 @@
+"""A sweep from its command line to its record; most with runs that only pretend to train."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+
+from temporal_sae import experiment
+from temporal_sae.errors import EvaluationFailed, RunError
+from temporal_sae.sweep.__main__ import main
+from temporal_sae.sweep.plan import SweepFolder
+from temporal_sae.sweep.status import read_sweep
+from temporal_sae.training import Stopped
+from tests.test_cli import small
+
+
+class Runs(list):
+    """The windows of the jobs that were run, and what some of them are to raise."""
+
+    def __init__(self):
+        super().__init__()
+        self.does = {}
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Jobs that write run.json, and are done or raise what `runs.does` says of their window."""
+    runs = Runs()
+
+    def run(cfg, folder, overrides):
+        window = cfg.tracker.window_size
+        runs.append(window)
+        action = runs.does.get(window)
+        if isinstance(action, BaseException) and not str(action).startswith("late"):
+            raise action
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"status": "running", "config": {}, "overrides": overrides, "seed": cfg.seed}
+        (folder / "run.json").write_text(json.dumps(record))
+        if action is not None:
+            raise action
+        (folder / "run.json").write_text(json.dumps({**record, "status": "finished"}))
+        return 1.0 / window
+
+    monkeypatch.setattr(experiment, "run_experiment", run)
+    return runs
+
+
+@pytest.fixture
+def sweep(command):
+    """Runs a sweep in the folder `s`."""
+    return lambda *words: command("-m", *words, "hydra.sweep.dir=s")
+
+
+def states():
+    return [status.state for status in read_sweep("s")]
+
+
+def test_every_job_has_a_folder_named_after_what_it_changes(sweep, runs):
+    code, out, err = sweep("tracker.window_size=5,6", "seed=1,2", "loss.ortho_weight=0.5")
+    assert (code, err, runs) == (0, "", [5, 5, 6, 6])
+    left = {path.name for path in Path("s").iterdir()}
+    names = {
+        f"{2 * a + b}_tracker.window_size={5 + a},seed={1 + b}" for a in (0, 1) for b in (0, 1)
+    }
+    assert left == names | {"sweep.json", "sweep.csv", "sweep.parquet", "multirun.yaml"}
+    record = json.loads(Path("s/3_tracker.window_size=6,seed=2/run.json").read_text())
+    assert record["seed"] == 2
+    assert record["overrides"] == ["tracker.window_size=6", "seed=2", "loss.ortho_weight=0.5"]
+    assert "4 of 4 finished" in out
+    note = SweepFolder("s").read()
+    assert note["launcher"] == "basic"
+    assert note["command"].endswith("loss.ortho_weight=0.5 hydra.sweep.dir=s")
+
+
+def test_a_job_that_fails_does_not_stop_the_others(sweep, runs):
+    runs.does = {
+        1: ValueError("a bug\nin two lines"),
+        2: RunError("no such text"),
+        3: EvaluationFailed({"scr": "out of memory"}),
+    }
+    code, out, err = sweep("tracker.window_size=1,2,3,4")
+    assert (code, runs) == (4, [1, 2, 3, 4])
+    told = err.splitlines()
+    assert told[:3] == [
+        "error: job 0 (tracker.window_size=1): ValueError: a bug in two lines",
+        "error: job 1 (tracker.window_size=2): no such text",
+        "error: job 2 (tracker.window_size=3): eval scr: out of memory",
+    ]
+    assert told[3].startswith("to repeat what failed or is missing: python ")
+    assert told[3].endswith(" -m tracker.window_size=1,2,3,4 hydra.sweep.dir=s")
+    assert len(told) == 4
+    assert out.count("Traceback") == 1  # of the bug, and of nothing else
+    assert states() == ["failed", "failed", "failed", "finished"]
+    with open("s/sweep.csv") as file:
+        assert [row["reason"] for row in csv.DictReader(file)][1] == "no such text"
+
+
+def test_the_same_command_does_what_is_missing_and_more_values_what_is_new(sweep, runs):
+    runs.does = {1: RunError("late: the disk went away")}
+    assert sweep("tracker.window_size=1,2")[0] == 4
+    runs.clear()
+    runs.does = {}
+    assert sweep("tracker.window_size=1,2")[0] == 0
+    assert runs == [1]
+    assert [job.reason for job in SweepFolder("s").jobs()] == [None, None]
+    runs.clear()
+    assert sweep("tracker.window_size=3,2,1")[0] == 0
+    assert runs == [3]
+    assert [job.number for job in SweepFolder("s").jobs()] == [0, 1, 2]
+    runs.clear()
+    code, out, _ = sweep("tracker.window_size=1,2,3")
+    assert (code, runs) == (0, [])
+    assert "3 jobs in s, 3 of them finished already" in out
+    assert sweep("tracker.window_size=1,2,3", "overwrite=true")[0] == 0
+    assert sorted(runs) == [1, 2, 3]
+
+
+def test_a_job_that_could_not_say_that_it_failed_is_recorded_as_failed(sweep, runs):
+    runs.does = {1: MemoryError("late")}
+    assert sweep("tracker.window_size=1,2")[0] == 4
+    record = json.loads(Path("s/0_tracker.window_size=1/run.json").read_text())
+    assert (record["status"], record["reason"]) == ("failed", "MemoryError: late")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "expected"),
+    [
+        (KeyboardInterrupt(), 130),
+        (Stopped(7, signal.SIGTERM), 143),
+        (Stopped(7, signal.SIGINT), 130),
+    ],
+)
+def test_a_sweep_that_is_interrupted_says_how_to_go_on(sweep, runs, stopped, expected):
+    runs.does = {2: stopped}
+    code, out, err = sweep("tracker.window_size=1,2,3")
+    assert (code, err, runs) == (expected, "", [1, 2])
+    last = out.splitlines()[-1]
+    assert last.startswith("to continue: python ")
+    assert last.endswith(" -m tracker.window_size=1,2,3 hydra.sweep.dir=s")
+    assert "1 of 3 finished, 2 missing" in out
+    assert Path("s/sweep.csv").exists()
+    assert not Path("s/.lock").exists()
+    runs.clear()
+    runs.does = {}
+    assert sweep("tracker.window_size=1,2,3")[0] == 0
+    assert runs == [2, 3]
+
+
+def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(sweep, runs):
+    sweep("tracker.window_size=1")
+    before = sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir())
+    runs.clear()
+    with SweepFolder("s").held():
+        code, out, err = sweep("tracker.window_size=1,2")
+    assert (code, out, err) == (2, "", "error: s: another sweep is running in this folder\n")
+    assert runs == []
+    assert sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir()) == before
+
+
+def test_another_sweep_in_the_same_folder_is_refused(sweep, runs):
+    sweep("tracker.window_size=1,2")
+    before = sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir())
+    code, _, err = sweep("tracker.window_size=1", "loss.ortho_weight=9")
+    assert code == 2
+    assert err.startswith("error: s: holds another sweep (2 of its 2 jobs are not in this command")
+    assert err.count("\n") == 1
+    assert sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir()) == before
+
+
+def test_mistakes_of_all_jobs_leave_nothing_and_different_ones_are_all_told(sweep, runs):
+    runs.does = {1: RunError("no text"), 2: RunError("no text"), 3: RunError("no model")}
+    assert sweep("tracker.window_size=1,2")[::2] == (2, "error: no text\n")
+    assert list(Path.cwd().iterdir()) == []
+    code, _, err = sweep("tracker.window_size=1,3")
+    assert (code, err.count("error: job")) == (4, 2)
+
+
+def test_a_bug_in_all_jobs_is_no_mistake_to_correct(sweep, runs):
+    runs.does = {1: ValueError("a bug"), 2: ValueError("a bug")}
+    assert sweep("tracker.window_size=1,2")[0] == 4
+    assert states() == ["failed", "failed"]
+
+
+def test_a_preset_sweeps_by_itself_and_its_jobs_can_be_repeated_alone(command, runs):
+    code, _, err = command("sweep=window", "seed=3", "hydra.sweep.dir=s")
+    assert (code, err, runs) == (0, "", [500, 1000, 2000, 5000])
+    assert SweepFolder("s").jobs()[0].overrides == ("tracker.window_size=500", "seed=3")
+    assert SweepFolder("s").read()["command"].endswith("sweep=window seed=3 hydra.sweep.dir=s")
+
+
+def test_jobs_are_handed_on_in_batches(sweep, runs, monkeypatch):
+    handed = []
+
+    class Launcher(BasicLauncher):
+        def launch(self, job_overrides, initial_job_idx):
+            handed.append([overrides[0] for overrides in job_overrides])
+            return super().launch(job_overrides, initial_job_idx)
+
+    monkeypatch.setattr(Plugins.instance(), "instantiate_launcher", made(Launcher))
+    assert sweep("tracker.window_size=1,2,3", "hydra.sweeper.max_batch_size=2")[0] == 0
+    windows = [f"tracker.window_size={n}" for n in (1, 2, 3)]
+    assert (handed, runs) == ([windows[:2], windows[2:]], [1, 2, 3])
+
+
+def test_what_a_launcher_cannot_do_is_one_line_and_leaves_nothing(sweep, runs, monkeypatch):
+    class Launcher(BasicLauncher):
+        def launch(self, job_overrides, initial_job_idx):
+            raise RunError("there is no cluster")
+
+    monkeypatch.setattr(Plugins.instance(), "instantiate_launcher", made(Launcher))
+    assert sweep("tracker.window_size=1,2") == (2, "2 jobs in s\n", "error: there is no cluster\n")
+    assert list(Path.cwd().iterdir()) == []
+    assert runs == []
+
+
+def made(launcher):
+    """What Hydra's `instantiate_launcher` does, for one class."""
+
+    def instantiate(**given):
+        one = launcher()
+        one.setup(**given)
+        return one
+
+    return instantiate
+
+
+def test_folders_of_ones_own_must_differ(sweep, runs):
+    code, _, err = sweep("tracker.window_size=1,2", "hydra.sweep.subdir=here")
+    assert (code, runs) == (2, [])
+    assert "hydra.sweep.subdir=here: must differ between jobs 0 and 1" in err
+    assert list(Path.cwd().iterdir()) == []
+    own = "hydra.sweep.subdir='w${tracker.window_size}, and \"more\"'"
+    assert sweep("tracker.window_size=1,2", own)[0] == 0
+    assert {p.name for p in Path("s").iterdir() if p.is_dir()} == {
+        'w1, and "more"',
+        'w2, and "more"',
+    }
+
+
+def shown(capsys, *arguments):
+    """What `python -m temporal_sae.sweep` prints, with its exit code."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_sweep_is_shown(sweep, runs, capsys):
+    assert shown(capsys, "s") == (2, "", "error: s: holds no sweep\n")
+    runs.does = {2: RunError("late: broken")}
+    sweep("tracker.window_size=1,2")
+    Path("s/sweep.csv").unlink()
+    code, out, err = shown(capsys, "s", "--watch")
+    assert (code, err) == (4, "")
+    assert "1 of 2 finished, 1 failed" in out
+    assert "late: broken" in out
+    command = SweepFolder("s").read()["command"]
+    assert out.splitlines()[-1] == f"to do what is missing: {command}"
+    assert Path("s/sweep.csv").exists()
+    with SweepFolder("s").held():
+        assert "to do what is missing" not in shown(capsys, "s")[1]
+    runs.does = {}
+    sweep("tracker.window_size=1,2")
+    code, out, _ = shown(capsys, "s")
+    assert (code, "to do what is missing" in out) == (0, False)
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_runs(command, random_gemma):
+    options = small(random_gemma)
+    words = [*options, "hydra.sweep.dir=s"]
+    code, _, err = command("-m", *words, "tracker.window_size=0,200,300")
+    assert code == 4
+    reason = "tracker.window_size=0: must be a whole number of at least 1"
+    assert err.splitlines()[0] == f"error: job 0 (tracker.window_size=0): {reason}"
+    results = sorted(Path("s").glob("*/results.json"))
+    assert [p.parent.name for p in results] == [
+        f"{n}_tracker.window_size={n + 1}00" for n in (1, 2)
+    ]
+    before = [p.stat().st_mtime_ns for p in results]
+    code, _, err = command("-m", *words, "tracker.window_size=250,200,300")  # corrected
+    assert (code, err) == (0, "")
+    assert [p.stat().st_mtime_ns for p in results] == before
+    with open("s/sweep.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["tracker.window_size"] for row in rows] == ["200", "300", "250"]
+    for row in rows:
+        found = json.loads(Path("s", row["folder"], "results.json").read_text())
+        core = found["core evaluation results"]["metrics"]
+        assert float(row["core.metrics.sparsity.l0"]) == core["sparsity"]["l0"]
+        assert float(row["tokens_per_second"]) > 0

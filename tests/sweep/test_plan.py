@@ -1,0 +1,118 @@
+"""The folder of a sweep: jobs keep their numbers and folders, and one sweep at a time."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from temporal_sae.errors import RunError
+from temporal_sae.sweep.plan import SweepFolder, identity, key_of, varying_keys, what_varies
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return SweepFolder(tmp_path)
+
+
+def plan(sweep, *jobs, **options):
+    wanted = [job.split() for job in jobs]
+    return sweep.plan("command", "basic", wanted, lambda n, overrides: f"{n}_x", **options)
+
+
+def numbers(jobs):
+    return [job.number for job in jobs]
+
+
+def test_the_same_command_finds_its_jobs_and_more_values_add_jobs(sweep):
+    assert numbers(plan(sweep, "a=1 b=2", "a=3 b=2")) == [0, 1]
+    assert numbers(plan(sweep, "a=3 b=2", "a=1 b=2")) == [1, 0]
+    assert numbers(plan(sweep, "a=0 b=2", "b=2 a=1", "a=3 b=2")) == [2, 0, 1]
+    assert [job.folder for job in sweep.jobs()] == ["0_x", "1_x", "2_x"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.permutations(["a=1", "a=2", "a=3", "a=4"]), min_size=1, max_size=4), st.data())
+def test_no_job_ever_changes_its_number(tmp_path_factory, orders, data):
+    sweep, seen = SweepFolder(tmp_path_factory.mktemp("sweep")), {}
+    for order in orders:
+        wanted = [o for o in order if o in seen or data.draw(st.booleans())]
+        for job in plan(sweep, *wanted) if wanted else []:
+            assert seen.setdefault(job.overrides[0], (job.number, job.folder)) == (
+                job.number,
+                job.folder,
+            )
+    assert sorted(number for number, _ in seen.values()) == list(range(len(seen)))
+
+
+def test_options_that_change_no_result_do_not_make_another_job(sweep):
+    plan(sweep, "a=1")
+    (job,) = plan(sweep, "device=cuda overwrite=true a=1 debug=true")
+    assert (job.number, job.overrides) == (
+        0,
+        ("device=cuda", "overwrite=true", "a=1", "debug=true"),
+    )
+
+
+def test_another_sweep_is_refused_and_nothing_is_changed(sweep):
+    plan(sweep, "a=1 c=0", "a=2 c=0")
+    before = (sweep.path / "sweep.json").read_bytes()
+    with pytest.raises(
+        RunError, match=r"another sweep \(1 of its 2 jobs .*, such as a=1\); choose"
+    ):
+        plan(sweep, "a=2 c=0", "a=3 c=0")
+    assert (sweep.path / "sweep.json").read_bytes() == before
+    assert numbers(plan(sweep, "a=3 c=0", all_of_them=False)) == [2]
+
+
+def test_a_mistake_that_kept_a_job_from_starting_may_be_corrected(sweep):
+    plan(sweep, "a=1", "a=oops", "a=2")
+    sweep.note_reason("1_x", "a='oops': must be a number")
+    assert numbers(plan(sweep, "a=1", "a=2", "a=3")) == [0, 2, 3]
+    sweep.note_reason("2_x", "killed by SIGKILL")
+    (sweep.path / "2_x").mkdir()
+    with pytest.raises(RunError, match="such as a=2"):
+        plan(sweep, "a=1", "a=3")
+
+
+def test_two_jobs_in_one_folder_are_refused(sweep):
+    with pytest.raises(
+        RunError, match=r"hydra.sweep.subdir=here: must differ between jobs 0 and 1"
+    ):
+        sweep.plan("command", "basic", [["a=1"], ["a=2"]], lambda n, overrides: "here")
+    assert not sweep.exists()
+
+
+def test_notes_on_a_job_stay_through_a_new_plan(sweep):
+    plan(sweep, "a=1", "a=2")
+    sweep.note_slurm("1_x", "12_1")
+    sweep.note_reason("1_x", "SLURM: TIMEOUT")
+    sweep.note("best", {"number": 1})
+    jobs = plan(sweep, "a=1", "a=2")
+    assert [(j.slurm_job, j.reason) for j in jobs] == [(None, None), ("12_1", "SLURM: TIMEOUT")]
+    assert sweep.read()["best"] == {"number": 1}
+    with pytest.raises(KeyError):
+        sweep.note_reason("3_x", "why")
+
+
+def test_one_sweep_at_a_time_holds_the_folder(sweep):
+    with sweep.held():
+        with pytest.raises(RunError, match="another sweep is running in this folder"):
+            SweepFolder(sweep.path).held().__enter__()
+        assert (sweep.path / ".lock").exists()
+    assert list(sweep.path.iterdir()) == []
+    with SweepFolder(sweep.path).held():
+        pass
+
+
+def test_a_note_that_is_damaged_is_one_line(sweep):
+    (sweep.path / "sweep.json").write_text("{")
+    with pytest.raises(RunError, match=r"sweep.json: cannot be read .*choose another"):
+        sweep.jobs()
+
+
+def test_words_about_overrides():
+    assert identity(["+a=1", "b=2", "overwrite=true"]) == {"+a=1", "b=2"}
+    assert key_of("++a.b=c=d") == "a.b"
+    jobs = [["a=1", "b=2", "s=1"], ["b=2", "a=2", "s=1"], ["a=1", "tracker=off", "s=1"]]
+    assert varying_keys(jobs) == {"a", "b", "tracker"}
+    assert what_varies(jobs[2], varying_keys(jobs)) == "a=1 tracker=off"
+    assert varying_keys([]) == varying_keys(jobs[:1]) == set()

@@ -1,0 +1,152 @@
+"""What the folders of jobs say about how far they are."""
+
+import fcntl
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from temporal_sae.experiment.folder import RunFolder
+from temporal_sae.sweep import status
+from temporal_sae.sweep.plan import Job, SweepFolder
+from temporal_sae.sweep.status import read_job, read_sweep
+
+CONFIG = {"trainer": {"num_tokens": 1100, "batch_size": 100}}
+JOB = Job(3, "3_a=1", ("a=1",))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / JOB.folder
+    folder.mkdir()
+    return folder
+
+
+def record(folder, state, **more):
+    (folder / "run.json").write_text(json.dumps({"status": state, "config": CONFIG, **more}))
+
+
+def metrics(folder, *steps, rest=""):
+    lines = [json.dumps({"step": s, "loss": 1 / s, "tokens_per_second": 50.0}) for s in steps]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n" + rest)
+
+
+def test_a_finished_job(folder):
+    record(folder, "finished")
+    metrics(folder, 10, 11)
+    found = read_job(folder, JOB)
+    assert (found.number, found.folder, found.overrides) == (3, folder, ("a=1",))
+    assert (found.state, found.reason, found.step, found.total_steps) == ("finished", None, 11, 11)
+    assert (found.loss, found.tokens_per_second, found.eta_seconds) == (1 / 11, 50.0, None)
+
+
+def test_a_running_job_is_one_whose_folder_is_held(folder):
+    record(folder, "running")
+    metrics(folder, 1, 5, rest='{"step": 7, "lo')
+    with FileLock(folder / ".lock"):
+        found = read_job(folder, JOB)
+    assert (found.state, found.step) == ("running", 5)
+    assert found.eta_seconds == 6 * 100 / 50
+
+
+def test_a_job_that_was_killed_is_told_from_one_that_runs(folder):
+    record(folder, "running")
+    metrics(folder, 4)
+    (folder / ".lock").touch()
+    found = read_job(folder, JOB)
+    assert found.state == "failed"
+    assert found.reason == "ended without a word at step 4 (killed, or out of memory?)"
+    noted = Job(3, JOB.folder, JOB.overrides, reason="killed by SIGKILL")
+    assert read_job(folder, noted).reason == "killed by SIGKILL"
+
+
+def test_looking_leaves_nothing_and_is_in_nobodys_way(folder):
+    record(folder, "running")
+    before = sorted(folder.iterdir())
+    assert read_job(folder, JOB).state == "failed"
+    assert sorted(folder.iterdir()) == before
+    (folder / ".lock").touch()
+    looks = os.open(folder / ".lock", os.O_RDONLY)
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [looks]).start()
+    run = RunFolder(folder)
+    with run.held():
+        assert status.is_held(folder)
+    assert not status.is_held(folder)
+
+
+def test_jobs_that_stopped_failed_or_are_missing(folder):
+    assert read_job(folder, JOB).state == "missing"
+    noted = Job(3, JOB.folder, JOB.overrides, reason="a=1: must be\n at least 2")
+    assert read_job(Path("/no/such"), noted).state == "failed"
+    record(folder, "stopped", reason="stopped at step 5")
+    assert (read_job(folder, noted).state, read_job(folder, noted).reason) == (
+        "stopped",
+        "stopped at step 5",
+    )
+    record(folder, "failed", reason="two\nlines")
+    assert (read_job(folder, JOB).state, read_job(folder, JOB).reason) == ("failed", "two lines")
+    record(folder, "failed")
+    assert read_job(folder, JOB).reason == "no reason is known"
+
+
+def test_files_that_are_damaged_count_as_missing(folder):
+    (folder / "run.json").write_text("{")
+    assert read_job(folder, JOB).state == "missing"
+    record(folder, "running")
+    (folder / "metrics.jsonl").write_bytes(b"\xff\n[1]\n" + b"x" * 50_000)
+    assert read_job(folder, JOB).step == 0
+
+
+def test_the_last_line_is_found_without_reading_a_long_file(folder):
+    record(folder, "finished")
+    metrics(folder, *range(1, 3000))
+    began = time.perf_counter()
+    assert read_job(folder, JOB).step == 2999
+    assert time.perf_counter() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    ("in_queue", "written", "state"),
+    [
+        ("PENDING", None, "queued"),
+        ("PENDING", "stopped", "queued"),
+        ("PENDING", "running", "queued"),
+        ("RUNNING", None, "running"),
+        ("RUNNING", "running", "running"),
+        ("COMPLETING", "finished", "finished"),
+        (None, "running", "failed"),
+        (None, None, "missing"),
+    ],
+)
+def test_slurms_queue_is_asked_for_jobs_that_it_has(
+    tmp_path, monkeypatch, in_queue, written, state
+):
+    sweep = SweepFolder(tmp_path)
+    sweep.plan("command", "slurm", [["a=1"], ["a=2"]], lambda n, overrides: f"{n}_a")
+    if written:
+        (tmp_path / "1_a").mkdir()
+        record(tmp_path / "1_a", written)
+    monkeypatch.setattr(status, "slurm_queue", lambda moment: pytest.fail("there is no SLURM job"))
+    assert read_sweep(tmp_path)[0].state == "missing"
+    sweep.note_slurm("1_a", "12_1")
+    queue = {"12_0": "RUNNING"} | ({"12_1": in_queue} if in_queue else {})
+    monkeypatch.setattr(status, "slurm_queue", lambda moment: queue)
+    assert [job.state for job in read_sweep(tmp_path)] == ["missing", state]
+
+
+def test_the_queue_as_squeue_prints_it(tmp_path, monkeypatch):
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 12_0 PENDING\necho 13 RUNNING\n")
+    squeue.chmod(0o755)
+    status.slurm_queue.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert status.slurm_queue(1) == {"12_0": "PENDING", "13": "RUNNING"}
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert status.slurm_queue(1) == {"12_0": "PENDING", "13": "RUNNING"}
+    assert status.slurm_queue(2) == {}
+    status.slurm_queue.cache_clear()
