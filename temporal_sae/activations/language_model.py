@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.activations.hooks import find_hook_point, first_tensor, with_first_tensor
+from temporal_sae.activations.shared import shared_activations
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.errors import InvalidOption, check_choice
 
@@ -53,6 +54,7 @@ class LanguageModel:
         self.model.to(self.device).eval().requires_grad_(False)
         self.n_layers = int(self.model.config.get_text_config().num_hidden_layers)
         self.point = find_hook_point(self.model, self.n_layers, hook_name)
+        self._shared = shared_activations(f"{name} {revision} {hook_name} {dtype}", self.device)
         start = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         self.d_in = self.activations(start).shape[-1]
 
@@ -66,6 +68,11 @@ class LanguageModel:
         self, tokens: Int[Tensor, "windows context"]
     ) -> Float[Tensor, "windows context d_in"]:
         """Activations at the hook; the layers behind it do not run."""
+        if self._shared is not None:
+            return self._shared.find_or_compute(tokens, lambda: self._compute(tokens))
+        return self._compute(tokens)
+
+    def _compute(self, tokens: Tensor) -> Tensor:
         captured: list[Tensor] = []
 
         def capture(hidden: Tensor) -> Tensor:
@@ -89,6 +96,11 @@ class LanguageModel:
         self, tokens: Int[Tensor, "windows context"], edit: Edit | None = None
     ) -> Float[Tensor, "windows context vocab"]:
         """Next-token logits, with the activations at the hook replaced by `edit` of them."""
+        if edit is None and self._shared is not None:
+            return self._shared.find_or_compute(tokens, lambda: self._logits(tokens), "logits")
+        return self._logits(tokens, edit)
+
+    def _logits(self, tokens: Tensor, edit: Edit | None = None) -> Tensor:
         with self._edited(edit or (lambda hidden: hidden)):
             logits: Tensor = self.model(input_ids=tokens.to(self.device), use_cache=False).logits
         return logits

@@ -1,0 +1,199 @@
+"""The places where jobs of a sweep can run at a time: GPUs, or a number of workers on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from temporal_sae.errors import InvalidOption, check_int
+
+MEMORY_OF_A_WORKER = 2 * 2**30  # bytes: a run on the CPU with the bundled model takes 1.4 GiB
+# numba's loops, MKL and OpenBLAS follow it; variables of their own change the last bits of a run.
+THREADS = "OMP_NUM_THREADS"
+# A job of the pool is no part of whatever larger run the pool itself may be started in.
+RANK_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_PROCID",
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one process.
+
+    Args:
+        number: from 0.
+        device: the GPU, as CUDA_VISIBLE_DEVICES names it; None: the CPU.
+    """
+
+    number: int
+    device: str | None = None
+
+
+class Slots:
+    """Which of the places are free.
+
+    Args:
+        slots: all of them.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.all = tuple(slots)
+        self._free = list(slots)
+
+    def take(self, n: int) -> tuple[Slot, ...] | None:
+        """The first `n` that are free, which are then taken; None if there are fewer."""
+        if len(self._free) < n:
+            return None
+        taken, self._free = self._free[:n], self._free[n:]
+        return tuple(taken)
+
+    def give_back(self, slots: Sequence[Slot]) -> None:
+        """Make slots that were taken free again."""
+        if not set(slots) <= set(self.all) - set(self._free):
+            raise ValueError(f"not taken: {slots}")
+        self._free = sorted([*self._free, *slots], key=lambda slot: slot.number)
+
+
+def find_slots(
+    devices: str | Sequence[int], workers: int | None, n_jobs: int, processes_per_job: int
+) -> list[Slot]:
+    """The places that the options allow.
+
+    Args:
+        devices: auto (all visible GPUs, or else the CPU), cpu, or the numbers of GPUs among the
+            visible ones.
+        workers: jobs at a time on the CPU; None: as many as there are cores, memory and jobs for.
+        n_jobs: jobs that wait.
+        processes_per_job: places that each of them takes.
+
+    Raises:
+        InvalidOption: there are no such devices, or too few of them for one job.
+    """
+    check_int("processes_per_job", processes_per_job, 1)
+    if workers is not None:
+        check_int("workers", workers, 1)
+    gpus = [] if devices == "cpu" else visible_gpus()
+    if devices not in ("auto", "cpu"):
+        gpus = chosen_gpus(devices, gpus)
+    if not gpus:
+        n = workers or workers_that_fit(n_jobs, processes_per_job)
+        return [Slot(n) for n in range(n * processes_per_job)]
+    if len(gpus) < processes_per_job:
+        allowed = f"at most the number of devices, {len(gpus)}"
+        raise InvalidOption("processes_per_job", processes_per_job, allowed)
+    return [Slot(n, gpu) for n, gpu in enumerate(gpus)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that a program started here would see, as CUDA_VISIBLE_DEVICES names them."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is not None:
+        listed = [name.strip() for name in names.split(",")]
+        # CUDA reads the list up to the first entry that names nothing.
+        end = next((n for n, name in enumerate(listed) if name in ("", "-1")), len(listed))
+        return listed[:end]
+    if not has_driver():
+        return []
+    import torch  # slow to import, and needed only here
+
+    return [str(n) for n in range(torch.cuda.device_count())]
+
+
+def has_driver() -> bool:
+    """Whether CUDA's driver is installed."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def chosen_gpus(devices: str | Sequence[int], visible: Sequence[str]) -> list[str]:
+    """Those of the visible GPUs that are asked for by number."""
+    numbers = [] if isinstance(devices, str) else list(devices)
+    wanted = all(isinstance(n, int) and 0 <= n < len(visible) for n in numbers)
+    if not numbers or not wanted or len(set(numbers)) < len(numbers):
+        found = f"{len(visible)} are visible" if visible else "none is visible"
+        shown = devices if isinstance(devices, str) else numbers
+        raise InvalidOption(
+            "devices", shown, f"auto, cpu, or a list of different CUDA devices ({found})"
+        )
+    return [visible[n] for n in numbers]
+
+
+def workers_that_fit(n_jobs: int, processes_per_job: int) -> int:
+    """Jobs at a time on the CPU, at least one."""
+    fit = [n_jobs, cores() // processes_per_job]
+    if (free := free_memory()) is not None:
+        fit.append(free // (MEMORY_OF_A_WORKER * processes_per_job))
+    return max(1, min(fit))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes of host memory that can still be taken; None where the system does not say.
+
+    As `temporal_sae.machine` reads it, without torch.
+    """
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def thread_environment(n_slots: int, threads: int | None) -> dict[str, str]:
+    """Variables that divide the cores among the slots.
+
+    Args:
+        n_slots: processes at a time.
+        threads: of each; None: its share of the cores, or what OMP_NUM_THREADS says if that is
+            less.
+
+    Raises:
+        InvalidOption: `threads` is no positive number.
+    """
+    if threads is None:
+        threads = max(1, cores() // n_slots)
+        asked = os.environ.get(THREADS, "")
+        threads = min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
+    check_int("threads", threads, 1)
+    return {THREADS: str(threads)}
+
+
+def job_environment(slots: Sequence[Slot], rank: int, port: int | None) -> dict[str, str | None]:
+    """Variables of one process of a job; None: it must not be set.
+
+    Args:
+        slots: those of the whole job; its processes see all its GPUs, and each takes one of them.
+        rank: the number of this process.
+        port: where the processes meet; None: there is only one.
+    """
+    devices = [slot.device for slot in slots if slot.device is not None]
+    values: dict[str, str | None] = dict.fromkeys(RANK_VARIABLES)
+    values["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    if port is not None:
+        for name in ("RANK", "LOCAL_RANK"):
+            values[name] = str(rank)
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            values[name] = str(len(slots))
+        values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return values

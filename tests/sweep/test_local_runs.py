@@ -1,0 +1,163 @@
+"""hydra/launcher=local from the command line, with whole runs that are stopped and continued."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from temporal_sae.files import TEMPORARY
+from temporal_sae.sweep.local import SHARED
+from tests.test_end_to_end import LONGER, ROOT, sha256
+
+pytestmark = pytest.mark.slow
+WINDOWS = (200, 300, 400)
+PATIENCE = 300
+
+
+def start(options, folder):
+    """A sweep over the windows on two workers, in a session of its own as a terminal gives it."""
+    windows = ",".join(str(window) for window in WINDOWS)
+    command = [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        "-m",
+        "hydra/launcher=local",
+        "hydra.launcher.devices=cpu",
+        "hydra.launcher.workers=2",
+        "hydra.launcher.threads=1",
+        "hydra.sweep.subdir=${tracker.window_size}",
+        *(option for option in options if not option.startswith("tracker.window_size")),
+        f"tracker.window_size={windows}",
+        f"hydra.sweep.dir={folder}",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_training(folder, steps):
+    """Until a job has got so far."""
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= steps / 5)
+
+
+def wait_until(is_so):
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def processes_in(folder, window="*"):
+    """Ids of all processes that have written a part of a log."""
+    logs = "".join(path.read_text() for path in folder.glob(f"{window}/log.txt"))
+    return [int(pid) for pid in re.findall(r"^--- .* process (\d+)$", logs, re.MULTILINE)]
+
+
+def is_alive(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture(scope="module")
+def options(random_gemma):
+    return (f"model.name={random_gemma}", *LONGER)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    output = finish(start(options, folder))
+    assert "3 of 3 finished" in output
+    return folder
+
+
+def assert_as_undisturbed(folder, undisturbed):
+    for window in WINDOWS:
+        assert json.loads((folder / f"{window}/run.json").read_text())["status"] == "finished"
+        assert sha256(folder / str(window)) == sha256(undisturbed / str(window))
+    assert_tidy(folder)
+
+
+def assert_tidy(folder):
+    """No half of a file, and nothing that only jobs at work need."""
+    assert not list(folder.rglob(f"{TEMPORARY}*"))
+    assert not (folder / SHARED).exists()
+
+
+def test_a_job_is_the_run_that_it_would_be_alone(options, undisturbed, tmp_path):
+    window = WINDOWS[-1]  # it found what the first two had left
+    alone = [o for o in options if not o.startswith("tracker.window_size")]
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "launch.py"),
+            *alone,
+            f"tracker.window_size={window}",
+            f"hydra.run.dir={tmp_path}/run",
+        ],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert sha256(tmp_path / "run") == sha256(undisturbed / str(window))
+    assert_tidy(undisturbed)
+
+
+def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(options, undisturbed, tmp_path):
+    folder = tmp_path / "sweep"
+    process = start(options, folder)
+    for window in WINDOWS[:2]:
+        wait_for_training(folder / str(window), 20)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "stopping 2 jobs" in output
+    assert f"hydra.sweep.dir={folder}" in output
+    assert len(pids := processes_in(folder)) == 2
+    assert not any(is_alive(pid) for pid in pids)
+    assert_tidy(folder)
+    for window in WINDOWS[:2]:
+        record = json.loads((folder / f"{window}/run.json").read_text())
+        assert record["status"] == "stopped"
+        assert "stopped at step" in (folder / f"{window}/log.txt").read_text()
+    finish(start(options, folder))
+    assert "continuing at step" in (folder / f"{WINDOWS[0]}/log.txt").read_text()
+    assert_as_undisturbed(folder, undisturbed)
+
+
+def test_a_killed_job_and_a_killed_launcher(options, undisturbed, tmp_path):
+    folder = tmp_path / "sweep"
+    process = start(options, folder)
+    wait_for_training(folder / str(WINDOWS[0]), 20)
+    (victim,) = processes_in(folder, WINDOWS[0])
+    os.kill(victim, signal.SIGKILL)
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 4, output
+    assert "killed by SIGKILL" in output
+    assert "2 of 3 finished" in output
+    process = start(options, folder)
+    wait_for_training(folder / str(WINDOWS[0]), 60)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    wait_until(lambda: not any(is_alive(pid) for pid in processes_in(folder)))
+    record = json.loads((folder / f"{WINDOWS[0]}/run.json").read_text())
+    assert record["status"] in ("stopped", "finished")  # it had a moment to save what it had
+    finish(start(options, folder))
+    assert_as_undisturbed(folder, undisturbed)
