@@ -1,0 +1,157 @@
+"""What a search proposes: from known functions, without any run."""
+
+import math
+from statistics import mean
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from temporal_sae.errors import InvalidOption
+from temporal_sae.sweep.search import Interval, Search, Trial, Values, dimension
+
+WEIGHT = Interval(0.1, 30.0, log=True, whole=False)
+WINDOW = Interval(200, 5000, log=True, whole=True)
+SPACE = {"loss.ortho_weight": WEIGHT, "tracker.window_size": WINDOW}
+
+
+def read(text):
+    (override,) = OverridesParser.create().parse_overrides([text])
+    return dimension(override)
+
+
+def quality(words):
+    """Best, 0, at a weight of 3 and a window of 1000."""
+    weight, window = float(words["loss.ortho_weight"]), int(words["tracker.window_size"])
+    return -(math.log(weight / 3) ** 2) - math.log(window / 1000) ** 2
+
+
+def searched(search, n_trials, at_once=1, objective=quality):
+    trials = []
+    while len(trials) < n_trials:
+        proposed = search.propose(trials, min(at_once, n_trials - len(trials)))
+        trials += [Trial(words, objective(words)) for words in proposed]
+    return trials
+
+
+def best_value(search, *args):
+    trials = searched(search, *args)
+    return trials[search.best(trials)].value
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_it_finds_the_optimum_better_than_chance(at_once):
+    by_search = mean(best_value(Search(SPACE, "maximize", 6, s), 20, at_once) for s in range(8))
+    by_chance = mean(best_value(Search(SPACE, "maximize", 20, s), 20, at_once) for s in range(8))
+    assert by_search > by_chance / 2  # both below 0, the best there is
+
+
+def test_the_other_direction_is_the_same_search_of_the_other_sign():
+    up, down = Search(SPACE, "maximize", 4, 3), Search(SPACE, "minimize", 4, 3)
+    trials = searched(up, 12)
+    mirrored = searched(down, 12, objective=lambda words: -quality(words))
+    assert [t.words for t in trials] == [t.words for t in mirrored]
+    assert up.best(trials) == down.best(mirrored)
+    assert trials[up.best(trials)].value == max(trial.value for trial in trials)
+
+
+def test_proposals_follow_from_the_trials_and_the_seed():
+    search = Search(SPACE, "maximize", 3, 5)
+    trials = searched(search, 8, at_once=2)
+    for done in (0, 2, 6):
+        again = Search(SPACE, "maximize", 3, 5).propose(trials[:done], 2)
+        assert again == [trial.words for trial in trials[done : done + 2]]
+    other_seed = Search(SPACE, "maximize", 3, 6)
+    assert other_seed.propose(trials[:6], 2) != [trial.words for trial in trials[6:8]]
+    worse = [Trial(trial.words, -(trial.value or 0)) for trial in trials[:6]]
+    assert search.propose(worse, 2) != [trial.words for trial in trials[6:8]]
+
+
+def test_failed_trials_are_not_repeated_and_say_nothing_good():
+    def fails_above(words):
+        return None if float(words["loss.ortho_weight"]) > 10 else quality(words)
+
+    search = Search(SPACE, "maximize", 6, 1)
+    trials = searched(search, 20, objective=fails_above)
+    failed = [trial for trial in trials if trial.value is None]
+    assert failed
+    assert search.best(trials) is not None
+    assert trials[search.best(trials)].value == max(t.value for t in trials if t not in failed)
+    assert search.best(failed) is None
+
+
+def test_a_small_space_is_tried_out_without_repeating_anything():
+    space = {"sae": read("sae=topk,jumprelu"), "seed": read("seed=range(1,4)")}
+    search, trials = Search(space, "maximize", 2, 0), []
+    while proposed := search.propose(trials, 4):
+        trials += [Trial(words, float(len(words["sae"]))) for words in proposed]
+    tried = sorted((trial.words["sae"], trial.words["seed"]) for trial in trials)
+    assert tried == [(sae, seed) for sae in ("jumprelu", "topk") for seed in "123"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=interval(0,5)", Interval(0.0, 5.0, log=False, whole=False)),
+        ("a=int(interval(2,9))", Interval(2, 9, log=False, whole=True)),
+        ("a=tag(log, interval(0.1,30))", Interval(0.1, 30.0, log=True, whole=False)),
+        ("a=tag(log, int(interval(200,5000)))", Interval(200, 5000, log=True, whole=True)),
+        ("a=range(1,10,3)", Values(("1", "4", "7"), ordered=True)),
+        ("a=x,y", Values(("x", "y"), ordered=False)),
+        ("a=choice(topk,1.5,x)", Values(("topk", "1.5", "x"), ordered=False)),
+    ],
+)
+def test_the_grammar(text, expected):
+    assert read(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=interval(5,1)",
+        "a=interval(2,2)",
+        "a=interval(0,inf)",
+        "a=tag(log, interval(0,5))",
+        "a=tag(log, interval(-1,5))",
+        "a=tag(log, choice(1,2))",
+        "a=tag(lin, interval(1,5))",
+    ],
+)
+def test_what_is_no_dimension_is_told_by_its_key(text):
+    with pytest.raises(InvalidOption, match=r"^a=") as told:
+        read(text)
+    assert text.partition("=")[2] in str(told.value)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-9, 1e3), st.floats(0, 1), st.booleans())
+@settings(deadline=None)
+def test_words_of_an_interval_are_short_and_lie_within(low, width, share, log):
+    high = low * (1 + width)
+    interval = Interval(low, high, log=log, whole=False)
+    number = min(high, low + share * (high - low))
+    word = interval.word(number)
+    assert low <= interval.number(word) <= high
+    assert interval.number(word) == pytest.approx(number, abs=0.02 * (high - low))
+    assert len(word) <= 24
+
+
+def test_what_lies_outside_is_not_held():
+    search = Search({**SPACE, "sae": Values(("topk", "relu"), ordered=False)}, "maximize", 2, 0)
+    words = {"loss.ortho_weight": "3", "tracker.window_size": "1000", "sae": "topk"}
+    assert search.holds(words)
+    for key, wrong in [
+        ("loss.ortho_weight", "31"),
+        ("loss.ortho_weight", ""),
+        ("tracker.window_size", "300.5"),
+        ("sae", "gated"),
+    ]:
+        assert not search.holds({**words, key: wrong})
+
+
+def test_corners_hold_every_value_that_may_be_wrong():
+    search = Search({**SPACE, "sae": Values(("a", "b", "c"), ordered=False)}, "maximize", 2, 0)
+    corners = search.corners()
+    assert {words["sae"] for words in corners} == {"a", "b", "c"}
+    assert {words["loss.ortho_weight"] for words in corners} == {"0.1", "30.0"}
+    assert all(search.holds(words) for words in corners)
