@@ -1,0 +1,160 @@
+"""A sweep on the cluster as a person starts it, and what it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.slurm.cluster import wait_until
+
+ROOT = Path(__file__).parents[2]
+QUICK = (
+    "model.hook_name=blocks.1.hook_resid_post",
+    "activations.context_size=32",
+    "activations.buffer_tokens=2048",
+    "sae.d_sae=256",
+    "sae.k=8",
+    "trainer.num_tokens=51_200",
+    "trainer.batch_size=256",
+    "trainer.checkpoint_every=20",
+    "trainer.log_every=5",
+    "trainer.dead_after_tokens=2000",
+    "eval=none",
+)
+SHORT_EVALUATION = (
+    "eval=core",
+    "eval.n_sparsity_windows=8",
+    "eval.n_reconstruction_windows=8",
+)
+LAUNCHER = (
+    "hydra/launcher=slurm",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.gpus_per_node=null",
+)
+NODE = "+hydra.launcher.additional_parameters.nodelist"
+LONGEST = 300  # seconds for a sweep, on a machine with much else to do
+
+
+def environment(base=os.environ):
+    """Without what pytest or an earlier run has set for itself."""
+    own = ("HYDRA_FULL_ERROR", "TEMPORAL_SAE_TRACEBACK")
+    kept = {k: v for k, v in base.items() if k not in own}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def plain_run(*arguments):
+    """`python launch.py` on this machine."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "launch.py"), *arguments],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+class Sweep:
+    """`python launch.py -m hydra/launcher=slurm …` in the background.
+
+    Args:
+        cluster: where its jobs run.
+        folder: `hydra.sweep.dir`; what is printed goes to a file beside it.
+        *arguments: further options.
+        app: what is called instead of launch.py, a file beside this one.
+    """
+
+    def __init__(self, cluster, folder, *arguments, app="launch.py"):
+        self.cluster, self.folder, self.arguments = cluster, folder, arguments
+        self.program = ROOT / app if app == "launch.py" else Path(__file__).with_name(app)
+        self.process = None
+
+    def start(self):
+        """Give the command; once more, if it has ended."""
+        with self.folder.with_name("output").open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, str(self.program), "-m", *LAUNCHER, *self.arguments),
+                    f"hydra.sweep.dir={self.folder}",
+                ],
+                env=environment(self.cluster.environment),
+                stdout=output,
+                stderr=output,
+            )
+
+    def finish(self):
+        """Wait for the end of the command; returns its exit code."""
+        return self.process.wait(LONGEST)
+
+    def interrupt(self):
+        """Ctrl-C; returns the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30)
+
+    def kill(self):
+        """SIGKILL to the command alone."""
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def output(self):
+        """All that the command has printed."""
+        return self.folder.with_name("output").read_text()
+
+    @property
+    def jobs(self):
+        """What sweep.json says of every job."""
+        try:
+            return json.loads((self.folder / "sweep.json").read_text())["jobs"]
+        except FileNotFoundError:
+            return []
+
+    def slurm_job(self, number=0):
+        """SLURM's id of a job, None before it is noted."""
+        return self.jobs[number]["slurm_job"] if self.jobs else None
+
+    def job_folder(self, number=0):
+        """The folder of a job."""
+        return self.folder / self.jobs[number]["folder"]
+
+    def record(self, number=0):
+        """run.json of a job."""
+        return json.loads((self.job_folder(number) / "run.json").read_text())
+
+    def log(self, number=0):
+        """What a job has printed."""
+        name = self.slurm_job(number)
+        return (self.folder / ".submitit" / name / f"{name}_0_log.out").read_text()
+
+    def step(self, number=0):
+        """The last step that a job has logged, 0 before the first."""
+        path = self.job_folder(number) / "metrics.jsonl" if self.jobs else None
+        lines = path.read_text().splitlines()[-2:] if path and path.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+    def wait_for(self, condition, what):
+        """Until it holds; the command must not end before.
+
+        Raises:
+            TimeoutError: it does not hold for too long, or the command has ended.
+        """
+
+        def known():
+            return condition() or self.process.poll() is not None
+
+        wait_until(known, what, 0.02, LONGEST)
+        if not condition():
+            raise TimeoutError(f"ended without {what}: {self.output}")
+
+    def wait_for_step(self, step, number=0):
+        """Until a job has logged that step."""
+        self.wait_for(lambda: self.step(number) >= step, f"step {step}")
+
+    def tasks(self, number=0):
+        """The processes that train for a job."""
+        return self.cluster.tasks_of(self.slurm_job(number))
+
+
+def weights(folder):
+    """The bytes of the trained SAE."""
+    return (folder / "sae" / "sae_weights.safetensors").read_bytes()
