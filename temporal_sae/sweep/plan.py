@@ -11,7 +11,7 @@ values adds jobs to those that are there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -214,23 +214,23 @@ class SweepFolder:
                     f"{other.number} and {job.number}"
                 )
 
-    def note_slurm(self, folder: str, slurm_job: str | None) -> None:
-        """Note the id of the SLURM job that runs the job in `folder` (its name)."""
-        self._change(folder, slurm_job=slurm_job)
+    def note_slurm(self, numbers: Mapping[str, str]) -> None:
+        """Note the ids of the SLURM jobs that run the jobs in these folders (their names)."""
+        self._change({folder: {"slurm_job": number} for folder, number in numbers.items()})
 
     def note_reason(self, folder: str, reason: str | None) -> None:
         """Note why the job in `folder` (its name) has failed; None: it has not."""
-        self._change(folder, reason=reason)
+        self._change({folder: {"reason": reason}})
 
     def note(self, key: str, value: Any) -> None:
         """Note something about the sweep as a whole."""
         write_json(self.path / NOTE, self.read() | {key: value})
 
-    def _change(self, folder: str, **changes: Any) -> None:
+    def _change(self, changes: Mapping[str, dict[str, Any]]) -> None:
         jobs = self.jobs()
-        if folder not in {job.folder for job in jobs}:
-            raise KeyError(f"{self.path} has no job in {folder}")
-        changed = [replace(job, **changes) if job.folder == folder else job for job in jobs]
+        if unknown := changes.keys() - {job.folder for job in jobs}:
+            raise KeyError(f"{self.path} has no job in {unknown.pop()}")
+        changed = [replace(job, **changes.get(job.folder, {})) for job in jobs]
         self._write(self.read(), changed)
 
     def _write(self, note: dict[str, Any], jobs: list[Job]) -> None:

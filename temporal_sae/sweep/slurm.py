@@ -116,8 +116,7 @@ class SlurmLauncher(Submitit):
             if new:
                 submitted = self._submit([job_overrides[n] for n in new], initial_job_idx)
                 jobs |= dict(zip(new, submitted, strict=True))
-                for n in new:
-                    sweep.note_slurm(names[n], jobs[n].number)
+                sweep.note_slurm({names[n]: jobs[n].number for n in new})
                 say(f"submitted {', '.join(arrays(submitted))}; logs: {submitted[0].folder.parent}")
             outcomes = wait_for({name: jobs[n] for n, name in enumerate(names)}, sweep)
             if all(outcome.refused for outcome in outcomes):

@@ -74,7 +74,8 @@ class LiveTable:
             return
         varying = varying_keys([s.overrides for s in statuses])
         for status in statuses:
-            if self._told.get(status.number) != status.state:
+            # Missing is what a job is for a moment that has ended and not said how.
+            if status.state not in (self._told.get(status.number), "missing"):
                 self._told[status.number] = status.state
                 self.console.print(
                     change(status, varying), markup=False, highlight=False, soft_wrap=True

@@ -83,7 +83,7 @@ def test_two_jobs_in_one_folder_are_refused(sweep):
 
 def test_notes_on_a_job_stay_through_a_new_plan(sweep):
     plan(sweep, "a=1", "a=2")
-    sweep.note_slurm("1_x", "12_1")
+    sweep.note_slurm({"1_x": "12_1"})
     sweep.note_reason("1_x", "SLURM: TIMEOUT")
     sweep.note("best", {"number": 1})
     jobs = plan(sweep, "a=1", "a=2")

@@ -133,7 +133,7 @@ def test_slurms_queue_is_asked_for_jobs_that_it_has(
         record(tmp_path / "1_a", written)
     monkeypatch.setattr(status, "slurm_queue", lambda moment: pytest.fail("there is no SLURM job"))
     assert read_sweep(tmp_path)[0].state == "missing"
-    sweep.note_slurm("1_a", "12_1")
+    sweep.note_slurm({"1_a": "12_1"})
     queue = {"12_0": "RUNNING"} | ({"12_1": in_queue} if in_queue else {})
     monkeypatch.setattr(status, "slurm_queue", lambda moment: queue)
     assert [job.state for job in read_sweep(tmp_path)] == ["missing", state]
