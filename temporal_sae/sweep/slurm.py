@@ -35,6 +35,7 @@ from temporal_sae.sweep.slurm_jobs import (
     SECONDS_BETWEEN_LOOKS,
     Outcome,
     SlurmJob,
+    outlive_requeueing,
     still_live,
 )
 from temporal_sae.sweep.slurm_watch import arrays, tell_how_to_go_on, wait_for
@@ -79,6 +80,7 @@ class SlurmLauncher(Submitit):
             sys.exit("the launcher has ended while it submitted this job: nobody waits for it")
         if speaks:
             (own_folder / OUTCOME).unlink(missing_ok=True)
+        outlive_requeueing()
         try:
             job = super().__call__(sweep_overrides, job_dir_key, job_num, job_id, singleton_state)
             outcome = outcome_of(job)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 from temporal_sae.errors import JobFailed, JobRefused, reason_of
 from temporal_sae.files import write_json
@@ -130,6 +133,27 @@ class SlurmJob:
                 if found := [line for line in lines if telling.search(line)]:
                     return found[-1][:LONGEST_REASON]
         return ""
+
+
+def outlive_requeueing() -> None:
+    """In a job: let the handler of SIGUSR2 put it back into the queue, whatever that ends first.
+
+    `scontrol requeue` ends all processes of the job, of which it is one: it may not live to say
+    that it has been obeyed, and submitit would take that for a failure.
+    """
+    handler = signal.getsignal(signal.SIGUSR2)
+    if not callable(handler):
+        return
+
+    def requeue(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except subprocess.CalledProcessError as error:
+            if error.returncode != -signal.SIGTERM:
+                raise
+            sys.exit(-1)
+
+    signal.signal(signal.SIGUSR2, requeue)
 
 
 def ask_queue() -> dict[str, str] | None:

@@ -1,7 +1,9 @@
 """What the launcher makes of a job's files and of SLURM's answers, without a cluster."""
 
 import os
+import signal
 import stat
+import subprocess
 import time
 
 import pytest
@@ -120,3 +122,36 @@ def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
     assert slurm_jobs.still_live(jobs) == set(jobs[:2])
     assert (tmp_path / "calls").read_text() == "\n"
     assert arrays(jobs) == ["1"]
+
+
+@pytest.fixture
+def requeue(request):
+    """What a job does on SIGUSR2, whose handler runs a command that ends by this."""
+
+    def handler(number, frame):
+        subprocess.run(["sh", "-c", request.param], check=True)
+        raise SystemExit("done")
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    slurm_jobs.outlive_requeueing()
+    yield lambda: signal.raise_signal(signal.SIGUSR2)
+    signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize(
+    ("requeue", "error", "told"),
+    [
+        ("kill $$", SystemExit, "-1"),  # the end that the command asked for has come to it first
+        ("true", SystemExit, "done"),
+        ("exit 1", subprocess.CalledProcessError, "exit status 1"),
+    ],
+    indirect=["requeue"],
+)
+def test_a_job_is_queued_again_although_that_ends_the_command_for_it(requeue, error, told):
+    with pytest.raises(error, match=told):
+        requeue()
+
+
+def test_without_a_handler_there_is_nothing_to_outlive():
+    slurm_jobs.outlive_requeueing()
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
