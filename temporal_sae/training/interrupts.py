@@ -76,7 +76,8 @@ class StopRequest:
             return signal.SIGINT
         if terminated and self.ends(signal.SIGTERM):
             return signal.SIGTERM
-        self.signal = None  # SIGTERM may come again
+        if got[1]:  # only what has been told: another signal may have come since
+            self.signal = None
         if preempted:
             return PREEMPTION
         return signal.SIGTERM if terminated else None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from temporal_sae import processes
 from temporal_sae.sae import JumpReLUSAE, StandardSAE, TopKSAE
 from temporal_sae.training import JsonlLogger, ProgressDisplay
 from temporal_sae.training.dead import DeadLatents
@@ -126,6 +127,19 @@ def test_in_a_batch_job_sigterm_asks_for_a_checkpoint_and_may_come_again():
         signal.raise_signal(signal.SIGTERM)
         assert stop.agreed() == signal.SIGINT
         stop.hand_on()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_exchange_is_told_at_the_next(number, monkeypatch):
+    def meanwhile(*numbers):
+        signal.raise_signal(number)
+        return numbers
+
+    with StopRequest() as stop:
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "largest_of", meanwhile)
+            assert stop.agreed() is None
+        assert stop.agreed() == number
 
 
 def test_a_preemption_that_nobody_handles_is_left_alone():
