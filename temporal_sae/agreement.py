@@ -127,7 +127,10 @@ def was_told(error: BaseException) -> bool:
 
 
 def _packed(result: Any, error: BaseException | None) -> bytes:
-    """Both as bytes. Errors are taken apart: those of several arguments do not come back whole."""
+    """Both as bytes, for processes of the same run only: nothing of it is ever read from a disk.
+
+    Errors are taken apart, since those of several arguments do not come back whole.
+    """
     if error is None:
         return pickle.dumps((result, None))
     try:

@@ -77,7 +77,7 @@ def remove_if_empty(path: Path) -> None:
         try:
             path.rmdir()
         except FileNotFoundError:
-            pass
+            pass  # one of them was faster; the parents are still to be looked at
         except OSError:  # something is in it
             return
         path = path.parent
