@@ -145,7 +145,10 @@ def change(status: JobStatus, varying: set[str]) -> str:
     what = what_varies(status.overrides, varying)
     step = f" at step {status.step}/{status.total_steps}" if status.step else ""
     why = f": {status.reason}" if status.reason else ""
-    return f"job {status.number}{f' ({what})' if what else ''}: {status.state}{step}{why}"
+    told = f"{status.state}{step}{why}"
+    if status.reason and status.reason.startswith(status.state):  # `stopped at step 9`
+        told = status.reason
+    return f"job {status.number}{f' ({what})' if what else ''}: {told}"
 
 
 def summary(statuses: Sequence[JobStatus]) -> str:

@@ -54,9 +54,12 @@ def test_without_a_terminal_a_line_for_every_change_of_state():
         table.update(now=True)
         seen[0] = job(0, "running", step=5, total_steps=9)
         table.update(now=True)
+        seen[0] = job(0, "stopped", step=5, total_steps=9, reason="stopped at step 7")
+        table.update(now=True)
         seen[0] = job(0, "failed", step=5, total_steps=9, reason="[red] is no markup")
     assert text().splitlines() == [
         "job 0 (a=0): running",
+        "job 0 (a=0): stopped at step 7",
         "job 0 (a=0): failed at step 5/9: [red] is no markup",
     ]
 
