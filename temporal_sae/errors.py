@@ -60,9 +60,20 @@ class SweepIncomplete(Exception):
         super().__init__("; ".join(f"{job}: {why}" for job, why in failures.items()))
 
 
+def printable(text: str) -> str:
+    """`text` with escapes for what a terminal would obey or could not show.
+
+    Names and values from files reach messages; a control character in them must not reach the
+    terminal. Letters of any script stay as they are.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 def one_line(text: Any) -> str | None:
-    """The words of `text` without its line breaks; None if there are none."""
-    return " ".join(str(text).split()) or None if text is not None else None
+    """The words of `text`, printable and without its line breaks; None if there are none."""
+    return printable(" ".join(str(text).split())) or None if text is not None else None
 
 
 def reason_of(error: Any) -> str:

@@ -1,14 +1,52 @@
-"""Files that are complete or do not exist."""
+"""Files that are complete or do not exist, and reading of those that anybody may have written."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from temporal_sae.errors import RunError
 
 TEMPORARY = ".unfinished-"
+LONGEST_JSON = 256 * 2**20  # bytes; far above what a run writes, far below what a machine has
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Opening a FIFO waits for a writer, and a device may never end: neither is opened.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it is not a regular file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is not a regular file")
+    # Without waiting, should a FIFO have taken its place since.
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that need not be one of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunError: it cannot be read, is too long, or holds no JSON; in one line with its path.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(LONGEST_JSON + 1)
+        if len(data) > LONGEST_JSON:
+            raise ValueError(f"longer than {LONGEST_JSON} bytes")
+        return json.loads(data.decode())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise RunError(f"{path}: cannot be read ({reason})") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from temporal_sae.data.sources import find_files, hash_fraction, read_text
+from temporal_sae.data.sources import hash_fraction
+from temporal_sae.data.text_files import find_files, read_text
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 from temporal_sae.eval.tasks.python_sources import KINDS, Kind, Piece, pieces_of
 
