@@ -119,6 +119,11 @@ def check_int(option: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def keep_int(options: Any, option: str, minimum: int) -> None:
+    """Replace a frozen dataclass's field by the whole number that it is, as `check_int` has it."""
+    object.__setattr__(options, option, check_int(option, getattr(options, option), minimum))
+
+
 def check_bool(option: str, value: Any) -> bool:
     """Return `value` if it is true or false, else raise InvalidOption: `no` is a string."""
     if not isinstance(value, bool):

@@ -192,6 +192,22 @@ def test_a_penalty_that_cannot_act_is_said_to(command, random_gemma):
         assert "so loss.ortho_weight=3 does nothing" in out
 
 
+@pytest.mark.parametrize(
+    "sae",
+    [
+        ["sae=standard", "sae.l1_weight=0"],
+        ["sae=gated", "sae.l1_weight=0"],
+        ["sae=jumprelu", "sae.l0_weight=0", "sae.l0_target=null"],
+    ],
+    ids=lambda sae: sae[0],
+)
+def test_no_sparsity_is_allowed_to_the_end(command, random_gemma, sae):
+    options = [*small(random_gemma, without=["eval"]), "eval=none", *sae, "sae.d_sae=6.4e1"]
+    code, _, err = command(*(o for o in options if o != "sae.k=4"), "hydra.run.dir=r")
+    assert code == 0, err
+    assert "0.0) on" in Path("r/notes.md").read_text().splitlines()[2]
+
+
 @pytest.mark.parametrize("where", ["/proc/run", "{tmp}/file/run"])
 def test_a_folder_that_cannot_be_written(command, random_gemma, tmp_path, where):
     (tmp_path / "file").write_text("")

@@ -43,9 +43,11 @@ class TextFiles:
         if not self.path:
             raise InvalidOption("path", path, "a folder, file or glob that holds text files")
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
-        if max_document_chars is not None:
-            check_int("max_document_chars", max_document_chars, 1)
-        self.max_document_chars = max_document_chars
+        self.max_document_chars = (
+            None
+            if max_document_chars is None
+            else check_int("max_document_chars", max_document_chars, 1)
+        )
         self.root, files = find_files(Path(self.path).expanduser(), pattern, exclude)
         if not files:
             raise InvalidOption("path", self.path, "a folder, file or glob that holds text files")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource, TokenWindows
-from temporal_sae.errors import RunError, check_int
+from temporal_sae.errors import RunError, keep_int
 from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.eval.subject import Outcome, Subject
@@ -65,10 +65,10 @@ class CoreEvaluation:
     )
 
     def __post_init__(self) -> None:
-        check_int("batch_windows", self.batch_windows, 1)
-        check_int("n_reconstruction_windows", self.n_reconstruction_windows, 1)
-        check_int("n_sparsity_windows", self.n_sparsity_windows, 1)
-        check_int("seed", self.seed, 0)
+        keep_int(self, "batch_windows", 1)
+        keep_int(self, "n_reconstruction_windows", 1)
+        keep_int(self, "n_sparsity_windows", 1)
+        keep_int(self, "seed", 0)
 
     @property
     def windows_at_once(self) -> int:

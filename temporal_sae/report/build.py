@@ -86,9 +86,13 @@ def headline(results: dict[str, Any], record: dict[str, Any]) -> str:
     """What was trained, in a sentence."""
     config = with_short_names(results)["training"]["config"]
     named = {"k": "k", "l1_penalty": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
-    sparsity = next(f"{word} {config[key]}" for key, word in named.items() if config.get(key))
+    # A weight of 0 is worth saying; an architecture need not have any of these.
+    sparsity = [
+        f"{word} {config[key]}" for key, word in named.items() if config.get(key) is not None
+    ]
+    what = ", ".join([config["dict_class"], *sparsity[:1]])
     return (
-        f"{config['dict_size']:,} latents ({config['dict_class']}, {sparsity}) on "
+        f"{config['dict_size']:,} latents ({what}) on "
         f"{config['lm_name']}, {config['submodule_name']} (width {config['activation_dim']}): "
         f"{config['steps']:,} steps at learning rate {config['lr']:.3g}, λ2 "
         f"{config['ortho_weight']:g}, seed {config['seed']}, on {record['device']}."

@@ -90,8 +90,8 @@ class SparseAutoencoder(nn.Module, ABC):
         # In memory the encoder lies like the decoder, a latent after the other: its gradient is
         # summed latent by latent, and everything that walks both walks them alike.
         self.W_enc = nn.Parameter(directions.clone().T)
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
     @abstractmethod
     def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:

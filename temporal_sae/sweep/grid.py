@@ -33,9 +33,11 @@ class GridSweeper(Sweeper):
         also: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        if max_batch_size is not None:
-            check_int("hydra.sweeper.max_batch_size", max_batch_size, 1)
-        self.max_batch_size = max_batch_size
+        self.max_batch_size = (
+            None
+            if max_batch_size is None
+            else check_int("hydra.sweeper.max_batch_size", max_batch_size, 1)
+        )
         self.params = {str(k): "null" if v is None else str(v) for k, v in (params or {}).items()}
         self.also = [[str(override) for override in overrides] for overrides in also or ()]
 

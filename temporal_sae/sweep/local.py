@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
-from temporal_sae.errors import InvalidOption, JobFailed, JobRefused, check_bool
+from temporal_sae.errors import InvalidOption, JobFailed, JobRefused, check_bool, check_int
 from temporal_sae.sweep.host import Host
 from temporal_sae.sweep.messages import Outcome, Setup
 from temporal_sae.sweep.plan import SweepFolder
@@ -120,6 +120,7 @@ class LocalLauncher(Launcher):
         """Where jobs can run, and how many threads each process gets."""
         try:
             check_bool("share_activations", self.share_activations)
+            self.processes_per_job = check_int("processes_per_job", self.processes_per_job, 1)
             slots = find_slots(self.devices, self.workers, n_jobs, self.processes_per_job)
             return Slots(slots), thread_environment(len(slots), self.threads)
         except InvalidOption as error:

@@ -81,9 +81,9 @@ def find_slots(
     Raises:
         InvalidOption: there are no such devices, or too few of them for one job.
     """
-    check_int("processes_per_job", processes_per_job, 1)
+    processes_per_job = check_int("processes_per_job", processes_per_job, 1)
     if workers is not None:
-        check_int("workers", workers, 1)
+        workers = check_int("workers", workers, 1)
     gpus = [] if devices == "cpu" else visible_gpus()
     if devices not in ("auto", "cpu"):
         gpus = chosen_gpus(devices, gpus)
@@ -175,8 +175,7 @@ def thread_environment(n_slots: int, threads: int | None) -> dict[str, str]:
         threads = max(1, cores() // n_slots)
         asked = os.environ.get(THREADS, "")
         threads = min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
-    check_int("threads", threads, 1)
-    return {THREADS: str(threads)}
+    return {THREADS: str(check_int("threads", threads, 1))}
 
 
 def job_environment(slots: Sequence[Slot], rank: int, port: int | None) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
-from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int, check_number
+from temporal_sae.errors import InvalidOption, RunError, check_choice, check_number, keep_int
 from temporal_sae.eval.saebench import collect, needs
 from temporal_sae.eval.saebench.guards import artifacts_name, package_version
 from temporal_sae.eval.saebench.options import completed
@@ -94,8 +94,8 @@ class SAEBenchEvaluation:
             self._set(name, completed(name, getattr(self, name)))
         if self.llm_dtype is not None:
             check_choice("llm_dtype", self.llm_dtype, DTYPES)
-        check_int("llm_batch_size", self.llm_batch_size, 1)
-        check_int("seed", self.seed, 0)
+        keep_int(self, "llm_batch_size", 1)
+        keep_int(self, "seed", 0)
         if self.timeout_minutes is not None:
             check_number("timeout_minutes", self.timeout_minutes, above=True)
         if self.data_folder is not None and not Path(self.data_folder).expanduser().is_dir():

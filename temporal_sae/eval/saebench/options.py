@@ -138,6 +138,7 @@ RECORDED = {
     "n_values": (2, 5, 10, 20, 50, 100, 500),
 }
 MAY_BE_NEGATIVE = ("prompt_token_pos",)
+NUMBER_OR_NULL = ("full_dataset_downsample",)
 # What an SAE is judged by, once the activations and the probes on them are there.
 OF_THE_SAE_ALONE = (
     "n_values",
@@ -181,7 +182,7 @@ def _checked(option: str, value: Any, like: Any) -> Any:
         return _recorded_sizes(option, value, RECORDED[key])
     if isinstance(like, bool):
         return check_bool(option, value)
-    if isinstance(like, int):
+    if isinstance(like, int) or (key in NUMBER_OR_NULL and value is not None):
         return check_int(option, value, -(2**31) if key in MAY_BE_NEGATIVE else 1)
     if isinstance(like, float):
         return check_number(option, value)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
-from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
+from temporal_sae.errors import InvalidOption, RunError, check_number, keep_int
 from temporal_sae.eval.statistics import bootstrap_interval, sum_interval
 from temporal_sae.eval.subject import Subject
 from temporal_sae.eval.tasks.absorbed import ConceptAbsorption, absorption_by_concept
@@ -126,10 +126,10 @@ class Absorption:
 
     def __post_init__(self) -> None:
         for option in ("max_k", "min_letters", "batch_prompts", "n_resamples"):
-            check_int(option, getattr(self, option), 1)
-        check_int("n_examples", self.n_examples, 0)
-        check_int("max_words", self.max_words, 100)
-        check_int("seed", self.seed, 0)
+            keep_int(self, option, 1)
+        keep_int(self, "n_examples", 0)
+        keep_int(self, "max_words", 100)
+        keep_int(self, "seed", 0)
         check_number("test_share", self.test_share, 0, 0.9, above=True)
         check_number("probe_weight_decay", self.probe_weight_decay, above=True)
         check_number("l1_decay", self.l1_decay, above=True)

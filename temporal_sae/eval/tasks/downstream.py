@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
-from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.errors import InvalidOption, keep_int
 from temporal_sae.eval.statistics import sum_interval
 from temporal_sae.eval.subject import Subject
 from temporal_sae.eval.tasks.activations import CellActivations, Tokens, tokenize
@@ -64,8 +64,8 @@ class Downstream:
 
     def __post_init__(self) -> None:
         for option in ("n_latents", "train_rows", "test_rows", "batch_texts", "n_resamples"):
-            check_int(option, getattr(self, option), 1)
-        check_int("seed", self.seed, 0)
+            keep_int(self, option, 1)
+        keep_int(self, "seed", 0)
 
     def check(self, snippets: Snippets, d_sae: int) -> None:
         """Refuse what there are too few snippets or latents for.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
-from temporal_sae.errors import InvalidOption, RunError, check_int
+from temporal_sae.errors import InvalidOption, RunError, keep_int
 from temporal_sae.eval.core import CoreEvaluation
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.eval.tasks.absorption import Absorption
@@ -66,7 +66,7 @@ class TasksEvaluation:
         listed = isinstance(self.tasks, Sequence) and not isinstance(self.tasks, str)
         if not listed or not self.tasks or not set(self.tasks) <= set(TASKS):
             raise InvalidOption("tasks", self.tasks, f"a list of some of {', '.join(TASKS)}")
-        check_int("batch_texts", self.batch_texts, 1)
+        keep_int(self, "batch_texts", 1)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

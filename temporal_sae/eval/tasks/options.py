@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.errors import InvalidOption, check_int, keep_int
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,28 @@ class AblationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_counts("n_values", self.n_values)
-        check_int("train_rows", self.train_rows, 2)
-        check_int("test_rows", self.test_rows, 1)
-        check_int("n_resamples", self.n_resamples, 1)
-        check_int("seed", self.seed, 0)
+        object.__setattr__(self, "n_values", check_counts("n_values", self.n_values))
+        keep_int(self, "train_rows", 2)
+        keep_int(self, "test_rows", 1)
+        keep_int(self, "n_resamples", 1)
+        keep_int(self, "seed", 0)
 
 
-def check_counts(option: str, values: Any, d_sae: int | None = None) -> None:
-    """Refuse what is no list of different whole numbers from 1 to the number of latents.
+def check_counts(option: str, values: Any, d_sae: int | None = None) -> list[int]:
+    """Return a list of different whole numbers from 1 to the number of latents.
 
     Raises:
-        InvalidOption: it is not.
+        InvalidOption: it is none.
     """
     is_list = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-    whole = is_list and all(isinstance(v, int) and not isinstance(v, bool) for v in values)
-    if not whole or min(values) < 1 or len(set(values)) < len(values):
+    try:
+        counts = [check_int(option, value, 1) for value in values] if is_list else []
+    except InvalidOption:
+        counts = []
+    if not counts or len(set(counts)) < len(counts):
         raise InvalidOption(option, values, "a list of different whole numbers of at least 1")
-    if d_sae is not None and max(values) > d_sae:
+    if d_sae is not None and max(counts) > d_sae:
         raise InvalidOption(
             option, values, f"at most {d_sae} each, the number of latents (sae.d_sae)"
         )
+    return counts

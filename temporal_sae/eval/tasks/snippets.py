@@ -18,7 +18,7 @@ from typing import Literal
 
 from temporal_sae.data.sources import hash_fraction
 from temporal_sae.data.text_files import find_files, read_text
-from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
+from temporal_sae.errors import InvalidOption, RunError, check_number, keep_int
 from temporal_sae.eval.tasks.python_sources import KINDS, Kind, Piece, pieces_of
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,11 @@ class SnippetOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_int("n_packages", self.n_packages, 2)
-        check_int("min_chars", self.min_chars, 1)
-        check_int("max_per_file", self.max_per_file, 1)
+        keep_int(self, "n_packages", 2)
+        keep_int(self, "min_chars", 1)
+        keep_int(self, "max_per_file", 1)
         check_number("test_share", self.test_share, minimum=0.01, maximum=0.99)
-        check_int("seed", self.seed, 0)
+        keep_int(self, "seed", 0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.errors import check_int
+from temporal_sae.errors import keep_int
 from temporal_sae.eval.tasks.activations import CellActivations
 from temporal_sae.eval.tasks.options import check_counts
 from temporal_sae.eval.tasks.probes import (
@@ -72,11 +72,11 @@ class SparseProbing:
     name: ClassVar[str] = "sparse_probing"
 
     def __post_init__(self) -> None:
-        check_counts("k_values", self.k_values)
-        check_int("train_rows", self.train_rows, 2)
-        check_int("test_rows", self.test_rows, 1)
-        check_int("n_resamples", self.n_resamples, 1)
-        check_int("seed", self.seed, 0)
+        object.__setattr__(self, "k_values", check_counts("k_values", self.k_values))
+        keep_int(self, "train_rows", 2)
+        keep_int(self, "test_rows", 1)
+        keep_int(self, "n_resamples", 1)
+        keep_int(self, "seed", 0)
 
     @property
     def views(self) -> tuple[View, ...]:
