@@ -18,7 +18,7 @@ from torch import nn
 
 from temporal_sae.errors import InvalidOption
 
-TRANSFORMER_LENS_NAME = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
+TRANSFORMER_LENS_NAME = re.compile(r"blocks\.(\d{1,9})\.hook_resid_(pre|post)")
 
 
 @dataclass(frozen=True)

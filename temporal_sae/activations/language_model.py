@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.activations.hooks import find_hook_point, first_tensor, with_first_tensor
+from temporal_sae.activations.pretrained import load_pretrained
 from temporal_sae.activations.shared import shared_activations
-from temporal_sae.assets import TINY_MODEL
 from temporal_sae.errors import InvalidOption, check_choice
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +34,7 @@ class LanguageModel:
         device: where the model runs.
 
     Raises:
-        InvalidOption: the model cannot be loaded or has no such place.
+        InvalidOption: the model cannot be loaded whole, or has no such place.
     """
 
     def __init__(
@@ -49,8 +47,10 @@ class LanguageModel:
     ) -> None:
         self.name, self.hook_name, self.dtype = name, hook_name, dtype
         check_choice("dtype", dtype, tuple(DTYPES))
+        if not isinstance(hook_name, str):
+            raise InvalidOption("hook_name", hook_name, "a name such as blocks.3.hook_resid_post")
         self.device = torch.device(device)
-        self.model, self.tokenizer = _load(name, DTYPES[dtype], revision)
+        self.model, self.tokenizer = load_pretrained(name, DTYPES[dtype], revision)
         self.model.to(self.device).eval().requires_grad_(False)
         self.n_layers = int(self.model.config.get_text_config().num_hidden_layers)
         self.point = find_hook_point(self.model, self.n_layers, hook_name)
@@ -129,23 +129,3 @@ class LanguageModel:
     def nbytes(self) -> int:
         """Bytes of the weights."""
         return sum(p.nbytes for p in self.model.parameters())
-
-
-def _load(name: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # its "Loading weights" bar says nothing for the seconds it takes
-    where = str(TINY_MODEL) if name == "tiny" else str(Path(name).expanduser())
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path and not Path(where).is_dir():
-        raise InvalidOption("name", name, "tiny, an existing folder, or a model on the hub")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(where, revision=revision, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InvalidOption("name", name, f"a model that can be loaded ({reason})") from error
-    return model, tokenizer
