@@ -28,6 +28,7 @@ from temporal_sae.errors import (
     JobRefused,
     RunError,
     SweepIncomplete,
+    printable,
     reason_of,
 )
 from temporal_sae.files import remove_if_empty
@@ -195,7 +196,7 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
 
 def fail(message: str) -> NoReturn:
     """Print one line and exit."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(WRONG_INPUT)
 
 

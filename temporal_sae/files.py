@@ -13,6 +13,8 @@ from temporal_sae.errors import RunError
 
 TEMPORARY = ".unfinished-"
 LONGEST_JSON = 256 * 2**20  # bytes; far above what a run writes, far below what a machine has
+DEEPEST_JSON = 64  # levels; whoever walks through them does so by recursion
+DAMAGED = ".damaged"
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -41,12 +43,52 @@ def read_json(path: Path) -> Any:
             data = file.read(LONGEST_JSON + 1)
         if len(data) > LONGEST_JSON:
             raise ValueError(f"longer than {LONGEST_JSON} bytes")
-        return json.loads(data.decode())
+        return parse_json(data)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise RunError(f"{path}: cannot be read ({reason})") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """The content of JSON text, of bounded depth and with whole numbers of at most 64 bits.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        content = json.loads(data.decode(), parse_int=_whole_number)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from error
+    if _is_deeper(content, DEEPEST_JSON):
+        raise ValueError(f"nested deeper than {DEEPEST_JSON} levels")
+    return content
+
+
+def _whole_number(digits: str) -> int:
+    value = int(digits) if len(digits) <= 20 else 2**64
+    if not -(2**63) <= value < 2**64:
+        raise ValueError("a whole number of more than 64 bits")
+    return value
+
+
+def _is_deeper(content: Any, levels: int) -> bool:
+    if not isinstance(content, (dict, list)):
+        return False
+    inner = content.values() if isinstance(content, dict) else content
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged and can be made again; returns its new name, `NAME.damaged`."""
+    aside = path.with_name(path.name + DAMAGED)
+    n = 1
+    while os.path.lexists(aside):
+        n += 1
+        aside = path.with_name(f"{path.name}{DAMAGED}-{n}")
+    os.rename(path, aside)
+    return aside
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

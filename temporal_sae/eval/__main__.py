@@ -11,7 +11,6 @@ done again. Exit codes: 0 all is done, 2 wrong input, 3 some evaluation failed.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -20,14 +19,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from temporal_sae import schemas
 from temporal_sae.cli import EVALUATION_FAILED, exit_code, explain, fail, take_sigterm
-from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.errors import InvalidOption, RunError, printable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-OF_A_RUN = ("eval", "device", "debug")
+OF_A_RUN = ("eval", "device", "debug", "plugins")
 RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
 
 
@@ -65,7 +65,7 @@ def evaluated(folder: Path, overrides: list[str]) -> bool:
             raise
         fail(str(error))
     for name, reason in failures.items():
-        print(f"error: {folder}: eval {name}: {reason}", file=sys.stderr)
+        print(f"error: {folder}: eval {name}: {printable(reason)}", file=sys.stderr)
     return not failures
 
 
@@ -81,7 +81,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, str]:
             if key.split(".")[0] not in OF_A_RUN:
                 raise RunError(f"{override}: a run is evaluated with its own {key.split('.')[0]}")
         return evaluate_run(folder, composed(overrides))
-    return evaluate_foreign(folder, composed([*described(folder), *overrides]))
+    return evaluate_foreign(folder, with_facts(folder, overrides))
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -93,33 +93,48 @@ def composed(overrides: list[str]) -> DictConfig:
         raise RunError(explain(error, CONF)) from error
 
 
-def described(folder: Path) -> list[str]:
-    """The model and windows that the SAE's config names, as overrides; empty without a model."""
+def with_facts(folder: Path, overrides: list[str]) -> DictConfig:
+    """The config that is typed, with the model and windows that the SAE's own config names.
+
+    They are set as values, of which nothing is parsed. What is typed wins.
+
+    Raises:
+        RunError: the two do not go together, or the SAE's config cannot be read.
+    """
     facts = facts_of_sae_lens(folder) or facts_of_dictionary_learning(folder)
     if not facts.get("model.name") or not facts.get("model.hook_name"):
-        return []
-    known = {key: json.dumps(value) for key, value in facts.items() if value is not None}
-    return ["model=hf", *(f"{key}={value}" for key, value in known.items())]
+        return composed(overrides)
+    cfg = composed(["model=hf", *overrides])
+    typed = {override.split("=")[0].lstrip("+~") for override in overrides}
+    for key, value in facts.items():
+        group, _, name = key.partition(".")
+        is_given = key in typed or (group == "model" and not OmegaConf.is_missing(cfg[group], name))
+        if value is None or is_given:
+            continue
+        if "${" in str(value):
+            raise RunError(f"{folder}: its {key}={value!r} must be without ${{…}}")
+        OmegaConf.update(cfg, key, value)
+    return cfg
 
 
 def facts_of_sae_lens(folder: Path) -> dict[str, Any]:
     """From `cfg.json`, which this package writes too."""
-    cfg = read_config(folder / "cfg.json")
-    metadata = {**cfg, **cfg.get("metadata", {})}
-    if not metadata:
+    cfg = read_config(folder / "cfg.json", schemas.SAELensConfig)
+    facts = {**cfg, **(cfg.get("metadata") or {})}
+    if not facts:
         return {}
     return {
-        "model.name": metadata.get("model_name"),
-        "model.hook_name": metadata.get("hook_name"),
-        "activations.context_size": metadata.get("context_size"),
-        "activations.prepend_bos": metadata.get("prepend_bos"),
+        "model.name": facts.get("model_name"),
+        "model.hook_name": facts.get("hook_name"),
+        "activations.context_size": facts.get("context_size"),
+        "activations.prepend_bos": facts.get("prepend_bos"),
     }
 
 
 def facts_of_dictionary_learning(folder: Path) -> dict[str, Any]:
     """From `config.json`, which names a place after its layer."""
-    config = read_config(folder / "config.json")
-    trainer, buffer = config.get("trainer", {}), config.get("buffer", {})
+    config = read_config(folder / "config.json", schemas.DictionaryLearningConfig)
+    trainer, buffer = config.get("trainer") or {}, config.get("buffer") or {}
     place = RESIDUAL.fullmatch(str(trainer.get("submodule_name")))
     return {
         "model.name": trainer.get("lm_name"),
@@ -128,13 +143,17 @@ def facts_of_dictionary_learning(folder: Path) -> dict[str, Any]:
     }
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none that can be read: `load_sae` says why."""
+def read_config(path: Path, schema: Any) -> dict[str, Any]:
+    """What a file says of where an SAE belongs, empty where there is none.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        config: dict[str, Any] = schemas.read(path, schema)
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return config
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from temporal_sae.activations import ActivationSource, ActivationStream, Languag
 from temporal_sae.data import Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
 from temporal_sae.eval import Evaluation
+from temporal_sae.experiment.components import load_plugins
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
@@ -39,7 +40,15 @@ GROUPS = {
     "eval",
     "logger",
 }
-TOP_LEVEL = GROUPS | {"seed", "device", "objective", "push_to_hub", "overwrite", "debug"}
+TOP_LEVEL = GROUPS | {
+    "seed",
+    "device",
+    "objective",
+    "push_to_hub",
+    "overwrite",
+    "debug",
+    "plugins",
+}
 TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
@@ -74,6 +83,7 @@ def build_judges(cfg: DictConfig) -> Judges:
         InvalidOption, RunError: as for `build_components`.
     """
     check_keys(cfg)
+    load_plugins(cfg.plugins)
     device = choose_device(cfg.device)
     evaluation: Evaluation = build(cfg, "eval")
     source: ActivationSource = build(cfg, "activations")
@@ -91,6 +101,7 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
         RunError: the text does not fill a window, or the run does not fit in memory.
     """
     check_keys(cfg)
+    load_plugins(cfg.plugins)
     for flag in ("overwrite", "debug"):
         check_bool(flag, cfg[flag])
     if cfg.push_to_hub is not None:
@@ -184,8 +195,11 @@ class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
         if isinstance(cause, RunError):
             raise cause from error
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        missing = re.search(r"missing \d+ required .*arguments?: (.+)$", str(cause))
         if isinstance(error, InstantiationException) and unknown:
             raise RunError(f"{group}.{unknown[1]}: unknown key") from error
+        if isinstance(error, InstantiationException) and missing:
+            raise RunError(f"{group}: must have {missing[1]}") from error
 
 
 def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:

@@ -9,16 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from temporal_sae import schemas
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import EvaluationFiles, Subject
 from temporal_sae.experiment.build import Judges, build_judges, naming
+from temporal_sae.experiment.components import check_stored, load_plugins
 from temporal_sae.experiment.determinism import deterministic_on_cpu
-from temporal_sae.experiment.folder import RunFolder
+from temporal_sae.experiment.folder import RECORD, RunFolder
 from temporal_sae.files import write_json
 from temporal_sae.report import build_report
-from temporal_sae.report.comparison import read_json
 from temporal_sae.sae import SparseAutoencoder, load_sae
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,13 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
     Raises:
         InvalidOption, RunError: nothing has been evaluated.
     """
+    load_plugins(options.plugins)
     run = RunFolder(folder)
     with run.held():
         record = run.read()
         if record is None or not (folder / RESULTS).exists():
             raise RunError(f"{folder}: holds no run that has finished training")
-        cfg = OmegaConf.create(record["config"])
-        cfg.eval, cfg.device = options.eval, options.device
+        cfg = judges_config(folder, options)
         failures = evaluate_saved(folder / "sae", cfg, folder)
         if record["status"] == "failed" and not failures:
             record = {k: v for k, v in record.items() if k != "reason"} | {"status": "finished"}
@@ -85,6 +86,22 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
         run.write(record)
         build_report(folder)
     return failures
+
+
+def judges_config(folder: Path, options: DictConfig) -> DictConfig:
+    """What the run in `folder` is judged by, from its own record, in the config that is typed.
+
+    Raises:
+        RunError: the record does not have it, or has what a folder may not say.
+    """
+    config = schemas.read(folder / RECORD, schemas.TrainedRecord)["config"]
+    own = {group: config[group] for group in ("model", "data", "activations")}
+    check_stored(own, options.plugins, folder / RECORD)
+    cfg = options.copy()
+    with open_dict(cfg):
+        for group, stored in own.items():
+            cfg[group] = stored
+    return cfg
 
 
 def evaluate_foreign(folder: Path, options: DictConfig) -> dict[str, str]:
@@ -101,6 +118,7 @@ def evaluate_foreign(folder: Path, options: DictConfig) -> dict[str, str]:
 
 def evaluate_saved(sae_folder: Path, cfg: DictConfig, folder: Path) -> dict[str, str]:
     """Evaluate the SAE in `sae_folder`, writing `eval/` and `results.json` in `folder`."""
+    earlier = results_in(folder)
     sae = load_sae(sae_folder)
     judges = build_judges(cfg)
     if sae.d_in != judges.model.d_in:
@@ -116,5 +134,13 @@ def evaluate_saved(sae_folder: Path, cfg: DictConfig, folder: Path) -> dict[str,
     data: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
     with deterministic_on_cpu(judges.model.device):
         outcome = judges.evaluation.run(subject_of(sae, sae_folder, judges, data, folder / "eval"))
-    write_json(folder / RESULTS, read_json(folder / RESULTS) | outcome.sections)
+    write_json(folder / RESULTS, earlier | outcome.sections)
     return outcome.failures
+
+
+def results_in(folder: Path) -> dict[str, Any]:
+    """The results so far, none at first."""
+    try:
+        return schemas.read_results(folder / RESULTS)
+    except FileNotFoundError:
+        return {}

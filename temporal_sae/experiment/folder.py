@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from temporal_sae import schemas
 from temporal_sae.errors import RunError
 from temporal_sae.files import remove_temporaries, write_atomically
 
@@ -29,7 +30,7 @@ ARTIFACTS = (
     RECORD,
 )
 # Options that may differ between the parts of one run: they do not change what it computes.
-FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval")
+FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN_TRAINER = ("resume", "checkpoint_every")
 
 
@@ -118,22 +119,19 @@ class RunFolder:
                 item.unlink(missing_ok=True)
 
     def read(self) -> dict[str, Any] | None:
-        """The record, or None where there is no run."""
+        """The record, or None where there is no run.
+
+        Raises:
+            RunError: it is damaged.
+        """
         try:
-            record: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+            return {**schemas.read(self.path / RECORD, schemas.RunRecord)}
         except FileNotFoundError:
             return None
-        except (OSError, json.JSONDecodeError) as error:
-            raise self._unreadable(str(error)) from error
-        if not {"status", "config"} <= record.keys():
-            raise self._unreadable("it has no status and config")
-        return record
-
-    def _unreadable(self, reason: str) -> RunError:
-        return RunError(
-            f"{self.path / RECORD}: cannot be read ({reason}); choose another hydra.run.dir or "
-            "move the folder away"
-        )
+        except RunError as error:
+            raise RunError(
+                f"{error}; choose another hydra.run.dir or move the folder away"
+            ) from error
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record."""
@@ -166,8 +164,8 @@ def check_writable(path: Path) -> None:
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that decides what a run computes, flat."""
     kept = {key: value for key, value in config.items() if key not in FREE_TO_CHANGE}
-    trainer = kept.get("trainer", {})
-    kept["trainer"] = {key: value for key, value in trainer.items() if key not in FREE_IN_TRAINER}
+    if isinstance(trainer := kept.get("trainer"), dict):
+        kept["trainer"] = {k: v for k, v in trainer.items() if k not in FREE_IN_TRAINER}
     return flatten(kept)
 
 

@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "device",
     "push_to_hub",
     "objective",
+    "plugins",
     "trainer.resume",
     "trainer.checkpoint_every",
 )

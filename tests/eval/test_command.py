@@ -1,6 +1,7 @@
 """`python -m temporal_sae.eval`: finished runs, SAEs from elsewhere, and what fails."""
 
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from temporal_sae.activations import LanguageModel
+from temporal_sae.errors import RunError
 from temporal_sae.eval import CoreEvaluation, Outcome
 from temporal_sae.eval.__main__ import main
 from temporal_sae.experiment import run_experiment
@@ -186,3 +189,124 @@ def test_a_signal_ends_it_and_the_next_call_does_what_is_missing(run, number, co
     assert not (run / "eval").exists()
     main([str(run), *SMALL])
     assert core(run)["sparsity"]["l0"] > 0
+
+
+class Opened:
+    """Whoever unpickles it leaves a file."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (open, (str(self.trace), "w"))
+
+
+def refusal(capsys, *arguments):
+    """The one line with which a command is refused."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    return error
+
+
+def changed(file, change):
+    """Rewrite a JSON file."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        ("pandas.read_pickle", {"filepath_or_buffer": "hostile.pkl"}),
+        ("temporal_sae.files.os.open", {"path": "trace", "flags": 64}),
+    ],
+)
+def test_a_folder_cannot_have_its_own_code_run(
+    run, tmp_path, monkeypatch, capsys, target, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    trace = tmp_path / "trace"
+    Path("hostile.pkl").write_bytes(pickle.dumps(Opened(trace)))
+    pickle.loads(pickle.dumps(Opened(trace))).close()
+    trace.unlink()  # that it would have worked
+    hostile = {"_target_": target, **arguments}
+    changed(run / "run.json", lambda record: record["config"].update(activations=hostile))
+    error = refusal(capsys, run, *SMALL)
+    assert f"activations._target_='{target}': must be temporal_sae" in error
+    nested = {"_target_": "temporal_sae.activations.ActivationSource", "outliers": [hostile]}
+    changed(run / "run.json", lambda record: record["config"].update(activations=nested))
+    assert f"activations.outliers.0._target_='{target}'" in refusal(capsys, run, *SMALL)
+    assert not trace.exists()
+
+
+def test_a_persons_own_class_is_named_again_for_each_command(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_texts.py").write_text(
+        "from temporal_sae.data import StdlibText\n\nclass Theirs(StdlibText):\n    pass\n"
+    )
+    own = "their_texts.Theirs"
+
+    def name_own(record):
+        record["config"]["data"]["_target_"] = own
+        record["config"]["plugins"] = ["their_texts"]  # a folder cannot vouch for itself
+
+    changed(run / "run.json", name_own)
+    error = refusal(capsys, run, *SMALL)
+    assert f"data._target_='{own}'" in error
+    assert "plugins=[my_module]" in error
+    assert "their_texts" not in sys.modules
+    main([str(run), *SMALL, "plugins=[their_texts]"])
+    assert core(run)["sparsity"]["l0"] > 0
+    assert "plugins='their_text': must be" in refusal(capsys, run, "plugins=[their_text]")
+
+
+SECRETS = ["${oc.env:SECRET}", "x/${oc.env:SECRET}", "a,b", "'", "=x", "[1", "???", "\\${seed}"]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_words_of_a_folder_are_never_replaced_nor_parsed(run, monkeypatch, capsys, text):
+    monkeypatch.setenv("SECRET", "hidden-password")
+    asked = []
+
+    def ask(self, name, *arguments, **named):
+        asked.append(name)
+        raise RunError(f"{name}: there is no such model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "__init__", ask)
+        changed(run / "run.json", lambda record: record["config"]["model"].update(name=text))
+        error = refusal(capsys, run, *SMALL)
+        changed(run / "sae" / "cfg.json", lambda cfg: cfg["metadata"].update(model_name=text))
+        error += refusal(capsys, run / "sae", *SMALL)
+    assert "hidden-password" not in error
+    assert asked == ([] if "${" in text or text == "???" else [text, text])
+
+
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"model_name": 5}, "cfg.json: cannot be read (metadata.model_name=5"),
+        ({"context_size": "12 sae=topk"}, "metadata.context_size"),
+        ({"context_size": -1}, "activations.context_size=-1: must be"),
+        ({"prepend_bos": "no"}, "metadata.prepend_bos"),
+        ({"hook_name": "\x1b[31mred"}, "\\x1b[31mred"),
+    ],
+)
+def test_facts_of_another_kind_are_one_line(run, capsys, facts, named):
+    changed(run / "sae" / "cfg.json", lambda cfg: cfg["metadata"].update(facts))
+    error = refusal(capsys, run / "sae", *SMALL)
+    assert named in error
+    assert "\x1b" not in error
+
+
+def test_what_is_typed_goes_before_what_the_folder_says(run, random_gemma, capsys):
+    wrong = {"model_name": "no/such", "context_size": 100_000}
+    changed(run / "sae" / "cfg.json", lambda cfg: cfg["metadata"].update(wrong))
+    typed = [f"model.name={random_gemma}", "activations.context_size=32"]
+    main([str(run / "sae"), *SMALL, *typed])
+    main([str(run), *SMALL])
+    assert core(run / "sae") == core(run)
