@@ -102,7 +102,10 @@ BAD = {
         "tracker.alpha_cap=1.5: must be a number in (0, 1]",
     ),
     "k above d_sae": (["sae.k=65"], "sae.k=65: must be at most d_sae=64"),
-    "more than fits": (["activations.buffer_tokens=4000000000"], "lower sae.d_sae"),
+    "more than fits": (
+        ["activations.buffer_tokens=4000000000"],
+        "lower activations.buffer_tokens (shuffle",
+    ),
     "missing layer": (
         ["model.hook_name=blocks.3.hook_resid_post"],
         "model.hook_name='blocks.3.hook_resid_post': must be a layer from 0 to 2",

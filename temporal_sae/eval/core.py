@@ -10,7 +10,7 @@ documents) are left as they are and not counted, whatever training did with them
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -71,9 +71,9 @@ class CoreEvaluation:
         keep_int(self, "seed", 0)
 
     @property
-    def windows_at_once(self) -> int:
-        """Windows in one forward pass."""
-        return self.batch_windows
+    def batches(self) -> Mapping[str, int]:
+        """Windows in one forward pass, by the option that says how many."""
+        return {"batch_windows": self.batch_windows}
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Any model and SAE will do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from temporal_sae.activations import LanguageModel
@@ -16,7 +17,7 @@ class NoEvaluation:
     name: ClassVar[str] = "none"
     needs_held_out_text: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...]] = ()
-    windows_at_once = 0
+    batches: ClassVar[Mapping[str, int]] = {}
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Nothing is needed."""

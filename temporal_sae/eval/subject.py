@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -61,8 +61,11 @@ class Evaluation(Protocol):
         ...
 
     @property
-    def windows_at_once(self) -> int:
-        """Token windows in one forward pass of the language model here, for the memory budget."""
+    def batches(self) -> Mapping[str, int]:
+        """Windows in a forward pass of the language model, by the option that says how many.
+
+        For the memory budget; those where it runs elsewhere are left out.
+        """
         ...
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:

@@ -131,9 +131,7 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     planned = build_without_memory(cfg, model.d_in)
     with naming("eval"):
         evaluation.check(model, planned, text)
-    memory = check_memory(
-        cfg, model, planned, source, batch_of_a_process, evaluation.windows_at_once
-    )
+    memory = check_memory(cfg, model, planned, source, batch_of_a_process, evaluation.batches)
     torch.manual_seed(seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)

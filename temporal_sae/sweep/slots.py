@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.machine import free_on_host
 
 MEMORY_OF_A_WORKER = 2 * 2**30  # bytes: a run on the CPU with the bundled model takes 1.4 GiB
 # numba's loops, MKL and OpenBLAS follow it; variables of their own change the last bits of a run.
@@ -136,8 +135,8 @@ def chosen_gpus(devices: str | Sequence[int], visible: Sequence[str]) -> list[st
 def workers_that_fit(n_jobs: int, processes_per_job: int) -> int:
     """Jobs at a time on the CPU, at least one."""
     fit = [n_jobs, cores() // processes_per_job]
-    if (free := free_memory()) is not None:
-        fit.append(free // (MEMORY_OF_A_WORKER * processes_per_job))
+    if (free := free_on_host()) is not None:
+        fit.append(free.n_bytes // (MEMORY_OF_A_WORKER * processes_per_job))
     return max(1, min(fit))
 
 
@@ -146,18 +145,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def free_memory() -> int | None:
-    """Bytes of host memory that can still be taken; None where the system does not say.
-
-    As `temporal_sae.machine` reads it, without torch.
-    """
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 def thread_environment(n_slots: int, threads: int | None) -> dict[str, str]:

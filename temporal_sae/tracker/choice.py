@@ -43,7 +43,8 @@ def choose_storage(
     Of `shards` that share the state, each holds one part.
     """
     check_choice("storage", storage, STORAGES)
-    free = free_memory(device)
+    found = free_memory(device)
+    free = None if found is None else found.n_bytes
     dense = dense_bytes(n_latents) // shards
     sparse = sparse_bytes(n_latents, k, window_size) // shards
     sizes = f"dense {dense / GIB:.2f} GiB, sparse up to {sparse / GIB:.2f} in 100 windows"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.machine import Free
 from temporal_sae.sweep import pool as pool_module
 from temporal_sae.sweep import slots as slots_module
 from temporal_sae.sweep.host import HostLost
@@ -30,7 +31,7 @@ def machine(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,MIG-1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(slots_module, "cores", lambda: 8)
-    monkeypatch.setattr(slots_module, "free_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(slots_module, "free_on_host", lambda: Free(64 * 2**30))
     return monkeypatch
 
 
@@ -72,9 +73,9 @@ def test_workers_are_limited_by_jobs_cores_and_memory(machine):
         return len(find_slots("auto", None, jobs, processes)) // processes
 
     assert (workers(3), workers(20), workers(20, 3)) == (3, 8, 2)
-    machine.setattr(slots_module, "free_memory", lambda: 5 * slots_module.MEMORY_OF_A_WORKER)
+    machine.setattr(slots_module, "free_on_host", lambda: Free(5 * slots_module.MEMORY_OF_A_WORKER))
     assert (workers(20), workers(20, 2), workers(20, 16)) == (5, 2, 1)
-    machine.setattr(slots_module, "free_memory", lambda: None)
+    machine.setattr(slots_module, "free_on_host", lambda: None)
     assert workers(20) == 8
     assert len(find_slots("auto", 11, 20, 1)) == 11
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption
+from temporal_sae.machine import Free
 from temporal_sae.tracker import WEIGHTINGS, CoActivationTracker
 from temporal_sae.tracker.choice import choose_storage
 
@@ -187,7 +188,7 @@ GIB = 2**30
     ],
 )
 def test_auto_chooses_by_size_and_says_why(monkeypatch, n_latents, k, free, expected, why):
-    monkeypatch.setattr("temporal_sae.tracker.choice.free_memory", lambda device: free)
+    monkeypatch.setattr("temporal_sae.tracker.choice.free_memory", lambda device: Free(free))
     storage, reason = choose_storage("auto", n_latents, k, 1000, torch.device("cpu"))
     assert storage == expected
     assert reason.startswith(why)

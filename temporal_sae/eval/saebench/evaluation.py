@@ -81,7 +81,7 @@ class SAEBenchEvaluation:
     name: ClassVar[str] = "saebench"
     needs_held_out_text: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...]] = collect.METRIC_NAMES
-    windows_at_once: ClassVar[int] = 0  # the language model runs elsewhere
+    batches: ClassVar[Mapping[str, int]] = {}  # the language model runs elsewhere
 
     def __post_init__(self) -> None:
         given = self.evals

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -75,9 +75,13 @@ class TasksEvaluation:
         return (*self.core.metric_names, *own)
 
     @property
-    def windows_at_once(self) -> int:
-        """Windows or texts in one forward pass whose every position is looked at."""
-        return max(self.core.windows_at_once, self.batch_texts, self.downstream.batch_texts)
+    def batches(self) -> Mapping[str, int]:
+        """Windows or texts in one forward pass, by the option that says how many."""
+        return {
+            **{f"core.{option}": n for option, n in self.core.batches.items()},
+            "batch_texts": self.batch_texts,
+            "downstream.batch_texts": self.downstream.batch_texts,
+        }
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Refuse what there are too few snippets, latents or words for.
