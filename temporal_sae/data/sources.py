@@ -14,11 +14,12 @@ import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "held_out"]
 
 
+@runtime_checkable
 class TextSource(Protocol):
     """Documents in a reproducible order."""
 

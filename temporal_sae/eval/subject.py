@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource
@@ -49,6 +49,7 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """An option of `eval=`."""
 

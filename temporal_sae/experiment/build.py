@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf import DictConfig
 
 from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
 from temporal_sae.data import Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.components import load_plugins
+from temporal_sae.experiment.construct import KINDS, build, naming, plain
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
@@ -29,26 +26,8 @@ from temporal_sae.training.loggers import MetricsLogger
 
 log = logging.getLogger(__name__)
 
-GROUPS = {
-    "model",
-    "data",
-    "activations",
-    "sae",
-    "tracker",
-    "loss",
-    "trainer",
-    "eval",
-    "logger",
-}
-TOP_LEVEL = GROUPS | {
-    "seed",
-    "device",
-    "objective",
-    "push_to_hub",
-    "overwrite",
-    "debug",
-    "plugins",
-}
+SETTINGS = {"seed", "device", "objective", "push_to_hub", "overwrite", "debug", "plugins"}
+TOP_LEVEL = {*KINDS, *SETTINGS}
 TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
@@ -93,12 +72,25 @@ def build_judges(cfg: DictConfig) -> Judges:
     return Judges(model, text, source, evaluation)
 
 
-def build_components(cfg: DictConfig, folder: Path) -> Components:
-    """Instantiate every group for a run in `folder`; cheap and fallible parts come first.
+@dataclass
+class Cheap:
+    """What is ready before the language model is loaded."""
+
+    device: torch.device
+    seed: int
+    trainer: Trainer
+    separation: Any
+    evaluation: Evaluation
+    source: ActivationSource
+    text: TextSource
+    logger: MetricsLogger
+
+
+def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
+    """Instantiate what takes no time, and judge the options of the rest.
 
     Raises:
-        InvalidOption: an option is not allowed; its name carries the group.
-        RunError: the text does not fill a window, or the run does not fit in memory.
+        InvalidOption, RunError: as for `build_components`.
     """
     check_keys(cfg)
     load_plugins(cfg.plugins)
@@ -109,61 +101,60 @@ def build_components(cfg: DictConfig, folder: Path) -> Components:
     device = choose_device(cfg.device)
     seed = check_int("seed", cfg.seed, 0)
     trainer: Trainer = build(cfg, "trainer")
-    batch_of_a_process, rest = divmod(trainer.batch_size, n_processes())
-    if rest:
+    if trainer.batch_size % n_processes():
         allowed = f"a multiple of {n_processes()}, the number of processes"
         raise InvalidOption("trainer.batch_size", trainer.batch_size, allowed)
     separation = build(cfg, "loss")
     evaluation: Evaluation = build(cfg, "eval")
     check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
     source: ActivationSource = build(cfg, "activations")
-    # The options of what may be large are judged before it exists, or anything slow is loaded.
     build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)
     text: TextSource = build(cfg, "data")
-    model: LanguageModel = build(cfg, "model", device=device)
+    logger: MetricsLogger = build(cfg, "logger", folder=folder)
+    return Cheap(device, seed, trainer, separation, evaluation, source, text, logger)
+
+
+def build_components(cfg: DictConfig, folder: Path) -> Components:
+    """Instantiate every group for a run in `folder`; cheap and fallible parts come first.
+
+    Raises:
+        InvalidOption: an option is not allowed; its name carries the group.
+        RunError: the text does not fill a window, or the run does not fit in memory.
+    """
+    cheap = build_cheap(cfg, folder)
+    trainer, source, text, evaluation = cheap.trainer, cheap.source, cheap.text, cheap.evaluation
+    model: LanguageModel = build(cfg, "model", device=cheap.device)
+    in_order = cfg.tracker.get("stream") == "ordered"
     with naming("activations"):
-        stream = source.stream(
-            text, model, trainer.batch_size, seed, ordered=cfg.tracker.get("stream") == "ordered"
-        )
+        stream = source.stream(text, model, trainer.batch_size, cheap.seed, ordered=in_order)
     check_text(source, text, model, "train")
     check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
     planned = build_without_memory(cfg, model.d_in)
     with naming("eval"):
         evaluation.check(model, planned, text)
+    batch_of_a_process = trainer.batch_size // n_processes()
     memory = check_memory(cfg, model, planned, source, batch_of_a_process, evaluation.batches)
-    torch.manual_seed(seed)
-    sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(device)
-    tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=device)
+    torch.manual_seed(cheap.seed)
+    sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(cheap.device)
+    tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=cheap.device)
     with naming("loss"):
-        separation.check_tracker(tracker)
-    warn_if_idle(cfg, tracker, separation)
-    logger = build(cfg, "logger", folder=folder)
+        cheap.separation.check_tracker(tracker)
+    warn_if_idle(cfg, tracker, cheap.separation)
     return Components(
         model=model,
         text=text,
         source=source,
         evaluation=evaluation,
-        device=device,
+        device=cheap.device,
         sae=sae,
         tracker=tracker,
-        separation=separation,
+        separation=cheap.separation,
         trainer=trainer,
         stream=stream,
-        logger=logger,
+        logger=cheap.logger,
         memory=memory,
     )
-
-
-def build(cfg: DictConfig, group: str, **extra: Any) -> Any:
-    """Instantiate one group's `_target_` with its own options and `extra`."""
-    try:
-        options = OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key or group
-        raise RunError(f"{key}: has no value yet; give one on the command line") from error
-    with naming(group):
-        return instantiate(options, **extra, _convert_="all")
 
 
 def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
@@ -171,33 +162,6 @@ def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
     with torch.device("meta"):
         sae: SparseAutoencoder = build(cfg, "sae", d_in=d_in)
     return sae
-
-
-class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
-    """Errors inside come out with the config group in front of the option."""
-
-    def __init__(self, group: str) -> None:
-        self.group = group
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        group, cause = self.group, error
-        if isinstance(error, InstantiationException):
-            cause = error.__cause__
-            if nested := re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE):
-                group = f"{group}.{nested[1]}"
-        if isinstance(cause, InvalidOption):
-            raise cause.within(group) from error
-        if isinstance(cause, RunError):
-            raise cause from error
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-        missing = re.search(r"missing \d+ required .*arguments?: (.+)$", str(cause))
-        if isinstance(error, InstantiationException) and unknown:
-            raise RunError(f"{group}.{unknown[1]}: unknown key") from error
-        if isinstance(error, InstantiationException) and missing:
-            raise RunError(f"{group}: must have {missing[1]}") from error
 
 
 def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:
@@ -212,10 +176,14 @@ def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Refuse a key at the top that `+key=value` has added and nothing would read."""
+    """Refuse what `+key=value` has added at the top, `~key` removed, and `${…}` does not find."""
     unknown = sorted(set(map(str, cfg)) - TOP_LEVEL)
     if unknown:
         raise RunError(f"{unknown[0]}: unknown key; known: {', '.join(sorted(TOP_LEVEL))}")
+    missing = sorted(TOP_LEVEL - set(map(str, cfg)))
+    if missing:
+        raise RunError(f"{missing[0]}: is missing; nothing works without it")
+    plain(cfg)
 
 
 def uses_cuda(name: str) -> bool:

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from temporal_sae import schemas
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import EvaluationFiles, Subject
-from temporal_sae.experiment.build import Judges, build_judges, naming
+from temporal_sae.experiment.build import Judges, build_judges
 from temporal_sae.experiment.components import check_stored, load_plugins
+from temporal_sae.experiment.construct import naming
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.folder import RECORD, RunFolder
 from temporal_sae.files import write_json

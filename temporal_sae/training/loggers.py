@@ -8,7 +8,7 @@ import netrc
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from temporal_sae.files import write_atomically
 
@@ -17,6 +17,7 @@ Metrics = dict[str, float]
 Metadata = Mapping[str, Any]
 
 
+@runtime_checkable
 class MetricsLogger(Protocol):
     """Receives one dictionary of numbers a logged step."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Batches(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What the trainer needs of a tracker; the penalty needs more."""
 
@@ -37,6 +38,7 @@ class Tracker(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
+@runtime_checkable
 class Separation(Protocol):
     """A weighted penalty on pairs of latents.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from temporal_sae.activations import LanguageModel
@@ -67,6 +67,10 @@ class TasksEvaluation:
         if not listed or not self.tasks or not set(self.tasks) <= set(TASKS):
             raise InvalidOption("tasks", self.tasks, f"a list of some of {', '.join(TASKS)}")
         keep_int(self, "batch_texts", 1)
+        for part in fields(self):
+            kind, given = part.default_factory, getattr(self, part.name)
+            if isinstance(kind, type) and not isinstance(given, kind):
+                raise InvalidOption(part.name, given, f"the options of {kind.__name__}")
 
     @property
     def metric_names(self) -> tuple[str, ...]:
