@@ -33,11 +33,6 @@ from temporal_sae.errors import (
 )
 from temporal_sae.files import remove_if_empty
 
-# Threads that wait should sleep. By default they spin, and two runs on the same cores, or a run
-# beside anything else, then take each other's time: 2.8 times slower for two runs on two cores.
-# OpenMP reads this when torch is first imported, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2

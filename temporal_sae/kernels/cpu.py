@@ -1,4 +1,4 @@
-"""The operations of `plain` in numba, on all cores: torch tensors in, torch tensors out.
+"""The operations of `plain` in numba, on torch's threads: tensors in, tensors out.
 
 A window is kept three ways: the latents of each token (rows), the tokens of each latent (as slices
 of one list), and one bit for each latent and token. The counts of a row of pairs (i, j), j > i, are
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -20,10 +19,10 @@ from temporal_sae.kernels import loops, penalty_loops
 from temporal_sae.kernels.alpha import AlphaStep
 from temporal_sae.kernels.hash_map import PairMap
 from temporal_sae.kernels.plain import EPSILON
+from temporal_sae.kernels.threads import on_threads
 
 __all__ = ["PairMap", "WindowIndex"]
 
-CHUNKS_PER_THREAD = 8
 PARTS_OF_A_GRADIENT = 8  # not by threads: the order of its sum must not depend on them
 
 
@@ -55,18 +54,11 @@ class WindowIndex(NamedTuple):
         return np.zeros(1, kind)
 
 
-def chunks_of_rows() -> int:
-    """How many interleaved parts the rows are cut into; also settles the number of threads."""
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(threads)
-    return threads * CHUNKS_PER_THREAD
-
-
 def sorted_rows(indices: Int[Tensor, "tokens K"], n_latents: int) -> Int[Tensor, "tokens K"]:
     """See `plain.sorted_rows`."""
-    chunks_of_rows()
     rows = torch.empty(indices.shape, dtype=torch.int32)
-    problems = loops.sort_rows(indices.contiguous().numpy(), n_latents, rows.numpy())
+    problems = np.zeros(len(indices), np.bool_)
+    on_threads(loops.sort_rows, indices.contiguous().numpy(), n_latents, rows.numpy(), problems)
     if not problems.any():
         return rows
     token = int(problems.argmax())
@@ -87,29 +79,27 @@ def index_window(rows: Int[Tensor, "W K"], n_latents: int) -> WindowIndex:
 
 def pair_counts(index: WindowIndex, i: Tensor, j: Tensor) -> Tensor:
     """See `plain.pair_counts`."""
-    chunks_of_rows()
     i, j = torch.broadcast_tensors(i, j)
     counts = torch.empty(i.shape, dtype=torch.int32)
     first, second = (t.reshape(-1).long().numpy() for t in (i, j))
-    loops.count_listed(index.bits.numpy(), first, second, counts.view(-1).numpy())
+    on_threads(loops.count_listed, index.bits.numpy(), first, second, counts.view(-1).numpy())
     return counts
 
 
 def token_counts(index: WindowIndex, tokens: Int[Tensor, " M"]) -> Int[Tensor, "M K K"]:
     """See `plain.token_counts`."""
-    chunks_of_rows()
     width = index.rows.shape[1]
     counts = torch.zeros(len(tokens), width, width, dtype=torch.int32)
     sizes = index.sizes[tokens].numpy()
     rows = index.rows[tokens].numpy()
-    loops.count_in_tokens(index.bits.numpy(), rows, sizes, counts.numpy())
+    on_threads(loops.count_in_tokens, index.bits.numpy(), rows, sizes, counts.numpy())
     return counts
 
 
 def count_rows(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, "rows F"]:
     """See `plain.count_rows`."""
     counts = torch.zeros(hi - lo, index.n_latents, dtype=torch.int32)
-    loops.count_rows(index.lists(), lo, hi, chunks_of_rows(), counts.numpy())
+    on_threads(loops.count_rows, index.lists(), lo, hi, counts.numpy())
     return counts
 
 
@@ -117,23 +107,22 @@ def distinct_pairs(
     index: WindowIndex, lo: int, hi: int, min_count: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `plain.distinct_pairs`."""
-    arguments = (index.lists(), lo, hi, min_count, chunks_of_rows(), index.counter())
+    arguments = (index.lists(), lo, hi, min_count, index.counter())
     sizes = np.zeros(hi - lo, np.int64)
-    loops.list_pairs(*arguments, sizes, np.empty((3, 0), np.int32))
+    on_threads(loops.list_pairs, *arguments, sizes, np.empty((3, 0), np.int32))
     ends = sizes.cumsum()
     out = np.empty((3, ends[-1] if len(ends) else 0), np.int32)
     if out.shape[1]:
-        loops.list_pairs(*arguments, ends - sizes, out)
+        on_threads(loops.list_pairs, *arguments, ends - sizes, out)
     i, j, n = torch.from_numpy(out)
     return i, j, n
 
 
 def count_histogram(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, " W+1"]:
     """See `plain.count_histogram`."""
-    chunks = chunks_of_rows()
-    parts = np.zeros((chunks, index.n_tokens + 1), np.int64)
-    loops.histogram(index.lists(), lo, hi, chunks, index.counter(), parts)
-    return torch.from_numpy(parts.sum(0))
+    sums = np.zeros((torch.get_num_threads(), index.n_tokens + 1), np.int64)
+    on_threads(loops.histogram, index.lists(), lo, hi, index.counter(), sums)
+    return torch.from_numpy(sums.sum(0))
 
 
 def close_dense(
@@ -147,7 +136,8 @@ def close_dense(
     """See `plain.close_dense`."""
     sums = np.zeros(hi - lo)
     before = window if previous is None else previous
-    loops.close_rows(
+    on_threads(
+        loops.close_rows,
         averages.numpy(),
         lo,
         hi,
@@ -157,7 +147,6 @@ def close_dense(
         np.array([before.n_tokens, window.n_tokens], np.float32),
         step.source,
         np.array([step.cap, step.scale], np.float32),
-        chunks_of_rows(),
         max(before.counter(), window.counter(), key=lambda counter: counter.itemsize),
         sums,
     )
@@ -168,10 +157,10 @@ def lookup_dense(
     averages: Float[Tensor, " pairs"], n_latents: int, lo: int, hi: int, i: Tensor, j: Tensor
 ) -> Float[Tensor, "*n"]:
     """See `plain.lookup_dense`."""
-    chunks_of_rows()
     values = torch.empty(i.shape)
     first, second = (t.reshape(-1).numpy() for t in (i, j))
-    loops.look_up(averages.numpy(), n_latents, lo, hi, first, second, values.view(-1).numpy())
+    places = (n_latents, lo, hi, first, second)
+    on_threads(loops.look_up, averages.numpy(), *places, values.view(-1).numpy())
     return values
 
 
@@ -179,10 +168,11 @@ def overlap_slopes(
     gram: Float[Tensor, "m k k"], weights: Float[Tensor, "m k k"], penalty: str
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "m k k"]]:
     """See `plain.overlap_slopes`; `gram` becomes T."""
-    chunks_of_rows()
     sums = np.zeros(gram.shape[:2], gram.numpy().dtype)
     square = penalty == "square"
-    penalty_loops.overlap_slopes(gram.numpy(), weights.contiguous().numpy(), EPSILON, square, sums)
+    inverse, short = penalty_loops.inverse_norms(gram.numpy(), EPSILON)
+    arrays = (gram.numpy(), weights.contiguous().numpy(), inverse, short)
+    on_threads(penalty_loops.overlap_slopes, *arrays, square, sums)
     return torch.tensor(sums.sum(), dtype=gram.dtype), gram
 
 
@@ -190,8 +180,8 @@ def add_rows(
     into: Float[Tensor, "F d"], rows: Int[Tensor, " n"], gradients: Float[Tensor, "n d"]
 ) -> None:
     """See `plain.add_rows`."""
-    chunks_of_rows()
-    penalty_loops.add_rows(into.numpy(), rows.numpy(), gradients.contiguous().numpy())
+    arrays = (into.numpy(), rows.numpy(), gradients.contiguous().numpy())
+    on_threads(penalty_loops.add_rows, *arrays)
 
 
 def activation_rows(
@@ -202,11 +192,11 @@ def activation_rows(
     penalty: str,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
     """See `plain.activation_rows`."""
-    chunks_of_rows()
     lists = loops.list_tokens(rows.contiguous().numpy(), weights.shape[1])[:4]
     sums = np.zeros(weights.shape[0])
     gradients = torch.zeros(PARTS_OF_A_GRADIENT, *values.shape, dtype=values.dtype)
-    penalty_loops.activation_rows(
+    on_threads(
+        penalty_loops.activation_rows,
         (rows.contiguous().numpy(), *lists),
         values.detach().contiguous().numpy(),
         weights.contiguous().numpy(),

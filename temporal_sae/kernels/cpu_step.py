@@ -1,8 +1,9 @@
-"""The operations of `plain_step` in numba, on all cores: torch tensors in, torch tensors out."""
+"""The operations of `plain_step` in numba, on torch's threads: tensors in, tensors out."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.kernels import selection_loops, spare, step_loops
-from temporal_sae.kernels.cpu import chunks_of_rows
 from temporal_sae.kernels.plain_step import EPSILON, AdamStep, ByLatent
+from temporal_sae.kernels.threads import on_threads
 
 __all__ = ["AdamStep", "ByLatent"]
 
@@ -23,9 +24,8 @@ def select_topk(pre_acts: Float[Tensor, "B F"], k: int) -> tuple[Tensor, Tensor]
     """See `plain_step.select_topk`."""
     values = torch.empty(pre_acts.shape[0], k)
     indices = torch.empty(pre_acts.shape[0], k, dtype=torch.int64)
-    selection_loops.select_topk(
-        _array(pre_acts), k, chunks_of_rows(), values.numpy(), indices.numpy()
-    )
+    arrays = (_array(pre_acts), k, values.numpy(), indices.numpy())
+    on_threads(selection_loops.select_topk, *arrays)
     return values, indices
 
 
@@ -50,11 +50,11 @@ def _as_value(key: int) -> float:
 
 def _kth_key(array: np.ndarray, least: float, n: int) -> int:
     """The n-th largest key of the entries above `least`, -1 if there are not that many."""
-    chunks = chunks_of_rows()
     prefix, above, left = 0, 31, n
     for shift in selection_loops.SHIFTS:
-        counts = np.zeros((chunks, selection_loops.BUCKETS), np.int64)
-        selection_loops.count_keys(array, np.float32(least), prefix, above, shift, chunks, counts)
+        counts = np.zeros((torch.get_num_threads(), selection_loops.BUCKETS), np.int64)
+        searched = (array, np.float32(least), prefix, above, shift)
+        on_threads(selection_loops.count_keys, *searched, counts)
         from_the_top = counts.sum(0)[::-1].cumsum()
         place = int(np.searchsorted(from_the_top, left))
         if place == selection_loops.BUCKETS:
@@ -70,12 +70,11 @@ def list_above(
     pre_acts: Float[Tensor, "B F"], thresholds: Float[Tensor, " F"]
 ) -> Int[Tensor, "B K"]:
     """See `plain_step.list_above`."""
-    chunks_of_rows()
     array, least = _array(pre_acts), _array(thresholds)
     sizes = np.empty(len(array), np.int64)
-    selection_loops.count_above(array, least, sizes)
+    on_threads(selection_loops.count_above, array, least, sizes)
     indices = torch.full((len(array), max(1, sizes.max(initial=0))), -1, dtype=torch.int64)
-    selection_loops.list_above(array, least, indices.numpy())
+    on_threads(selection_loops.list_above, array, least, indices.numpy())
     return indices
 
 
@@ -101,8 +100,10 @@ def dot_rows(
 ) -> Float[Tensor, "B K"]:
     """See `plain_step.dot_rows`."""
     starts, columns, filled = _by_token(indices)
-    dots = torch.empty(len(columns))
-    step_loops.gather_dot(starts, columns, _array(G), _array(W), chunks_of_rows(), dots.numpy())
+    dots = torch.zeros(len(columns))
+    for lo, hi, block in _blocks(_array(W), len(columns)):
+        gathered = (starts, columns, _array(G), block, lo, hi)
+        on_threads(step_loops.gather_dot, *gathered, dots.numpy())
     if filled is None:
         return dots.view(indices.shape)
     out = torch.zeros(indices.numel())
@@ -123,9 +124,8 @@ def squared_norm(
     weights: Float[Tensor, "rows n"], gradient: Float[Tensor, "rows n"], unit_rows: bool
 ) -> Float[Tensor, ""]:
     """See `plain_step.squared_norm`."""
-    chunks_of_rows()
     sums = np.empty(len(weights))
-    step_loops.squared_norms(_array(weights), _array(gradient), unit_rows, sums)
+    on_threads(step_loops.squared_norms, _array(weights), _array(gradient), unit_rows, sums)
     return torch.tensor(sums.sum()).clamp_(min=0)
 
 
@@ -139,7 +139,6 @@ def adam_(
     unit_rows: bool,
 ) -> None:
     """See `plain_step.adam_`."""
-    chunks_of_rows()
     if not bool(clip.isfinite()):
         return
     numbers = (
@@ -153,14 +152,29 @@ def adam_(
         EPSILON,
     )
     arrays = (_array(t) for t in (weights, gradient, mean, square))
-    step_loops.adam(*arrays, np.array(numbers, np.float32), unit_rows)
+    on_threads(step_loops.adam, *arrays, np.array(numbers, np.float32), unit_rows)
 
 
 def _gather_sum(starts: np.ndarray, columns: np.ndarray, values: Tensor, matrix: Tensor) -> Tensor:
     out = spare.empty(len(starts) - 1, matrix.shape[1])
-    arguments = (starts, columns, _array(values), _array(matrix), chunks_of_rows(), out.numpy())
-    step_loops.gather_sum(*arguments)
+    for lo, hi, block in _blocks(_array(matrix), len(columns)):
+        gathered = (starts, columns, _array(values), block, lo, hi)
+        on_threads(step_loops.gather_sum, *gathered, out.numpy())
     return out
+
+
+def _blocks(matrix: np.ndarray, n_gathers: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Each block of columns: from where, to where, and what is in it until the next one comes."""
+    n, d = matrix.shape
+    width = step_loops.block_width(n, d, n_gathers)
+    if d <= width:
+        yield 0, d, matrix
+        return
+    block = np.empty((n, width), matrix.dtype)
+    for lo in range(0, d, width):
+        hi = min(lo + width, d)
+        on_threads(step_loops.copy_columns, matrix, lo, hi, block)
+        yield lo, hi, block
 
 
 def _by_token(indices: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor | None]:

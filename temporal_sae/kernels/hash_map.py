@@ -9,8 +9,6 @@ in parallel; inside a shard, slots are found by linear probing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 import torch
@@ -18,19 +16,17 @@ from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
 
+from temporal_sae.kernels.threads import in_parts
+
 MAX_LOAD = 0.8
 GROWTH = 1.25
 SMALLEST = 16
+LEAST_KEYS = 2**12  # with fewer, waking a thread takes longer than the work
 SHARD_BITS = 3  # at least 8 shards, for as many threads
 MULTIPLIERS = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)
 EMPTY = np.float32(-1)
 
 compiled = njit(nogil=True, cache=True, error_model="numpy")
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
 
 
 class PairMap:
@@ -59,7 +55,7 @@ class PairMap:
             part = slice(starts[n], starts[n + 1])
             self.shards[n].lookup(slots[part], values[part])
 
-        self._on_all_shards(work)
+        self._on_all_shards(work, len(slots))
         result = np.empty_like(values)
         result[order] = values
         return torch.from_numpy(result).view(keys.shape)
@@ -76,7 +72,7 @@ class PairMap:
             part = slice(starts[n], starts[n + 1])
             self.shards[n].store(slots[part], ordered[part])
 
-        self._on_all_shards(work)
+        self._on_all_shards(work, len(slots))
 
     def pieces(self) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, " n"]]]:
         """All keys and their values, a shard at a time, in no order."""
@@ -99,21 +95,20 @@ class PairMap:
 
     def drop_below(self, bound: float) -> None:
         """See `plain.PairMap.drop_below`."""
-        self._on_all_shards(lambda n: self.shards[n].drop_below(bound))
+        self._on_all_shards(lambda n: self.shards[n].drop_below(bound), len(self))
 
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(shard.slots.nbytes + shard.values.nbytes for shard in self.shards)
 
-    def _on_all_shards(self, work: Callable[[int], None]) -> None:
-        threads = max(1, torch.get_num_threads())
-        parts = np.array_split(range(len(self.shards)), threads)
+    def _on_all_shards(self, work: Callable[[int], None], n_keys: int) -> None:
+        parts = torch.get_num_threads() if n_keys >= LEAST_KEYS else 1
 
-        def work_on(part: np.ndarray) -> None:
-            for n in part:
-                work(int(n))
+        def work_on(part: int) -> None:
+            for n in range(part, len(self.shards), parts):
+                work(n)
 
-        list(_pool(threads).map(work_on, parts))  # raises what a part raised
+        in_parts(work_on, parts)
 
     def _by_shard(self, keys: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The order that sorts the keys by shard, what their slots hold, and where each starts."""

@@ -1,13 +1,14 @@
 """The compiled loops over windows and averages behind `cpu`: numpy arrays only.
 
-Every parallel loop hands out rows in turn (row r goes to part r mod n), since the first rows have
-the most pairs, and writes one result a row, so that nothing depends on the number of threads.
+A loop over rows does one of several parts, and `threads` runs them side by side. The rows go to the
+parts in turn (row r to part r mod parts), since the first ones have the most pairs; a result is
+written for each row, so that nothing depends on the number of threads.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from temporal_sae.kernels.alpha import PAIR, UNION
@@ -17,7 +18,6 @@ SCAN_FROM = 128  # a row is scanned, not walked, when it has 1 increment for thi
 TINY = np.finfo(np.float32).tiny
 
 compiled = njit(nogil=True, cache=True, error_model="numpy")
-parallel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 
 
 @intrinsic
@@ -30,12 +30,11 @@ def population_count(typing_context, x):
     return types.uint64(types.uint64), generate
 
 
-@parallel
-def sort_rows(indices, n_latents, rows):
-    """Sort each token's latents into `rows`; returns where a token has a wrong or double one."""
+@compiled
+def sort_rows(part, parts, indices, n_latents, rows, problems):
+    """Sort each token's latents into `rows`, and mark where a token has a wrong or double one."""
     n_tokens, width = indices.shape
-    problems = np.zeros(n_tokens, np.bool_)
-    for t in prange(n_tokens):
+    for t in range(part, n_tokens, parts):
         row = rows[t]
         size = 0
         for p in range(width):
@@ -50,7 +49,6 @@ def sort_rows(indices, n_latents, rows):
         for p in range(size):
             if row[p] == n_latents or (p > 0 and row[p] == row[p - 1]):
                 problems[t] = True
-    return problems
 
 
 @compiled
@@ -91,17 +89,17 @@ def _common(bits, i, j):
     return total
 
 
-@parallel
-def count_listed(bits, i, j, counts):
+@compiled
+def count_listed(part, parts, bits, i, j, counts):
     """n_ij of listed pairs."""
-    for q in prange(i.size):
+    for q in range(part * i.size // parts, (part + 1) * i.size // parts):
         counts[q] = _common(bits, i[q], j[q])
 
 
-@parallel
-def count_in_tokens(bits, rows, sizes, counts):
+@compiled
+def count_in_tokens(part, parts, bits, rows, sizes, counts):
     """n_ij of all pairs of each token, symmetric, 0 on the diagonal."""
-    for m in prange(rows.shape[0]):
+    for m in range(part, rows.shape[0], parts):
         for p in range(sizes[m]):
             for q in range(p):
                 n = _common(bits, rows[m, p], rows[m, q])
@@ -132,33 +130,31 @@ def _any(counts):
     return seen != 0
 
 
-@parallel
-def count_rows(window, lo, hi, parts, counts):
+@compiled
+def count_rows(part, parts, window, lo, hi, counts):
     """n_ij of some rows as a matrix."""
-    for part in prange(parts):
-        for i in range(lo + part, hi, parts):
-            _count(window, i, counts[i - lo, i + 1 :])
+    for i in range(lo + part, hi, parts):
+        _count(window, i, counts[i - lo, i + 1 :])
 
 
-@parallel
-def list_pairs(window, lo, hi, least, parts, counter, places, out):
+@compiled
+def list_pairs(part, parts, window, lo, hi, least, counter, places, out):
     """Count the pairs of each row into `places`; with an `out`, write them there from `places` on.
 
     `out` is int32 [3, pairs]: i, j and n, in order of j within a row.
     """
     n_latents = window[2].size - 1
     fill = out.shape[1] > 0
-    for part in prange(parts):
-        counts = np.zeros(n_latents, counter.dtype)
-        for i in range(lo + part, hi, parts):
-            total = _count(window, i, counts)
-            first = places[i - lo] if fill else 0
-            if total * SCAN_FROM > n_latents - i:
-                found = _scan_pairs(counts[: n_latents - i - 1], i, least, out[:, first:])
-            else:
-                found = _walk_pairs(window, counts, i, least, out[:, first:])
-            if not fill:
-                places[i - lo] = found
+    counts = np.zeros(n_latents, counter.dtype)
+    for i in range(lo + part, hi, parts):
+        total = _count(window, i, counts)
+        first = places[i - lo] if fill else 0
+        if total * SCAN_FROM > n_latents - i:
+            found = _scan_pairs(counts[: n_latents - i - 1], i, least, out[:, first:])
+        else:
+            found = _walk_pairs(window, counts, i, least, out[:, first:])
+        if not fill:
+            places[i - lo] = found
 
 
 @compiled
@@ -199,27 +195,38 @@ def _walk_pairs(window, counts, i, least, out):
     return found
 
 
-@parallel
-def histogram(window, lo, hi, parts, counter, histograms):
+@compiled
+def histogram(part, parts, window, lo, hi, counter, histograms):
     """How many pairs have each count, by part."""
     n_latents = window[2].size - 1
-    for part in prange(parts):
-        counts = np.zeros(n_latents, counter.dtype)
-        bins = histograms[part]
-        for i in range(lo + part, hi, parts):
-            _count(window, i, counts)
-            rows, sizes, starts, tokens, slots = window
-            for e in range(starts[i], starts[i + 1]):
-                row = rows[tokens[e]]
-                for p in range(slots[e] + 1, sizes[tokens[e]]):
-                    bins[counts[row[p] - i - 1]] += 1
-                    counts[row[p] - i - 1] = 0
-        bins[0] = 0
+    counts = np.zeros(n_latents, counter.dtype)
+    bins = histograms[part]
+    for i in range(lo + part, hi, parts):
+        _count(window, i, counts)
+        rows, sizes, starts, tokens, slots = window
+        for e in range(starts[i], starts[i + 1]):
+            row = rows[tokens[e]]
+            for p in range(slots[e] + 1, sizes[tokens[e]]):
+                bins[counts[row[p] - i - 1]] += 1
+                counts[row[p] - i - 1] = 0
+    bins[0] = 0
 
 
-@parallel
+@compiled
 def close_rows(
-    averages, lo, hi, previous, window, has_previous, n_tokens, source, step, parts, counter, sums
+    part,
+    parts,
+    averages,
+    lo,
+    hi,
+    previous,
+    window,
+    has_previous,
+    n_tokens,
+    source,
+    step,
+    counter,
+    sums,
 ):
     """One pass over the packed averages: fold `previous` in, compare `window`, row by row.
 
@@ -230,14 +237,13 @@ def close_rows(
     """
     n_latents = window[2].size - 1
     base = lo * n_latents - lo * (lo + 1) // 2
-    for part in prange(parts):
-        counts = np.zeros(n_latents, counter.dtype)
-        for i in range(lo + part, hi, parts):
-            first = i * n_latents - i * (i + 1) // 2 - base
-            row = averages[first : first + n_latents - i - 1]
-            if has_previous:
-                _fold(previous, i, counts[: row.size], row, n_tokens[0], source, step)
-            sums[i - lo] = _compare(window, i, counts[: row.size], row, n_tokens[1])
+    counts = np.zeros(n_latents, counter.dtype)
+    for i in range(lo + part, hi, parts):
+        first = i * n_latents - i * (i + 1) // 2 - base
+        row = averages[first : first + n_latents - i - 1]
+        if has_previous:
+            _fold(previous, i, counts[: row.size], row, n_tokens[0], source, step)
+        sums[i - lo] = _compare(window, i, counts[: row.size], row, n_tokens[1])
 
 
 @compiled
@@ -320,11 +326,11 @@ def _instability_sum(averages, counts, n_tokens):
     return np.float64(total)
 
 
-@parallel
-def look_up(averages, n_latents, lo, hi, i, j, values):
+@compiled
+def look_up(part, parts, averages, n_latents, lo, hi, i, j, values):
     """Averages of listed pairs, from the packed rows `lo` to `hi`."""
     base = lo * n_latents - lo * (lo + 1) // 2
-    for q in prange(i.size):
+    for q in range(part * i.size // parts, (part + 1) * i.size // parts):
         row, column = np.int64(min(i[q], j[q])), np.int64(max(i[q], j[q]))
         values[q] = 0
         if row != column and lo <= row < hi:

@@ -1,34 +1,33 @@
 """The compiled loops of the penalty behind `cpu`: numpy arrays only.
 
 Apart from `loops` also because a compiled function is cached by its own file: none here calls one
-of there. Nothing depends on the number of threads.
+of there. They do one of several parts, as there; nothing depends on the number of threads.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 compiled = njit(nogil=True, cache=True, error_model="numpy")
-parallel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 
 
-@parallel
-def add_rows(into, rows, gradients):
+@compiled
+def add_rows(part, parts, into, rows, gradients):
     """Every part has some columns, so that a row which comes twice is added to in order."""
     columns = 256
-    for part in prange((into.shape[1] + columns - 1) // columns):
-        lo, hi = part * columns, min((part + 1) * columns, into.shape[1])
+    for lo in range(part * columns, into.shape[1], parts * columns):
+        hi = min(lo + columns, into.shape[1])
         for r in range(rows.size):
             target, source = into[rows[r], lo:hi], gradients[r, lo:hi]
             for q in range(target.size):
                 target[q] += source[q]
 
 
-@parallel
-def overlap_slopes(gram, weights, epsilon, square, sums):
-    """Σ w g(cos) of each row, and the slopes in the place of the inner products."""
-    n_tokens, width = sums.shape
+@compiled
+def inverse_norms(gram, epsilon):
+    """1 / ‖d‖ of each row, and whether it is as good as 0."""
+    n_tokens, width = gram.shape[:2]
     inverse = np.empty((n_tokens, width), gram.dtype)
     short = np.empty((n_tokens, width), np.bool_)
     for t in range(n_tokens):
@@ -36,7 +35,14 @@ def overlap_slopes(gram, weights, epsilon, square, sums):
             norm = np.sqrt(gram[t, p, p])
             short[t, p] = norm <= epsilon
             inverse[t, p] = 1 / max(norm, epsilon)
-    for row in prange(n_tokens * width):
+    return inverse, short
+
+
+@compiled
+def overlap_slopes(part, parts, gram, weights, inverse, short, square, sums):
+    """Σ w g(cos) of each row, and the slopes in the place of the inner products."""
+    n_tokens, width = sums.shape
+    for row in range(part, n_tokens * width, parts):
         t, p = row // width, row % width
         inner, scale = gram[t, p], inverse[t]
         sums[t, p], along = _slopes_of_row(inner, weights[t, p], scale[p], scale, square)
@@ -59,15 +65,18 @@ def _slopes_of_row(inner, weights, own, inverse, square):
     return total, along
 
 
-@parallel
-def activation_rows(window, values, weights, lo, square, sums, gradients):
-    """Σ_j w_ij g(f_iᵀf_j / B) of each row, and the gradient by the values, as one sum a part."""
+@compiled
+def activation_rows(part, parts, window, values, weights, lo, square, sums, gradients):
+    """Σ_j w_ij g(f_iᵀf_j / B) of each row, and the gradient by the values, as several sums.
+
+    How many there are is the same for any number of parts, as it decides the order of their sum.
+    """
     rows, sizes, starts, tokens, slots = window
     scale = 1 / values.dtype.type(rows.shape[0])
-    for part in prange(gradients.shape[0]):
-        inner = np.zeros(weights.shape[1], values.dtype)
-        gradient = gradients[part]
-        for i in range(lo + part, lo + weights.shape[0], gradients.shape[0]):
+    inner = np.zeros(weights.shape[1], values.dtype)
+    for one in range(part, gradients.shape[0], parts):
+        gradient = gradients[one]
+        for i in range(lo + one, lo + weights.shape[0], gradients.shape[0]):
             _add_products(window, values, i, inner)
             sums[i - lo] = _slopes(window, i, inner, weights[i - lo], scale, square)
             for e in range(starts[i], starts[i + 1]):

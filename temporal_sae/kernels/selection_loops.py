@@ -1,16 +1,16 @@
 """The compiled loops of `cpu_step` that choose latents: numpy arrays only.
 
 A float32 that is not negative orders like the integer with its bits, so the k-th largest is found
-by counting the leading bits, then the next ones among those that share them.
+by counting the leading bits, then the next ones among those that share them. Loops over rows do one
+of several parts, which `threads` runs side by side.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 compiled = njit(nogil=True, cache=True, error_model="numpy")
-parallel = njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 
 BUCKETS = 2048
 SHIFTS = (20, 9, 0)  # 11 bits, 11 bits, and the last 9 with two that are known by then
@@ -47,26 +47,25 @@ def _kth_key(keys, k, counts):
     return keys[0]
 
 
-@parallel
-def select_topk(pre_acts, k, chunks, values, indices):
+@compiled
+def select_topk(part, parts, pre_acts, k, values, indices):
     """The k largest positive entries of each row in order of their places; -1 where there are less.
 
     Of several that are equal to the k-th the first ones are taken. Only entries above a guess are
     looked at closely; it comes from the row before and is dropped where it leaves too few.
     """
     n_rows, n = pre_acts.shape
-    for part in prange(chunks):
-        keys, places = np.empty(n, np.int32), np.empty(n, np.int32)
-        spare, counts = np.empty(n, np.int32), np.empty(BUCKETS, np.int32)
-        guess = np.float32(0)
-        for r in range(part, n_rows, chunks):
-            row = pre_acts[r]
-            least = guess if _number_above(row, guess) >= k else np.float32(0)
-            found = _collect_above(row, least, keys, places)
-            spare[:found] = keys[:found]
-            last = _kth_key(spare[:found], k, counts)
-            _write_largest(row, keys[:found], places, last, values[r], indices[r])
-            guess = np.int32(last).view(np.float32) * CAUTION if last < NAN_KEY else guess
+    keys, places = np.empty(n, np.int32), np.empty(n, np.int32)
+    spare, counts = np.empty(n, np.int32), np.empty(BUCKETS, np.int32)
+    guess = np.float32(0)
+    for r in range(part, n_rows, parts):
+        row = pre_acts[r]
+        least = guess if _number_above(row, guess) >= k else np.float32(0)
+        found = _collect_above(row, least, keys, places)
+        spare[:found] = keys[:found]
+        last = _kth_key(spare[:found], k, counts)
+        _write_largest(row, keys[:found], places, last, values[r], indices[r])
+        guess = np.int32(last).view(np.float32) * CAUTION if last < NAN_KEY else guess
 
 
 @compiled
@@ -100,40 +99,39 @@ def _write_largest(row, keys, places, last, values, indices):
     values[written:], indices[written:] = 0, -1
 
 
-@parallel
-def count_keys(pre_acts, least, prefix, above, shift, chunks, counts):
+@compiled
+def count_keys(part, parts, pre_acts, least, prefix, above, shift, counts):
     """How many entries above `least` have each value of the 11 bits from `shift` on.
 
     Args:
         prefix: only entries whose bits from `above` on are these count.
-        counts: [chunks, BUCKETS], one sum a chunk.
+        counts: [parts, BUCKETS], one sum a part.
     """
     n_rows, n = pre_acts.shape
-    for part in prange(chunks):
-        count = counts[part]
-        for r in range(part, n_rows, chunks):
-            for j in range(n):
-                z = pre_acts[r, j]
-                if not z <= least:
-                    key = _key(z)
-                    if key >> above == prefix:
-                        count[(key >> shift) & (BUCKETS - 1)] += 1
+    count = counts[part]
+    for r in range(part, n_rows, parts):
+        for j in range(n):
+            z = pre_acts[r, j]
+            if not z <= least:
+                key = _key(z)
+                if key >> above == prefix:
+                    count[(key >> shift) & (BUCKETS - 1)] += 1
 
 
-@parallel
-def count_above(pre_acts, thresholds, sizes):
+@compiled
+def count_above(part, parts, pre_acts, thresholds, sizes):
     """How many entries of each row exceed the thresholds, or are not a number."""
-    for r in prange(sizes.size):
+    for r in range(part, sizes.size, parts):
         found = 0
         for j in range(thresholds.size):
             found += not pre_acts[r, j] <= thresholds[j]
         sizes[r] = found
 
 
-@parallel
-def list_above(pre_acts, thresholds, indices):
+@compiled
+def list_above(part, parts, pre_acts, thresholds, indices):
     """Their places, ascending; `indices` holds -1 before."""
-    for r in prange(indices.shape[0]):
+    for r in range(part, indices.shape[0], parts):
         written = 0
         for j in range(thresholds.size):
             if not pre_acts[r, j] <= thresholds[j]:

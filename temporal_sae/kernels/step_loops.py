@@ -1,14 +1,15 @@
 """The compiled loops behind `cpu_step`: numpy arrays only.
 
 Sums of gathered rows walk the width of the matrix in blocks, each copied to where it is contiguous
-first, so that the gathered pieces stay in the caches. Nothing depends on the number of threads:
-every element is added up in one fixed order.
+first, so that the gathered pieces stay in the caches. A loop does one of several parts, and
+`threads` runs them side by side; nothing depends on how many there are, since every element is
+added up in one fixed order.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 FAST = {"reassoc", "nsz", "contract"}
 WIDEST, NARROWEST = 384, 64  # columns of a block
@@ -16,33 +17,28 @@ BLOCK_BYTES = 5 * 2**20  # of a block, between those: a share of the last-level 
 COPIED_FROM = 6  # gathers of each row, on average, from which on copying the blocks pays
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
-parallel = njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST, parallel=True)
+
+
+def block_width(n_rows, d, n_gathers):
+    """Columns of a block: not by the machine, since the order of sums depends on it."""
+    fitting = BLOCK_BYTES // (4 * max(1, n_rows)) // 32 * 32
+    return min(WIDEST, max(NARROWEST, fitting)) if n_gathers >= COPIED_FROM * n_rows else d
 
 
 @compiled
-def _width(n_rows):
-    """Columns of a block: not by the machine, since the order of sums depends on it."""
-    fitting = BLOCK_BYTES // (4 * n_rows) // 32 * 32
-    return min(WIDEST, max(NARROWEST, fitting))
+def copy_columns(part, parts, matrix, lo, hi, block):
+    """The columns `lo` to `hi` of a matrix to where they are contiguous."""
+    for i in range(part * len(matrix) // parts, (part + 1) * len(matrix) // parts):
+        block[i, : hi - lo] = matrix[i, lo:hi]
 
 
-@parallel
-def gather_sum(starts, columns, values, matrix, chunks, out):
-    """out[r] = Σ values[e] matrix[columns[e]] over starts[r] <= e < starts[r + 1]."""
-    n, d = matrix.shape
-    width = _width(n)
-    copied = d > width and columns.size >= COPIED_FROM * n
-    block = np.empty((n, width), matrix.dtype) if copied else matrix
-    for lo in range(0, d, width if copied else d):
-        hi = min(lo + width, d) if copied else d
-        if copied:
-            for i in prange(n):
-                block[i, : hi - lo] = matrix[i, lo:hi]
-        for part in prange(chunks):
-            for r in range(part, starts.size - 1, chunks):
-                total = out[r, lo:hi]
-                total[:] = 0
-                _add_rows(total, block, columns, values, starts[r], starts[r + 1])
+@compiled
+def gather_sum(part, parts, starts, columns, values, block, lo, hi, out):
+    """out[r, lo:hi] = Σ values[e] block[columns[e]] over starts[r] <= e < starts[r + 1]."""
+    for r in range(part, starts.size - 1, parts):
+        total = out[r, lo:hi]
+        total[:] = 0
+        _add_rows(total, block, columns, values, starts[r], starts[r + 1])
 
 
 @compiled
@@ -62,22 +58,11 @@ def _add_rows(total, block, columns, values, start, end):
         e += 1
 
 
-@parallel
-def gather_dot(starts, columns, vectors, matrix, chunks, out):
-    """out[e] = vectors[r] · matrix[columns[e]] for starts[r] <= e < starts[r + 1]."""
-    n, d = matrix.shape
-    width = _width(n)
-    copied = d > width and columns.size >= COPIED_FROM * n
-    block = np.empty((n, width), matrix.dtype) if copied else matrix
-    out[:] = 0
-    for lo in range(0, d, width if copied else d):
-        hi = min(lo + width, d) if copied else d
-        if copied:
-            for i in prange(n):
-                block[i, : hi - lo] = matrix[i, lo:hi]
-        for part in prange(chunks):
-            for r in range(part, starts.size - 1, chunks):
-                _add_dots(out, vectors[r, lo:hi], block, columns, starts[r], starts[r + 1])
+@compiled
+def gather_dot(part, parts, starts, columns, vectors, block, lo, hi, out):
+    """out[e] += vectors[r, lo:hi] · block[columns[e]] for starts[r] <= e < starts[r + 1]."""
+    for r in range(part, starts.size - 1, parts):
+        _add_dots(out, vectors[r, lo:hi], block, columns, starts[r], starts[r + 1])
 
 
 @compiled
@@ -123,10 +108,10 @@ def list_by_latent(indices, starts, slots):
             place[latent] += 1
 
 
-@parallel
-def squared_norms(weights, gradient, unit_rows, sums):
+@compiled
+def squared_norms(part, parts, weights, gradient, unit_rows, sums):
     """Σ g² of each row, less its part along the weights."""
-    for r in prange(sums.size):
+    for r in range(part * sums.size // parts, (part + 1) * sums.size // parts):
         total = along = np.float64(0)
         for j in range(weights.shape[1]):
             g = np.float64(gradient[r, j])
@@ -135,11 +120,11 @@ def squared_norms(weights, gradient, unit_rows, sums):
         sums[r] = total - along * along if unit_rows else total
 
 
-@parallel
-def adam(weights, gradient, mean, square, numbers, unit_rows):
+@compiled
+def adam(part, parts, weights, gradient, mean, square, numbers, unit_rows):
     """See `plain_step.adam_`; every row stays in the first-level cache while it is worked on."""
     clip, rate, move1, keep2, move2, eps, root2, epsilon = numbers
-    for r in prange(weights.shape[0]):
+    for r in range(part * len(weights) // parts, (part + 1) * len(weights) // parts):
         w, g, m, v = weights[r], gradient[r], mean[r], square[r]
         along = _dot(g, w) if unit_rows else w.dtype.type(0)
         for j in range(w.size):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -388,7 +387,6 @@ def work_in(
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
-    numba.set_num_threads(1)
     os.environ |= environment(rank, world, port)
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
