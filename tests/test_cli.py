@@ -168,7 +168,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_left(command, random_gemma, ca
     [
         ({}, "data.path="),
         ({"a.txt": "few words", "b.txt": "more"}, "fewer than one window"),
-        ({"a.txt": "many words " * 500}, "the evaluation needs held-out text"),
+        ({"a.txt": "words " * 80}, "the evaluation needs held-out text"),
     ],
 )
 def test_bad_text(command, random_gemma, tmp_path, content, message):

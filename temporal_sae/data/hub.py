@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from temporal_sae.data.sources import Split, hash_fraction
+from temporal_sae.data.sources import Split, TextSource, hash_fraction
 from temporal_sae.errors import InvalidOption, check_bool, check_int, check_number
 
 
-class HubText:
+class HubText(TextSource):
     """A text data set of the Hugging Face hub, or a local folder that `datasets` can load.
 
     Args:
@@ -20,6 +21,7 @@ class HubText:
         streaming: read over the network as needed instead of downloading everything first.
         held_out_fraction: share of the documents kept for evaluation, chosen by their content.
         shuffle_buffer: documents that `datasets` shuffles among; 0 keeps the stored order.
+        folder: the run's own, which is not read.
     """
 
     def __init__(
@@ -31,7 +33,11 @@ class HubText:
         streaming: bool = True,
         held_out_fraction: float = 0.01,
         shuffle_buffer: int = 0,
+        folder: Path | None = None,
     ) -> None:
+        if folder is not None and folder.resolve().is_relative_to(Path(str(name)).resolve()):
+            allowed = "a data set that does not hold the run's own folder (hydra.run.dir)"
+            raise InvalidOption("name", name, allowed)
         self.name, self.subset, self.dataset_split = name, subset, dataset_split
         self.text_column, self.streaming = text_column, check_bool("streaming", streaming)
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)

@@ -5,23 +5,67 @@ fix. Every document comes with a cursor, and a pass can be started at any cursor
 resumes in the middle of a pass without reading what came before.
 
 Held-out text is disjoint by document: which split a file belongs to depends only on a hash of its
-relative path, so it stays the same when other files come or go, and between machines.
+path below the folder that is read, so it stays the same when other files come or go, wherever the
+folder lies, and between machines.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
+from temporal_sae.errors import printable
+
+T = TypeVar("T")
 Split = Literal["train", "held_out"]
+
+
+class LeftOut:
+    """What a source does not read although it lies there, by reason."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, reason: str, name: str) -> None:
+        """Note `name`; it counts once, however often it is met."""
+        self._names[reason].add(name)
+
+    def reasons(self) -> set[str]:
+        """Every reason there has been."""
+        return set(self._names)
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """`count` and an `example` by reason, for run.json."""
+        return {
+            reason: {"count": len(names), "example": printable(min(names))}
+            for reason, names in sorted(self._names.items())
+        }
+
+    def in_words(self) -> str:
+        """`28 empty (such as a.txt), 1 not UTF-8 (b.txt)`."""
+        return ", ".join(
+            f"{about['count']} {reason} "
+            f"({'such as ' if about['count'] > 1 else ''}{about['example']})"
+            for reason, about in self.summary().items()
+        )
 
 
 @runtime_checkable
 class TextSource(Protocol):
-    """Documents in a reproducible order."""
+    """Documents in a reproducible order.
+
+    A class that inherits from it has to write `documents`. A run gives the constructor `folder`,
+    the run's own folder, which is never text, or None.
+
+    Attributes:
+        held_out_advice: what helps where there is too little text for the evaluation, in words.
+    """
+
+    held_out_advice: str = "give data.held_out_fraction a larger value, or use eval=none"
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
@@ -29,13 +73,37 @@ class TextSource(Protocol):
         """Yield (cursor after this document, text) for one pass, beginning at cursor `start`."""
         ...
 
+    def describe(self) -> dict[str, Any]:
+        """A few JSON facts that tell this text from another, for run.json."""
+        return {}
+
+    def listing(self) -> dict[str, Any]:
+        """A JSON fact for every local file, by its name; another fact is another content."""
+        return {}
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """What has been passed over so far: `count` and `example` by reason."""
+        return {}
+
 
 def hash_fraction(name: str) -> float:
-    """A number in [0, 1) that depends on `name` alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    """A number in [0, 1) that depends on `name` alone, which may be one that is not UTF-8."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def shuffled(items: list[Path], seed: int, epoch: int) -> list[Path]:
+def held_out_below(ranks: Collection[float], fraction: float) -> float:
+    """The limit below which a rank in [0, 1) is held out.
+
+    It is `fraction`; where chance leaves a wanted side empty, the nearest item changes sides.
+    """
+    if not fraction or not ranks:
+        return 0.0
+    lowest, highest = min(ranks), max(ranks)
+    return min(max(fraction, math.nextafter(lowest, 1.0)), highest)
+
+
+def shuffled(items: list[T], seed: int, epoch: int) -> list[T]:
     """The items in the order of pass number `epoch`."""
     order = list(items)
     random.Random(f"{seed}/{epoch}").shuffle(order)

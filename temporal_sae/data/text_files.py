@@ -1,35 +1,59 @@
-"""Text in files: a folder, a glob, or the sources of the standard library."""
+"""Text in files: a folder, a glob, a single file, or the sources of the standard library."""
 
 from __future__ import annotations
 
-import glob
+import hashlib
+import json
 import logging
 import os
 import sysconfig
 from collections.abc import Collection, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from temporal_sae.data.sources import Split, hash_fraction, shuffled
+from temporal_sae.data.find import OF_A_TABLE, find_files, is_same_folder
+from temporal_sae.data.pieces import divide_text
+from temporal_sae.data.reading import look_at, read_text
+from temporal_sae.data.sources import (
+    Split,
+    TextSource,
+    hash_fraction,
+    held_out_below,
+    shuffled,
+)
 from temporal_sae.errors import InvalidOption, check_int, check_number
 
 log = logging.getLogger(__name__)
 
+SOME_TEXT = "a folder, file or glob that holds text files"
 
-class TextFiles:
+
+class TextFiles(TextSource):
     """Text files of a folder, or those that a glob pattern matches.
+
+    Files hold UTF-8, or UTF-16 with a byte order mark. What is left out is said, with the reason.
+    A single file is cut into pieces at ends of lines, of which some are held out; of several, each
+    belongs to one side as a whole.
 
     Args:
         path: a folder (searched recursively), a file, or a glob pattern such as `~/notes/**/*.md`.
-        pattern: which file names of a folder count.
-        exclude: names of folders to leave out, wherever they stand; hidden ones always are.
+        pattern: which file names count. Tables (.jsonl, .csv, .parquet ...) do not, as
+            `data=hub` reads those, unless the pattern ends as they do: `*.jsonl` takes them as
+            they stand, with their markup.
+        exclude: names of folders to leave out, wherever they stand; hidden ones and those of runs
+            always are.
         held_out_fraction: share of the files kept for evaluation, in [0, 1).
         max_document_chars: longer files are cut there, so that a few huge ones cannot dominate;
             null for no limit.
+        folder: the run's own, which is not read.
 
     Raises:
-        InvalidOption: no file matches.
+        InvalidOption: an option is not allowed, or no file holds text.
     """
+
+    held_out_advice = (
+        "give data.path more text or data.held_out_fraction a larger value, or use eval=none"
+    )
 
     def __init__(
         self,
@@ -38,42 +62,121 @@ class TextFiles:
         exclude: Collection[str] = (),
         held_out_fraction: float = 0.1,
         max_document_chars: int | None = None,
+        folder: Path | None = None,
     ) -> None:
+        if not isinstance(path, (str, int, Path)) or not str(path):
+            raise InvalidOption("path", path, SOME_TEXT)
+        if not isinstance(pattern, str) or not pattern:
+            raise InvalidOption("pattern", pattern, "a pattern of file names such as *.md")
+        if not is_list_of_names(exclude):
+            raise InvalidOption("exclude", exclude, "a list of folder names such as [drafts,old]")
         self.path = str(path)
-        if not self.path:
-            raise InvalidOption("path", path, "a folder, file or glob that holds text files")
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
-        self.max_document_chars = (
-            None
-            if max_document_chars is None
-            else check_int("max_document_chars", max_document_chars, 1)
-        )
-        self.root, files = find_files(Path(self.path).expanduser(), pattern, exclude)
-        if not files:
-            raise InvalidOption("path", self.path, "a folder, file or glob that holds text files")
-        self.splits = self._divide(files)
+        if max_document_chars is not None:
+            max_document_chars = check_int("max_document_chars", max_document_chars, 1)
+        self.max_document_chars = max_document_chars
+        found = find_files(Path(os.path.expanduser(self.path)), pattern, exclude, folder)
+        if folder is not None and found.walked and is_same_folder(found.root, folder):
+            allowed = "text outside the run's own folder (hydra.run.dir)"
+            raise InvalidOption("path", self.path, allowed)
+        self._files, self._left_out = found.files, found.left_out
+        self._looks = {name: look_at(file) for name, file in found.files.items()}
+        for name, look in self._looks.items():
+            if look.problem:
+                self._left_out.add(look.problem, name)
+        self._usable = [name for name, look in self._looks.items() if not look.problem]
+        if not self._usable or (len(self._usable) == 1 and not self._text(self._usable[0])):
+            raise InvalidOption("path", self.path, self._text_wanted())
+        self.splits = self._divide()
+        log.info("; ".join(self._in_words()))
 
-    def _divide(self, files: list[Path]) -> dict[Split, list[Path]]:
-        """Split by hash; where chance leaves a wanted side empty, the nearest file moves there."""
-        ranked = sorted(files, key=self._rank)
-        n_held_out = sum(self._rank(p) < self.held_out_fraction for p in ranked)
-        if self.held_out_fraction > 0:
-            n_held_out = max(1, n_held_out)
-        n_held_out = min(n_held_out, len(ranked) - 1)
-        return {"held_out": sorted(ranked[:n_held_out]), "train": sorted(ranked[n_held_out:])}
+    def _text_wanted(self) -> str:
+        reasons = self._left_out.reasons()
+        if reasons and all(reason.endswith(OF_A_TABLE) for reason in reasons):
+            ending = min(reasons).split()[0]
+            return (
+                f"text files; {ending} is read by data=hub data.name=FILE data.text_column=COLUMN, "
+                f"or with its markup by data.pattern='*{ending}'"
+            )
+        return SOME_TEXT + (f"; left out: {self._left_out.in_words()}" if reasons else "")
 
-    def _rank(self, path: Path) -> float:
-        return hash_fraction(path.relative_to(self.root).as_posix())
+    def _divide(self) -> dict[Split, list[str]]:
+        """Names of files by split, from a hash of each.
+
+        Files without text are divided too: then the order of the others does not depend on when
+        it comes out that there is none.
+        """
+        ranks = {name: hash_fraction(name) for name in self._files}
+        limit = held_out_below([ranks[name] for name in self._usable], self.held_out_fraction)
+        return {
+            "held_out": [name for name, rank in ranks.items() if rank < limit],
+            "train": [name for name, rank in ranks.items() if rank >= limit],
+        }
+
+    @property
+    def _in_pieces(self) -> bool:
+        return len(self._usable) == 1 and self.held_out_fraction > 0
+
+    def _in_words(self) -> Iterator[str]:
+        facts = self.describe()
+        yield f"text: {facts['files']:,} file(s), {facts['bytes'] / 2**20:.1f} MiB"
+        if self._in_pieces:
+            pieces = self._pieces()
+            n_held_out, n_train = len(pieces["held_out"]), len(pieces["train"])
+            yield f"cut into {n_held_out + n_train} pieces, of which {n_held_out} are held out"
+        if self._left_out.reasons():
+            yield f"left out: {self._left_out.in_words()}"
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
     ) -> Iterator[tuple[int, str]]:
-        """One pass over the files of a split; files that are not UTF-8 text are skipped."""
+        """One pass over the files of a split; those that turn out to hold no text are left out."""
+        if self._in_pieces:
+            pieces = shuffled(self._pieces()[split], seed, epoch)
+            yield from list(enumerate(pieces, start=1))[start:]
+            return
         order = shuffled(self.splits[split], seed, epoch)
-        for cursor, file in enumerate(order[start:], start=start + 1):
-            text = read_text(file)
-            if text:
-                yield cursor, text[: self.max_document_chars]
+        for cursor, name in enumerate(order[start:], start=start + 1):
+            if text := self._text(name):
+                yield cursor, text
+
+    def _pieces(self) -> dict[Split, list[str]]:
+        name = self._usable[0]
+        return divide_text(self._text(name), name, self.held_out_fraction)
+
+    def _text(self, name: str) -> str:
+        """As much of a file as counts; nothing where that is no text, which is noted."""
+        if self._looks[name].problem:
+            return ""
+        try:
+            return read_text(self._files[name])[: self.max_document_chars]
+        except ValueError as error:
+            self._left_out.add(str(error), name)
+            return ""
+
+    def describe(self) -> dict[str, Any]:
+        """Number and bytes of the files with text, and a hash over `listing`."""
+        listing = json.dumps(self.listing(), sort_keys=True)
+        return {
+            "files": len(self._usable),
+            "bytes": sum(self._looks[name].size for name in self._usable),
+            "hash": hashlib.sha256(listing.encode()).hexdigest(),
+        }
+
+    def listing(self) -> dict[str, Any]:
+        """Size and CRC-32 of the first 64 KiB of every file, by its name below the folder."""
+        return {name: [look.size, look.crc32] for name, look in self._looks.items()}
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """What has been passed over so far: `count` and `example` by reason."""
+        return self._left_out.summary()
+
+
+def is_list_of_names(value: Any) -> bool:
+    """Whether it is a collection of strings, which a string is not."""
+    if isinstance(value, str) or not isinstance(value, Collection):
+        return False
+    return all(isinstance(name, str) for name in value)
 
 
 class StdlibText(TextFiles):
@@ -82,10 +185,14 @@ class StdlibText(TextFiles):
     Args:
         held_out_fraction: share of the files kept for evaluation, in [0, 1).
         max_document_chars: see TextFiles.
+        folder: the run's own, which is not read.
     """
 
     def __init__(
-        self, held_out_fraction: float = 0.1, max_document_chars: int | None = 20_000
+        self,
+        held_out_fraction: float = 0.1,
+        max_document_chars: int | None = 20_000,
+        folder: Path | None = None,
     ) -> None:
         super().__init__(
             sysconfig.get_path("stdlib"),
@@ -93,30 +200,5 @@ class StdlibText(TextFiles):
             exclude=("site-packages", "dist-packages"),
             held_out_fraction=held_out_fraction,
             max_document_chars=max_document_chars,
+            folder=folder,
         )
-
-
-def find_files(
-    path: Path, pattern: str = "*", exclude: Collection[str] = ()
-) -> tuple[Path, list[Path]]:
-    """(root, sorted files below it) for a folder, a single file or a glob pattern."""
-    if path.is_file():
-        return path.parent, [path]
-    if not path.is_dir():
-        matches = (Path(p) for p in glob.glob(str(path), recursive=True))
-        return Path(path.anchor), sorted(p for p in matches if p.is_file())
-    files: list[Path] = []
-    for folder, subfolders, names in os.walk(path):
-        subfolders[:] = [s for s in subfolders if s not in exclude and not s.startswith(".")]
-        files += [Path(folder, n) for n in names if fnmatch(n, pattern) and not n.startswith(".")]
-    return path, sorted(files)
-
-
-def read_text(file: Path) -> str:
-    """The file's text, or an empty string (and a line in the log) if it is not UTF-8 text."""
-    try:
-        text = file.read_bytes().decode("utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        log.debug("skipped %s: %s", file, error)
-        return ""
-    return "" if "\0" in text else text

@@ -130,10 +130,7 @@ class CoreEvaluation:
         for tokens in in_batches(windows, self.n_reconstruction_windows, self.batch_windows):
             behavior.add(tokens, model, sae, ~torch.isin(tokens, special))
         if not sums.tokens or not behavior.tokens:
-            raise RunError(
-                "there is no held-out text for the evaluation: give data.path at least two files "
-                "and data.held_out_fraction > 0, or use eval=none"
-            )
+            raise RunError(f"there is no held-out text for the evaluation: {text.held_out_advice}")
         return sums, behavior
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = {"seed", "device", "objective", "push_to_hub", "overwrite", "debug", "plugins"}
 TOP_LEVEL = {*KINDS, *SETTINGS}
+WINDOWS_TO_CHECK = 1024
 TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
@@ -55,8 +57,8 @@ class Components(Judges):
     memory: dict[str, int]
 
 
-def build_judges(cfg: DictConfig) -> Judges:
-    """Instantiate what evaluating an SAE takes; cheap and fallible parts come first.
+def build_judges(cfg: DictConfig, folder: Path) -> Judges:
+    """Instantiate what evaluating an SAE in `folder` takes; cheap and fallible parts come first.
 
     Raises:
         InvalidOption, RunError: as for `build_components`.
@@ -66,7 +68,7 @@ def build_judges(cfg: DictConfig) -> Judges:
     device = choose_device(cfg.device)
     evaluation: Evaluation = build(cfg, "eval")
     source: ActivationSource = build(cfg, "activations")
-    text: TextSource = build(cfg, "data")
+    text: TextSource = build(cfg, "data", folder=folder)
     model: LanguageModel = build(cfg, "model", device=device)
     check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
     return Judges(model, text, source, evaluation)
@@ -110,7 +112,7 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     source: ActivationSource = build(cfg, "activations")
     build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)
-    text: TextSource = build(cfg, "data")
+    text: TextSource = build(cfg, "data", folder=folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
     return Cheap(device, seed, trainer, separation, evaluation, source, text, logger)
 
@@ -213,20 +215,20 @@ def choose_device(name: str) -> torch.device:
 def check_text(
     source: ActivationSource, text: TextSource, model: LanguageModel, split: Split | None
 ) -> None:
-    """Read one window of a split that will be needed, before any work is done."""
+    """Read windows of a split that will be needed until one holds text, before any work is done."""
     if split is None:
         return
     with naming("activations"):
         windows = source.windows(text, model, split, seed=0)
     try:
         with naming("data"):
-            next(windows)
-    except StopIteration:
-        raise RunError("the held-out text does not fill a window") from None
+            first = itertools.islice(windows, WINDOWS_TO_CHECK)
+            special = torch.tensor(model.tokenizer.all_special_ids)
+            if all(bool(torch.isin(window, special).all()) for window in first):
+                raise RunError(f"the {split} text holds nothing but special tokens")
     except RunError as error:
         if split == "train":
             raise
         raise RunError(
-            f"{error}; the evaluation needs held-out text: give data.path at least two files with "
-            "data.held_out_fraction > 0, or use eval=none"
+            f"{error}; the evaluation needs held-out text: {text.held_out_advice}"
         ) from error

@@ -121,7 +121,7 @@ def evaluate_saved(sae_folder: Path, cfg: DictConfig, folder: Path) -> dict[str,
     """Evaluate the SAE in `sae_folder`, writing `eval/` and `results.json` in `folder`."""
     earlier = results_in(folder)
     sae = load_sae(sae_folder)
-    judges = build_judges(cfg)
+    judges = build_judges(cfg, folder)
     if sae.d_in != judges.model.d_in:
         raise InvalidOption(
             "model.hook_name",

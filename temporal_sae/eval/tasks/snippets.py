@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from temporal_sae.data.find import find_files
+from temporal_sae.data.reading import read_text
 from temporal_sae.data.sources import hash_fraction
-from temporal_sae.data.text_files import find_files, read_text
 from temporal_sae.errors import InvalidOption, RunError, check_number, keep_int
 from temporal_sae.eval.tasks.python_sources import KINDS, Kind, Piece, pieces_of
 
@@ -154,14 +155,14 @@ def read_snippets(root: Path, options: SnippetOptions) -> Snippets:
 def _all_snippets(root: Path, min_chars: int) -> Iterator[Snippet]:
     """Every snippet of every package; of equal texts (licences) only the first."""
     seen = set()
-    for file in find_files(root, "*.py", LEFT_OUT)[1]:
-        relative = file.relative_to(root)
-        if len(relative.parts) < 2:
+    for name, file in find_files(root, "*.py", LEFT_OUT).files.items():
+        package, _, rest = name.partition("/")
+        if not rest:
             continue
         for kind, line, text in _pieces(file):
             if len(text) >= min_chars and text not in seen:
                 seen.add(text)
-                yield Snippet(text, relative.parts[0], kind, relative.as_posix(), line)
+                yield Snippet(text, package, kind, name, line)
 
 
 def _pieces(file: Path) -> list[Piece]:
