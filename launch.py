@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from temporal_sae import signals
+
+if __name__ == "__main__":
+    signals.hold()  # before the imports, which take seconds and lose what a signal raises in them
+
 from pathlib import Path
 
 import hydra

@@ -1,8 +1,15 @@
 """Train sparse autoencoders on language models and ask whether co-activation helps."""
 
 import os
+import sys
 
 # Threads that wait should sleep. By default they spin, and two runs on the same cores, or a run
 # beside anything else, then take each other's time: 2.8 times slower for two runs on two cores.
 # OpenMP reads this when torch is first imported, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# `python -m temporal_sae.eval` imports this package, for seconds, before its own first line.
+if sys.argv[:1] == ["-m"]:
+    from temporal_sae import signals
+
+    signals.hold()

@@ -6,12 +6,10 @@ import difflib
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
@@ -21,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from temporal_sae import signals
 from temporal_sae.errors import (
     EvaluationFailed,
     InvalidOption,
@@ -39,26 +38,6 @@ WRONG_INPUT = 2
 EVALUATION_FAILED = 3
 SWEEP_INCOMPLETE = 4
 LONGEST_NAME = 150
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM while no training loop is there to take it."""
-
-    signal_number = int(signal.SIGTERM)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
-def take_sigterm() -> None:
-    """Let SIGTERM end the program as Ctrl-C does, with the files it writes left whole."""
-    signal.signal(signal.SIGTERM, _terminate)
-
-
-def exit_code(stopped: BaseException) -> int:
-    """What shells say of a program that a signal has ended."""
-    return 128 + int(getattr(stopped, "signal_number", signal.SIGINT))
 
 
 def as_folder_name(overrides: str) -> str:
@@ -92,9 +71,10 @@ def run_job(cfg: DictConfig) -> float:
 
 def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
     """Run a config for itself; what can be told in one line ends the process."""
-    from temporal_sae.experiment import run_experiment  # slow to import: not for --help
-    from temporal_sae.experiment.record import command_line
-    from temporal_sae.training import Stopped
+    with signals.held():
+        from temporal_sae.experiment import run_experiment  # slow to import: not for --help
+        from temporal_sae.experiment.record import command_line
+        from temporal_sae.training import Stopped
 
     again = command_line(overrides, folder)
     try:
@@ -111,20 +91,21 @@ def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
     except (Stopped, KeyboardInterrupt) as stopped:
         what = str(stopped) or "interrupted"
         log.warning("%s; to continue: %s", what, again)
-        sys.exit(exit_code(stopped))
+        sys.exit(signals.exit_code(stopped))
 
 
 def run_in_sweep(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
     """Run a config as a job of a sweep."""
-    from temporal_sae.experiment import run_experiment
-    from temporal_sae.training import Stopped
+    with signals.held():
+        from temporal_sae.experiment import run_experiment
+        from temporal_sae.training import Stopped
 
     log.info("%s: %s", folder, " ".join(overrides) or "defaults")
     try:
         return run_experiment(cfg, folder, overrides)
     except (Stopped, KeyboardInterrupt) as stopped:
         log.warning("%s: %s", folder, str(stopped) or "interrupted")
-        sys.exit(exit_code(stopped))
+        sys.exit(signals.exit_code(stopped))
     except Exception as error:
         told = tell(error, folder, "repeat the command")
         if told is None or cfg.debug or _wants_traceback():
@@ -163,7 +144,11 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     traceback = _wants_traceback() or "debug=true" in sys.argv
     os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
-    take_sigterm()
+    with signals.ending():
+        _launch(launch, conf, traceback)
+
+
+def _launch(launch: Callable[[], object], conf: Path, traceback: bool) -> None:
     try:
         launch()
     except SweepIncomplete as error:
@@ -185,8 +170,6 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
             raise
         where = os.fsdecode(error.filename)
         fail(f"hydra.run.dir={where}: must be a folder that can be written ({error.strerror})")
-    except KeyboardInterrupt as stopped:
-        sys.exit(exit_code(stopped))
 
 
 def fail(message: str) -> NoReturn:
@@ -279,7 +262,7 @@ def _inside_package(error: OSError) -> bool:
     package = str(Path(__file__).parent)
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if name.startswith(package) and trace.tb_frame.f_code.co_name != "run_command_line":
+        if name.startswith(package) and trace.tb_frame.f_code.co_name != "_launch":
             return True
         trace = trace.tb_next
     return False

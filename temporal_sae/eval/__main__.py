@@ -22,8 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from temporal_sae import schemas
-from temporal_sae.cli import EVALUATION_FAILED, exit_code, explain, fail, take_sigterm
+from temporal_sae import schemas, signals
+from temporal_sae.cli import EVALUATION_FAILED, explain, fail
 from temporal_sae.errors import InvalidOption, RunError, printable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -33,6 +33,11 @@ RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate every folder; the failures of one do not keep the others from being done."""
+    with signals.ending():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m temporal_sae.eval",
         description=__doc__,
@@ -46,12 +51,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("name at least one folder")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("temporal_sae").setLevel(logging.INFO)
-    take_sigterm()
     try:
         failed = [folder for folder in folders if not evaluated(folder, overrides)]
-    except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt:
         print("stopped; the same command does what is missing", file=sys.stderr)
-        sys.exit(exit_code(stopped))
+        raise
     if failed:
         sys.exit(EVALUATION_FAILED)
 

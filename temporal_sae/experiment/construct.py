@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from temporal_sae import signals
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.errors import InvalidOption, RunError, one_line
@@ -48,6 +49,7 @@ def build(cfg: DictConfig, group: str, **given: Any) -> Any:
         InvalidOption, RunError: an option is unknown, missing or not allowed, or the class is not
             one for this group.
     """
+    signals.obey()
     options = plain(cfg[group])
     check_options(group, options, given)
     with naming(group):

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from temporal_sae import agreement, processes
+from temporal_sae import agreement, processes, signals
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_components, uses_cuda
@@ -75,6 +75,7 @@ def run_experiment(
         with agreement.of_one_run(uses_cuda(cfg.device)):
             return _run(cfg, Path(folder), overrides or [], console)
     except Exception as error:
+        signals.obey()  # what a swallowed signal leaves half done may fail in any way
         if agreement.was_told(error) and not isinstance(error, Stopped):
             raise SystemExit(EXIT_CODES.get(type(error), OTHER_ERROR)) from None
         raise
@@ -99,6 +100,7 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
             trained, co_activation = _train(config, parts, run_folder.path, console)
 
             def finish() -> float:
+                signals.obey()
                 judged = _judge(cfg, config, parts, run_folder.path, trained, co_activation)
                 objective, outcome, failures = judged
                 record.update(outcome, wall_seconds=time.monotonic() - began)
@@ -111,7 +113,7 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
 
             objective = agreement.together(finish)
     except BaseException as error:
-        write({**record, **why_ended(error)})
+        write({**record, **why_ended(signals.as_stop(error))})
         raise
     finally:
         if is_first:

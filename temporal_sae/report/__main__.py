@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from temporal_sae import signals
 from temporal_sae.cli import fail
 from temporal_sae.errors import RunError
 from temporal_sae.report.paired import compare_runs, print_comparison
@@ -23,6 +24,11 @@ NOT_A_TERMINAL_WIDTH = 120
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and print the comparison."""
+    with signals.ending():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m temporal_sae.report",
         description=__doc__,

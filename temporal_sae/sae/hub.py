@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
+from temporal_sae import signals
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.files import write_atomically
 from temporal_sae.sae.formats.stored import first_line, read_json
@@ -114,6 +115,11 @@ def model_card(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; a mistake is one line and exit code 2."""
+    with signals.ending():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m temporal_sae.sae.hub", description="Upload an SAE to the Hugging Face Hub."
     )

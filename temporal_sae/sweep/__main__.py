@@ -17,7 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from temporal_sae.cli import SWEEP_INCOMPLETE, exit_code, fail, take_sigterm
+from temporal_sae import signals
+from temporal_sae.cli import SWEEP_INCOMPLETE, fail
 from temporal_sae.errors import RunError
 from temporal_sae.sweep.collect import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
@@ -29,6 +30,11 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, show the sweep and collect it."""
+    with signals.ending():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m temporal_sae.sweep",
         description=__doc__,
@@ -37,13 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="of the sweep")
     parser.add_argument("--watch", action="store_true", help="go on until no job runs any more")
     options = parser.parse_args(arguments)
-    take_sigterm()
     try:
         statuses = show(options.folder, watch=options.watch)
     except RunError as error:
         fail(str(error))
-    except KeyboardInterrupt as stopped:
-        sys.exit(exit_code(stopped))
     if any(status.state != "finished" for status in statuses):
         sys.exit(SWEEP_INCOMPLETE)
 

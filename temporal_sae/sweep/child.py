@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from temporal_sae.cli import exit_code, take_sigterm
+from temporal_sae import signals
 from temporal_sae.errors import JobFailed, JobRefused
 from temporal_sae.files import remove_if_empty
 from temporal_sae.sweep.messages import Outcome, Start
@@ -30,7 +30,7 @@ from temporal_sae.sweep.messages import Outcome, Start
 LOG = "log.txt"
 RECORD = "run.json"
 LONGEST_REASON = 2000  # characters: the whole outcome must fit into a pipe
-STOP = (signal.SIGINT, signal.SIGTERM)
+STOP = signals.STOP
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def run(task: Task, start: Start, answer: int, lifeline: int) -> int:
 
 
 def take_signals() -> None:
-    """Ctrl-C and SIGTERM as in a program that a person has started; they were held back so far."""
+    """Stop signals as in a program that a person has started; they were held back so far."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    take_sigterm()
+    signals.take()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
 
@@ -160,7 +160,7 @@ def outcome_of(job: JobReturn) -> tuple[Outcome, int]:
 
 def outcome_of_exit(stopped: BaseException) -> tuple[Outcome, int]:
     """What to tell of a job that a signal or `sys.exit` has ended, and its exit code."""
-    code = exit_code(stopped)
+    code = signals.exit_code(stopped)
     if isinstance(stopped, SystemExit):
         code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
     if code - 128 in STOP:

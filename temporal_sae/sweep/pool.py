@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any
 
-from temporal_sae.cli import Terminated
+from temporal_sae import signals
 from temporal_sae.errors import RunError
 from temporal_sae.sweep.host import Host, HostLost, ended_by, free_port
 from temporal_sae.sweep.messages import Ended, Outcome, Start, Started
@@ -38,7 +38,7 @@ class Running:
 
 
 class StopRequests:
-    """While open, counts SIGINT and SIGTERM instead of letting them interrupt anything."""
+    """While open, counts stop signals instead of letting them interrupt anything."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -47,8 +47,9 @@ class StopRequests:
 
     def __enter__(self) -> StopRequests:
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
+            for number in signals.STOP:
+                if number != signal.SIGHUP or not signals.is_ignored(number):
+                    self._previous[number] = signal.signal(number, self._on_signal)
         except ValueError:
             pass  # not the main thread: signals are somebody else's
         return self
@@ -105,14 +106,14 @@ class Pool:
 
         Raises:
             RunError: no job can be started.
-            KeyboardInterrupt: Ctrl-C or SIGTERM; the jobs have stopped, and left what they need to
+            KeyboardInterrupt: a stop signal; the jobs have stopped, and left what they need to
                 be continued.
         """
         with StopRequests() as stop:
             while self.running or (self.waiting and not stop.count):
                 self._run_with_host(stop, look)
-        if stop.count:
-            raise Terminated if stop.signal == signal.SIGTERM else KeyboardInterrupt
+        if stop.signal is not None:
+            raise signals.Terminated(stop.signal)
         return [self.outcomes[job] for job in range(len(self.jobs))]
 
     def _run_with_host(self, stop: StopRequests, look: Callable[[], None]) -> None:

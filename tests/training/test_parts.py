@@ -15,6 +15,7 @@ from temporal_sae.sae import JumpReLUSAE, StandardSAE, TopKSAE
 from temporal_sae.training import JsonlLogger, ProgressDisplay
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.initial import fit_encoder, geometric_median
+from temporal_sae.signals import Terminated
 from temporal_sae.training.interrupts import StopRequest
 from temporal_sae.training.loggers import has_wandb_key
 from temporal_sae.training.schedule import learning_rate_factor
@@ -80,7 +81,30 @@ def test_signals_become_a_request_and_a_second_ctrl_c_interrupts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
+        assert stop.agreed() == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_twice_is_one_request_unless_a_step_hangs(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.raises(Terminated), StopRequest():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += 60
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_means_what_it_means_outside():
+    came = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: came.append(number))
+    try:
+        with StopRequest():
+            signal.raise_signal(signal.SIGHUP)
+            assert came == []
+        assert came == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_preemption_waits_and_is_handed_on_to_the_handler_before():
