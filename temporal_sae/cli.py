@@ -31,18 +31,13 @@ from temporal_sae.errors import (
     reason_of,
 )
 from temporal_sae.files import remove_if_empty
+from temporal_sae.folders import as_folder_name, remove_unused
 
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
 EVALUATION_FAILED = 3
 SWEEP_INCOMPLETE = 4
-LONGEST_NAME = 150
-
-
-def as_folder_name(overrides: str) -> str:
-    """The overrides of a sweep's job as the name of one folder: no slashes, and not too long."""
-    return overrides.replace("/", "_")[:LONGEST_NAME]
 
 
 OmegaConf.register_new_resolver("as_folder_name", as_folder_name, replace=True)
@@ -145,7 +140,10 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     with signals.ending():
-        _launch(launch, conf, traceback)
+        try:
+            _launch(launch, conf, traceback)
+        finally:
+            remove_unused()
 
 
 def _launch(launch: Callable[[], object], conf: Path, traceback: bool) -> None:
