@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from errno import EACCES, EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from temporal_sae.errors import RunError
 
 TEMPORARY = ".unfinished-"
+# What file systems say of a detail that they do not offer: flushing a folder, changing a mode.
+NOT_OFFERED = {EACCES, EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM}
 LONGEST_JSON = 256 * 2**20  # bytes; far above what a run writes, far below what a machine has
 DEEPEST_JSON = 64  # levels; whoever walks through them does so by recursion
 DAMAGED = ".damaged"
@@ -92,16 +98,19 @@ def set_aside(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside `path`, flush it to the disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write to a temporary file beside `path`, flush it to the disk, and rename it into place.
+
+    The folder must exist: whoever removes that of a run while it goes on wants no part of it back.
+    """
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())
+            sync(file.fileno())
+        with suppressed(NOT_OFFERED):
+            os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -127,17 +136,65 @@ def _finite(value: Any) -> Any:
 
 def remove_temporaries(folder: Path) -> None:
     """Delete what writers that were killed have left below `folder`."""
-    for path in folder.rglob(f"{TEMPORARY}*"):
+    for path in list(folder.rglob(f"{TEMPORARY}*")):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link but not what it leads to, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a rename inside `folder` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def remove_all(folder: Path, names: Sequence[str]) -> None:
+    """Delete some of what `folder` holds: all of it, or nothing where one of them has to stay.
+
+    The last of `names` is taken away last.
+
+    Raises:
+        OSError: one of them cannot be moved.
+    """
+    found = [folder / name for name in names if os.path.lexists(folder / name)]
+    aside = Path(tempfile.mkdtemp(dir=folder, prefix=TEMPORARY))
+    moved: list[Path] = []
     try:
+        for path in found:
+            os.rename(path, aside / path.name)
+            moved.append(path)
+    except OSError:
+        for path in moved:
+            os.rename(aside / path.name, path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a rename inside `folder` to the disk, where the folder can be read."""
+    with suppressed(NOT_OFFERED):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Flush a file or a folder to the disk, if its file system can."""
+    with suppressed(NOT_OFFERED):
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def suppressed(numbers: Collection[int]) -> Iterator[None]:
+    """Pass over errors of the operating system with these numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
 
 
 def current_umask() -> int:

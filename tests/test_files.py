@@ -1,5 +1,6 @@
-"""Reading files that anybody may have written."""
+"""Reading files that anybody may have written, and writing them on any file system."""
 
+import errno
 import os
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError, one_line, printable
-from temporal_sae.files import open_regular, read_json
+from temporal_sae.files import open_regular, read_json, write_atomically
 
 
 def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
@@ -49,3 +50,32 @@ def test_messages_hold_nothing_that_a_terminal_would_obey(text):
 def test_messages_keep_letters_of_every_script():
     assert printable("größer 東京 λ") == "größer 東京 λ"
     assert one_line("a\x1b[31mb\nc") == "a\\x1b[31mb c"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_a_file_system_that_cannot_flush_or_change_modes_is_written_to(
+    tmp_path, monkeypatch, number
+):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    for detail in ("fsync", "chmod"):
+        monkeypatch.setattr(os, detail, refuse)
+    write_atomically(tmp_path / "run.json", "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_disk_that_breaks_while_it_is_flushed_is_an_error(tmp_path, monkeypatch):
+    def breaks(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", breaks)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write_atomically(tmp_path / "run.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "removed" / "run.json", "{}")
+    assert list(tmp_path.iterdir()) == []

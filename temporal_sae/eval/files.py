@@ -41,6 +41,7 @@ class EvaluationFiles:
 
     def write(self, name: str, options: dict[str, Any], content: dict[str, Any]) -> None:
         """Save a result; it counts as done once both files are written."""
+        self.folder.mkdir(exist_ok=True)
         write_json(self.folder / f"{name}.json", content)
         write_json(self.folder / DONE, {**self._done(), name: self.digest(options)})
 

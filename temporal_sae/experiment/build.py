@@ -117,14 +117,13 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     return Cheap(device, seed, trainer, separation, evaluation, source, text, logger)
 
 
-def build_components(cfg: DictConfig, folder: Path) -> Components:
-    """Instantiate every group for a run in `folder`; cheap and fallible parts come first.
+def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
+    """Instantiate every group for a run; fallible parts come first.
 
     Raises:
         InvalidOption: an option is not allowed; its name carries the group.
         RunError: the text does not fill a window, or the run does not fit in memory.
     """
-    cheap = build_cheap(cfg, folder)
     trainer, source, text, evaluation = cheap.trainer, cheap.source, cheap.text, cheap.evaluation
     model: LanguageModel = build(cfg, "model", device=cheap.device)
     in_order = cfg.tracker.get("stream") == "ordered"

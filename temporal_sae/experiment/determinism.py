@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from temporal_sae.processes import n_processes
+
+log = logging.getLogger(__name__)
+
+MOST_THREADS = 1024  # of a record that may be believed
 
 
 @contextmanager
@@ -27,3 +34,30 @@ def deterministic_on_cpu(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         settings.fill_uninitialized_memory = fill
+
+
+@contextmanager
+def threads_of(record: Mapping[str, Any] | None, device: torch.device) -> Iterator[None]:
+    """Compute with as many threads as a run was begun with, while the context is open.
+
+    On the CPU a sum is split among them, so another number gives other last bits. With another
+    number of processes they differ anyway.
+
+    Args:
+        record: of the run that is continued; None for a new one.
+        device: where it computes.
+    """
+    usual = torch.get_num_threads()
+    known = record or {}
+    began_with: Any = known.get("threads", usual)
+    is_same = device.type == "cpu" and known.get("processes") == n_processes()
+    is_number = isinstance(began_with, int) and 1 <= began_with <= MOST_THREADS
+    if not (is_same and is_number) or began_with == usual:
+        yield
+        return
+    log.info("computing with %d threads, as the run began, and not with %d", began_with, usual)
+    torch.set_num_threads(began_with)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from temporal_sae import schemas
 from temporal_sae.errors import RunError
-from temporal_sae.files import remove_temporaries, write_atomically
+from temporal_sae.files import remove_all, remove_if_empty, remove_temporaries, write_atomically
+from temporal_sae.locks import ProcessLock, Timeout
 
 RECORD = "run.json"
 SECONDS_TO_LOCK = 0.2
@@ -44,7 +42,8 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         # Not 0: whoever looks whether a run is going on holds the lock for a moment.
-        self._lock = FileLock(self.path / ".lock", timeout=SECONDS_TO_LOCK)
+        self._lock = ProcessLock(self.path / ".lock", timeout=SECONDS_TO_LOCK)
+        self._is_new = self._is_to_be_cleared = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -64,41 +63,57 @@ class RunFolder:
         try:
             self._lock.acquire()
         except Timeout:
-            raise RunError(f"{self.path}: another process is running in this folder") from None
+            told = f"{self.path}: another process is running in this folder{self._lock.holder()}"
+            raise RunError(told) from None
 
-    def claim(self, config: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder this run's own, new or to be continued.
+    def claim(self, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+        """Make the folder this run's own; what it holds stays until `make_ready`.
+
+        Returns:
+            The record of the run that is to be continued; None for a new one.
 
         Raises:
             RunError: it cannot be written, another process uses it, it holds a finished run (or an
                 unfinished one of another config) and `overwrite` is not set.
         """
+        self._is_new = not self.path.exists()
         check_writable(self.path)
         self._acquire()
         try:
-            self._make_free(config, overwrite)
+            return self._judge(config, overwrite)
         except BaseException:
             self.release()
             raise
 
-    def _make_free(self, config: dict[str, Any], overwrite: bool) -> None:
+    def _judge(self, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
         record = self.read()
         if record is None:
             self._refuse_files_of_no_run()
-            return
-        remove_temporaries(self.path)
+            return None
         changed = differing_keys(comparable(record["config"]), comparable(config))
-        if overwrite and (record["status"] == "finished" or changed):
-            self.clear()
-        elif record["status"] == "finished":
+        self._is_to_be_cleared = overwrite and (record["status"] == "finished" or bool(changed))
+        if self._is_to_be_cleared:
+            return None
+        if record["status"] == "finished":
             raise RunError(
                 f"{self.path}: holds a finished run; choose another hydra.run.dir or overwrite=true"
             )
-        elif changed:
+        if changed:
             raise RunError(
                 f"{self.path}: holds a run with other options ({'; '.join(changed[:3])}); choose "
                 "another hydra.run.dir or overwrite=true"
             )
+        return record
+
+    def make_ready(self) -> None:
+        """Remove what a killed writer has left, and a run that is to be overwritten.
+
+        Raises:
+            RunError: something of that run cannot be removed; then all of it is still there.
+        """
+        remove_temporaries(self.path)
+        if self._is_to_be_cleared:
+            self.clear()
 
     def _refuse_files_of_no_run(self) -> None:
         """Without a record nothing tells whose files these are: neither continue nor delete."""
@@ -110,13 +125,15 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Delete what a run leaves, and nothing else."""
-        for name in ARTIFACTS:
-            item = self.path / name
-            if item.is_dir():
-                shutil.rmtree(item)
-            else:
-                item.unlink(missing_ok=True)
+        """Delete what a run leaves, and nothing else: of a link not what it leads to.
+
+        The record goes last, so that a run of which a part is left is known as such.
+        """
+        try:
+            remove_all(self.path, ARTIFACTS)
+        except OSError as error:
+            name = Path(str(error.filename)).name
+            raise RunError(f"{self.path / name}: cannot be removed ({error.strerror})") from error
 
     def read(self) -> dict[str, Any] | None:
         """The record, or None where there is no run.
@@ -139,10 +156,9 @@ class RunFolder:
 
     def release(self) -> None:
         """Let others use the folder."""
-        if self._lock.is_locked:
-            # Before it is let go: whoever waits for this very file then sees that it is gone.
-            (self.path / ".lock").unlink(missing_ok=True)
         self._lock.release()
+        if self._is_new:
+            remove_if_empty(self.path)
 
 
 def check_writable(path: Path) -> None:

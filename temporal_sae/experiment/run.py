@@ -16,8 +16,8 @@ from rich.console import Console
 from temporal_sae import agreement, processes, signals
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.eval import decoder_metrics
-from temporal_sae.experiment.build import Components, build_components, uses_cuda
-from temporal_sae.experiment.determinism import deterministic_on_cpu
+from temporal_sae.experiment.build import Components, build_cheap, build_components, uses_cuda
+from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.experiment.record import command_line, environment, peak_memory
@@ -87,10 +87,36 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
     console = (console or Console()) if is_first else Console(quiet=True)
     shared = agreement.together(folder.absolute)  # each process may have got another one
     run_folder = RunFolder(folder if is_first else shared)
-    parts = agreement.everywhere(lambda: build_components(cfg, run_folder.path))
+    cheap = agreement.everywhere(lambda: build_cheap(cfg, run_folder.path))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    agreement.together(lambda: run_folder.claim(config, cfg.overwrite))
-    record = describe(cfg, config, overrides, parts) if is_first else {}
+    # Before anything slow: a folder that has to be refused is refused at once.
+    continued = agreement.together(lambda: run_folder.claim(config, cfg.overwrite))
+    try:
+        with threads_of(continued, cheap.device):
+            parts = agreement.everywhere(lambda: build_components(cfg, cheap))
+            agreement.together(run_folder.make_ready)
+            record = describe(cfg, config, overrides, parts) if is_first else {}
+            objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
+    finally:
+        if is_first:
+            run_folder.release()
+    if cfg.push_to_hub is not None and is_first:
+        upload(run_folder.path / "sae", cfg.push_to_hub)
+    return objective
+
+
+def _work(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    overrides: list[str],
+    parts: Components,
+    run_folder: RunFolder,
+    record: dict[str, Any],
+    console: Console,
+    began: float,
+) -> float:
+    """Train and evaluate in a folder that is the run's own; returns the objective."""
+    is_first = processes.is_first()
     write = run_folder.write if is_first else lambda record: None
     try:
         write(record)
@@ -111,16 +137,19 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
                     raise EvaluationFailed(failures)
                 return objective
 
-            objective = agreement.together(finish)
+            return agreement.together(finish)
     except BaseException as error:
-        write({**record, **why_ended(signals.as_stop(error))})
+        if run_folder.path.is_dir():
+            write({**record, **why_ended(signals.as_stop(error))})
+        elif isinstance(error, Exception):
+            raise removed(run_folder.path, error) from error
         raise
-    finally:
-        if is_first:
-            run_folder.release()
-    if cfg.push_to_hub is not None and is_first:
-        upload(run_folder.path / "sae", cfg.push_to_hub)
-    return objective
+
+
+def removed(folder: Path, error: Exception) -> RunError:
+    """What to say of an error in a run whose folder somebody has removed."""
+    told = RunError(f"{folder}: the folder was removed while the run was going on")
+    return agreement.by_all(told) if agreement.raised_by_all(error) else told
 
 
 def describe(
@@ -181,6 +210,7 @@ def _judge(
     co_activation: dict[str, Any],
 ) -> tuple[float, dict[str, Any], dict[str, str]]:
     """Save and evaluate; returns the objective, what the record gains, and what failed."""
+    (folder / "sae").mkdir(exist_ok=True)
     parts.sae.fold_input_scale(parts.stream.scale)
     parts.sae.save(folder / "sae", sae_metadata(parts))
     results: dict[str, Any] = {
@@ -228,6 +258,7 @@ def upload(folder: Path, repo_id: str) -> None:
 
 def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
     """`.hydra/config.yaml` and `.hydra/overrides.yaml`, as Hydra would have written them."""
+    (folder / ".hydra").mkdir(exist_ok=True)
     write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     write_atomically(
         folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides))

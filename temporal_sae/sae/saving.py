@@ -50,5 +50,6 @@ def write_folder(
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, t in tensors.items()
     }
+    Path(folder).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(folder) / WEIGHTS, save(weights))
     write_atomically(Path(folder) / CONFIG, json.dumps(content, indent=2) + "\n")

@@ -98,14 +98,15 @@ class SweepFolder:
         Raises:
             RunError: it cannot be written, or another sweep is running in it.
         """
-        from filelock import FileLock, Timeout
+        from temporal_sae.locks import ProcessLock, Timeout  # not for --help
 
-        lock = FileLock(self.path / LOCK, timeout=SECONDS_TO_LOCK)
+        lock = ProcessLock(self.path / LOCK, SECONDS_TO_LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise RunError(f"{self.path}: another sweep is running in this folder") from None
+            told = f"{self.path}: another sweep is running in this folder{lock.holder()}"
+            raise RunError(told) from None
         except OSError as error:
             raise RunError(
                 f"hydra.sweep.dir={self.path}: must be a folder that can be written "
@@ -114,8 +115,6 @@ class SweepFolder:
         try:
             yield
         finally:
-            # Before it is released: whoever waits for this very file then sees that it is gone.
-            (self.path / LOCK).unlink(missing_ok=True)
             lock.release()
 
     def exists(self) -> bool:

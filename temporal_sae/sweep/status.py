@@ -6,7 +6,6 @@ runs and long after.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from temporal_sae import locks
 from temporal_sae.errors import one_line
 from temporal_sae.sweep.plan import Job, SweepFolder
 
@@ -124,23 +124,8 @@ def _state(
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process runs in a job's folder.
-
-    The lock that it holds is only tried for, shared, and given back at once; nothing is created.
-    """
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks
-    finally:
-        os.close(descriptor)
-    return False
+    """Whether a process runs in a job's folder."""
+    return locks.is_held(folder / ".lock")
 
 
 def total_steps(record: dict[str, Any]) -> int | None:

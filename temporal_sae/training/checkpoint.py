@@ -53,6 +53,7 @@ class Checkpoints:
         """Write a checkpoint; the previous ones stay until it is complete."""
         data = to_bytes(state)
         path = self.folder / f"step_{step:09d}.{_digest(data)}.safetensors"
+        self.folder.mkdir(exist_ok=True)
         write_atomically(path, data)
         for old in self.files()[self.keep :]:
             old.unlink()

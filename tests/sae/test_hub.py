@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment import run as experiment
-from temporal_sae.experiment.build import build_components
+from temporal_sae.experiment.build import build_cheap
 from temporal_sae.sae import StandardSAE, TopKSAE, hub, load_sae
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -135,7 +135,7 @@ def composed(repo_id, *more):
 
 def test_a_wrong_name_is_told_before_anything_is_loaded(tmp_path):
     with pytest.raises(InvalidOption, match="push_to_hub='nobody': must be a repository"):
-        build_components(composed("nobody"), tmp_path)
+        build_cheap(composed("nobody"), tmp_path)
 
 
 QUICK = (

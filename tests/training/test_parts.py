@@ -12,10 +12,10 @@ from rich.console import Console
 
 from temporal_sae import processes
 from temporal_sae.sae import JumpReLUSAE, StandardSAE, TopKSAE
+from temporal_sae.signals import Terminated
 from temporal_sae.training import JsonlLogger, ProgressDisplay
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.initial import fit_encoder, geometric_median
-from temporal_sae.signals import Terminated
 from temporal_sae.training.interrupts import StopRequest
 from temporal_sae.training.loggers import has_wandb_key
 from temporal_sae.training.schedule import learning_rate_factor

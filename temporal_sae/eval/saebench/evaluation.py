@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock, Timeout
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
@@ -28,6 +27,7 @@ from temporal_sae.eval.saebench.process import (
 )
 from temporal_sae.eval.saebench.work import EVALUATIONS, Job
 from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.locks import ProcessLock, Timeout
 from temporal_sae.sae import SparseAutoencoder
 
 Options = Mapping[str, Any]
@@ -222,7 +222,7 @@ def kept_artifacts(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder.parent}: cannot be made ({error.strerror})") from error
-    lock, mark = FileLock(f"{folder}.lock"), folder / UNFINISHED
+    lock, mark = ProcessLock(folder.with_name(f"{folder.name}.lock")), folder / UNFINISHED
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -250,11 +250,12 @@ def only_process(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = ProcessLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"{folder}: another process runs SAEBench there") from None
+        told = f"{folder}: another process runs SAEBench there{lock.holder()}"
+        raise RunError(told) from None
     try:
         yield folder
     finally:
