@@ -42,20 +42,21 @@ DATA_SEED = 42
 COLUMNS = ("explained_variance", "l0", "dead_share", "tokens_per_second")
 
 
-def harvest(tokens: int, held_out: int, batch: int, device: str) -> dict[str, Tensor]:
+def harvest(n_tokens: int, held_out: int, batch: int, device: str) -> dict[str, Tensor]:
     """Activations as training sees them, and those of held-out text at the same scale."""
     model = LanguageModel("tiny", HOOK, device=device)
     source, text = ActivationSource(), StdlibText()
     stream = source.stream(text, model, batch, DATA_SEED, ordered=False)
-    train = torch.cat([next(stream).x.cpu() for _ in range(tokens // batch)])
+    train = torch.cat([next(stream).x.cpu() for _ in range(n_tokens // batch)])
     windows = source.windows(text, model, "held_out", DATA_SEED)
     parts: list[Tensor] = []
     while sum(map(len, parts)) < held_out:
         some = list(itertools.islice(windows, source.batch_windows))
         if not some:
             break
-        acts = model.activations(torch.stack(some))[:, source.first_position :]
-        parts.append(acts.flatten(0, 1).float().cpu() / stream.scale)
+        tokens = torch.stack(some)
+        acts = model.activations(tokens)[source.counted(tokens, model).to(model.device)]
+        parts.append(acts.float().cpu() / stream.scale)
     return {"train": train, "held_out": torch.cat(parts)[:held_out]}
 
 

@@ -64,6 +64,7 @@ def load_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> tupl
     _check_weights(name, model, found)
     _check_causal(name, model)
     _check_tokenizer(name, model, tokenizer)
+    tokenizer.split_special_tokens = True  # `<bos>` in a text is text
     if own_code:
         kind = type(model).__name__
         log.warning("model.name=%r: its own code is not run; it is read as %s", name, kind)

@@ -20,10 +20,13 @@ class ShuffleBuffer:
         capacity: rows to hold before drawing begins.
         seed: fixes the order, on each kind of device another one.
         device: where the rows are.
+        beyond: rows that may come at once, for which there is room above the capacity.
     """
 
-    def __init__(self, capacity: int, seed: int, device: str | torch.device = "cpu") -> None:
-        self.capacity, self.device = capacity, torch.device(device)
+    def __init__(
+        self, capacity: int, seed: int, device: str | torch.device = "cpu", beyond: int = 0
+    ) -> None:
+        self.capacity, self.device, self.beyond = capacity, torch.device(device), beyond
         self.count = 0
         self._rows: Tensor | None = None
         self._generator = torch.Generator(self.device).manual_seed(seed)
@@ -37,7 +40,7 @@ class ShuffleBuffer:
         """Append rows; the storage grows to hold them."""
         end = self.count + rows.shape[0]
         if self._rows is None or end > self._rows.shape[0]:
-            grown = rows.new_empty((max(end, self.capacity + rows.shape[0]), *rows.shape[1:]))
+            grown = rows.new_empty((max(end, self.capacity + self.beyond), *rows.shape[1:]))
             if self._rows is not None:
                 grown[: self.count] = self._rows[: self.count]
             self._rows = grown

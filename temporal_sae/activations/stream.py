@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae import processes
+from temporal_sae import agreement, processes
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
 from temporal_sae.activations.shuffle import ShuffleBuffer
-from temporal_sae.data import Split, TextSource, TokenWindows
-from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
+from temporal_sae.data import Split, TextSource, TokenWindows, is_text
+from temporal_sae.errors import (
+    InvalidOption,
+    RunError,
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class ActivationSource:
     Args:
         context_size: tokens a window, BOS included.
         prepend_bos: begin every window with BOS.
-        include_bos: keep the activations at BOS. Their norm is often tens of times the others'.
+        include_bos: keep the activations at BOS, whose norm is often tens of times the others',
+            and at the end-of-text tokens between documents.
         batch_windows: windows in one forward pass of the language model.
         buffer_tokens: rows of the shuffle buffer.
         normalize: divide by one constant so that E‖x‖² = 1 in training; folded into the saved SAE.
@@ -66,10 +74,13 @@ class ActivationSource:
         self.outliers = check_choice("outliers", outliers, OUTLIERS)
         self.outlier_factor = check_number("outlier_factor", outlier_factor, minimum=1.0)
 
-    @property
-    def first_position(self) -> int:
-        """The first position of a window that counts."""
-        return int(self.prepend_bos and not self.include_bos)
+    def counted(
+        self, tokens: Int[Tensor, "windows context"], model: LanguageModel
+    ) -> Bool[Tensor, "windows context"]:
+        """Which positions are trained on."""
+        if self.include_bos:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        return is_text(tokens, model.tokenizer)
 
     def windows(
         self, text: TextSource, model: LanguageModel, split: Split, seed: int
@@ -118,7 +129,8 @@ class ActivationStream(Iterator[ActivationBatch]):
     ) -> None:
         self.source, self.windows, self.model = source, windows, model
         self.batch_size, self.ordered = batch_size, ordered
-        self.buffer = ShuffleBuffer(source.buffer_tokens, seed, model.device)
+        harvest = source.batch_windows * source.context_size
+        self.buffer = ShuffleBuffer(source.buffer_tokens, seed, model.device, harvest)
         self.outliers = Outliers(source.outliers, source.outlier_factor, model.device)
         self._not_handed_out: list[Tensor] = []
         self._scale: float | None = None
@@ -168,12 +180,27 @@ class ActivationStream(Iterator[ActivationBatch]):
 
     def _harvest(self) -> Float[Tensor, "tokens d_in"]:
         """Activations of the next windows; each process brings a part of them for all."""
-        tokens = torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
+        tokens = self._read()
         own = processes.own_part(tokens)
         # Where there are more processes than windows, one that nobody needs shows the width.
         acts = self.model.activations(own if len(own) else tokens[:1])[: len(own)]
         acts = torch.cat(processes.gather(acts)) if processes.n_processes() > 1 else acts
-        return acts[:, self.source.first_position :].flatten(0, 1)
+        # Chosen on the CPU, where the tokens are, so that a GPU need not be waited for.
+        rows = self.source.counted(tokens, self.model).flatten().nonzero()[:, 0]
+        return acts.flatten(0, 1)[rows.to(acts.device, non_blocking=True)]
+
+    def _read(self) -> Int[Tensor, "windows context"]:
+        """The next windows; where the text cannot be read on, they are still to come."""
+        before = self.windows.state_dict()
+
+        def read() -> Tensor:
+            return torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
+
+        try:
+            return agreement.everywhere(read)
+        except (InvalidOption, RunError):
+            self.windows.load_state_dict(before)
+            raise
 
     def _take_in(self, rows: Float[Tensor, "tokens d_in"]) -> None:
         rows = self.outliers.treat(rows)

@@ -3,18 +3,30 @@
 Documents are joined by the tokenizer's end-of-text token and cut every `context_size` tokens (one
 fewer where each window begins with BOS). Nothing is dropped inside a pass: what does not fill a
 window waits for the next document. The price is that a window may hold pieces of two documents.
+
+Long documents are tokenized in pieces, since a tokenizer takes some 200 bytes for each character.
+Pieces end where tokens do, behind a word and before the space that follows it. Some tokenizers see
+the beginning of a piece as that of a text; then one token there may be another.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from temporal_sae.data.sources import Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
+
+PIECE_CHARS = 2**17
+# Greedy: the last such place. Tokens take the space before them along, and may take the line break
+# behind a full stop, but not behind a letter.
+END_OF_WORD = re.compile(r".*\w(?=\s)", re.DOTALL)
+BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
 
 class TokenWindows(Iterator[Tensor]):
@@ -49,35 +61,49 @@ class TokenWindows(Iterator[Tensor]):
             raise InvalidOption("prepend_bos", True, "false, as this tokenizer has no BOS token")
         self.source, self.tokenizer, self.split = source, tokenizer, split
         self.seed, self.prepend_bos, self.repeat = seed, prepend_bos, repeat
-        self.epoch, self.cursor = 0, 0
-        self._tokens: list[int] = []
+        self._bos = token_ids([tokenizer.bos_token_id] if prepend_bos else [])
+        self._begin_pass(epoch=0)
+        self._tokens = token_ids([])  # what is before `_position` has been handed out
         self._position = 0
+
+    def _begin_pass(self, epoch: int, cursor: int = 0, offset: int = 0) -> None:
+        """Go on behind the document at `cursor`, and `offset` characters into the next one."""
+        self.epoch, self.cursor, self.offset = epoch, cursor, offset
         self._windows_this_epoch = 0
-        self._documents = source.documents(split, seed, self.epoch)
+        self._documents = self.source.documents(self.split, self.seed, epoch, cursor)
+        self._open: tuple[int, str] | None = None  # the document that has pieces left
 
     def __next__(self) -> Tensor:
         """The next window, int64 [context_size]."""
-        body = self.context_size - int(self.prepend_bos)
+        body = self.context_size - len(self._bos)
         while len(self._tokens) - self._position < body:
-            self._read_document()
+            self._read_piece()
         window = self._tokens[self._position : self._position + body]
         self._position += body
         self._windows_this_epoch += 1
-        bos = [self.tokenizer.bos_token_id] if self.prepend_bos else []
-        return torch.tensor(bos + window)
+        return torch.cat([self._bos, window]).long()
 
-    def _read_document(self) -> None:
-        try:
-            self.cursor, text = next(self._documents)
-        except StopIteration:
+    def _read_piece(self) -> None:
+        """Tokenize the next piece of text; a document without any token leaves no separator."""
+        if self._open is None:
+            self._open = next(self._documents, None)
+        if self._open is None:
             self._start_next_epoch()
             return
-        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        end = self.tokenizer.eos_token_id
-        self._tokens = self._waiting() + tokens + ([] if end is None else [end])
-        self._position = 0
+        cursor, text = self._open
+        end = piece_end(text, self.offset)
+        encoded = self.tokenizer(text[self.offset : end], add_special_tokens=False, verbose=False)
+        ids = encoded["input_ids"]
+        if end < len(text):
+            self.offset = end
+        else:
+            eos = self.tokenizer.eos_token_id
+            if eos is not None and (ids or self.offset):
+                ids = [*ids, eos]
+            self.cursor, self.offset, self._open = cursor, 0, None
+        self._tokens, self._position = torch.cat([self._waiting(), token_ids(ids)]), 0
 
-    def _waiting(self) -> list[int]:
+    def _waiting(self) -> Int[Tensor, " n"]:
         return self._tokens[self._position :]
 
     def _start_next_epoch(self) -> None:
@@ -88,21 +114,48 @@ class TokenWindows(Iterator[Tensor]):
             )
         if not self.repeat:
             raise StopIteration
-        self.epoch, self.cursor, self._windows_this_epoch = self.epoch + 1, 0, 0
-        self._documents = self.source.documents(self.split, self.seed, self.epoch)
+        self._begin_pass(self.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iterator stands, exactly."""
+        """Where the iterator stands, exactly; nothing in it is changed by going on."""
         return {
             "epoch": self.epoch,
             "cursor": self.cursor,
+            "offset": self.offset,
             "windows_this_epoch": self._windows_this_epoch,
-            "waiting": torch.tensor(self._waiting(), dtype=torch.int64),
+            "waiting": self._waiting(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`: the same windows follow as would have followed there."""
-        self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
+        # A state without an offset is one in which every document was read at once.
+        self._begin_pass(int(state["epoch"]), int(state["cursor"]), int(state.get("offset", 0)))
         self._windows_this_epoch = int(state["windows_this_epoch"])
-        self._tokens, self._position = state["waiting"].tolist(), 0
-        self._documents = self.source.documents(self.split, self.seed, self.epoch, self.cursor)
+        self._tokens, self._position = state["waiting"].int(), 0
+
+
+def token_ids(ids: list[int]) -> Int[Tensor, " n"]:
+    """Ids in a quarter of the memory that Python's numbers take."""
+    return torch.tensor(ids, dtype=torch.int32)
+
+
+def piece_end(text: str, start: int) -> int:
+    """Where the piece of `text` that begins at `start` ends."""
+    limit = start + PIECE_CHARS
+    if limit >= len(text):
+        return len(text)
+    middle = start + PIECE_CHARS // 2
+    place = END_OF_WORD.match(text, middle, limit) or BEFORE_SPACE.match(text, middle, limit)
+    return place.end() if place else limit
+
+
+def is_text(
+    tokens: Int[Tensor, "windows context"], tokenizer: Any
+) -> Bool[Tensor, "windows context"]:
+    """Where a token comes from a document: it is neither BOS nor the end-of-text token.
+
+    Both come from `TokenWindows` alone, as a language model's tokenizer is told to read their
+    names in a text as text.
+    """
+    separators = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
+    return ~torch.isin(tokens, torch.tensor(sorted(separators), dtype=tokens.dtype))

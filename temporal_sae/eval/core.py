@@ -3,8 +3,8 @@
 Names and definitions are those of SAEBench's core evaluation, with two deliberate exceptions:
 `explained_variance` is the textbook 1 - Σ‖x - x̂‖² / Σ‖x - mean‖² over all evaluated tokens, and
 `mse` is a mean over all of them, whatever the batch. `explained_variance_legacy` is SAEBench's
-older per-batch value, which published tables hold. Special tokens (BOS, the separators of
-documents) are left as they are and not counted, whatever training did with them.
+older per-batch value, which published tables hold. BOS and the end-of-text tokens between documents
+are left as they are and not counted, whatever training did with them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from temporal_sae.activations import ActivationSource, LanguageModel
-from temporal_sae.data import TextSource, TokenWindows
+from temporal_sae.data import TextSource, TokenWindows, is_text
 from temporal_sae.errors import RunError, keep_int
 from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
@@ -117,18 +117,17 @@ class CoreEvaluation:
         source: ActivationSource,
         text: TextSource,
     ) -> tuple[ReconstructionSums, BehaviorSums]:
-        special = torch.tensor(model.tokenizer.all_special_ids)
         sums = ReconstructionSums(sae.d_sae, sae.d_in, model.device)
         windows = source.windows(text, model, "held_out", self.seed)
         for tokens in in_batches(windows, self.n_sparsity_windows, self.batch_windows):
-            ordinary = ~torch.isin(tokens, special).to(model.device)
+            ordinary = is_text(tokens, model.tokenizer).to(model.device)
             x = model.activations(tokens)[ordinary].to(sae.W_dec.dtype)
             latents = sae.encode(x)
             sums.add(x, latents, sae.decode(latents), ordinary)
         behavior = BehaviorSums()
         windows = source.windows(text, model, "held_out", self.seed)
         for tokens in in_batches(windows, self.n_reconstruction_windows, self.batch_windows):
-            behavior.add(tokens, model, sae, ~torch.isin(tokens, special))
+            behavior.add(tokens, model, sae, is_text(tokens, model.tokenizer))
         if not sums.tokens or not behavior.tokens:
             raise RunError(f"there is no held-out text for the evaluation: {text.held_out_advice}")
         return sums, behavior

@@ -53,7 +53,7 @@ def harvested(stream, n_batches):
     rows = []
     for _ in range(n_batches):
         tokens = torch.stack([next(windows) for _ in range(stream.source.batch_windows)])
-        rows.append(stream.model.activations(tokens)[:, stream.source.first_position :])
+        rows.append(stream.model.activations(tokens))  # BOS included
     return torch.cat([acts.flatten(0, 1) for acts in rows])
 
 

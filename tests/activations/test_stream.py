@@ -1,5 +1,7 @@
 """From text to batches of activations."""
 
+import copy
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_batches_hold_the_models_activations_without_bos(small_model, text_folde
     windows = stream.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
     tokens = torch.stack([next(windows) for _ in range(80)])
     assert (tokens[:, 0] == small_model.tokenizer.bos_token_id).all()
-    known = small_model.activations(tokens)[:, 1:].flatten(0, 1)
+    known = small_model.activations(tokens)[tokens > 1]
     batch = next(stream).x
     assert batch.shape == (32, 16)
     distance = (batch[:, None] - known[None]).norm(dim=-1)
@@ -33,8 +35,39 @@ def test_bos_can_be_kept(small_model, text_folder):
     )
     for stream in (without, kept):
         stream.sample(1)
-    assert without.buffer.count % 15 == 0
-    assert kept.buffer.count % 16 == 0
+    assert kept.buffer.count == 4 * 4 * 16
+    windows = kept.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
+    tokens = torch.stack([next(windows) for _ in range(5 * 4)])
+    assert without.buffer.count == int((tokens > 1).sum())
+
+
+@pytest.mark.parametrize("bos", ["<bos>", "<eos>"])
+def test_what_stands_between_documents_is_not_trained_on(small_model, tmp_path, bos):
+    """Short documents; with one token for both ends it would be a row of BOS."""
+    small_model = copy.copy(small_model)
+    small_model.tokenizer = copy.deepcopy(small_model.tokenizer)
+    small_model.tokenizer.bos_token = bos
+    for n in range(200):
+        (tmp_path / f"{n}.txt").write_text(f"x = {n}")
+    stream = make_stream(small_model, tmp_path, ordered=True, normalize=False)
+    windows = stream.source.windows(TextFiles(str(tmp_path)), small_model, "train", 0)
+    rows = torch.cat(next(stream).ordered)
+    tokens = torch.stack([next(windows) for _ in range(24)])
+    separators = tokens <= 1  # <bos> and <eos>, which the text cannot hold
+    assert separators[:, 1:].float().mean() > 0.1
+    expected = small_model.activations(tokens)[~separators]
+    assert torch.equal(rows, expected[: len(rows)])
+    assert len(rows) >= 256
+
+
+def test_special_tokens_that_are_written_in_a_text_stay_text(small_model, tmp_path):
+    text = "a <bos> b <eos> c <pad> </s> <|endoftext|> " * 20
+    (tmp_path / "a.txt").write_text(text)
+    source = ActivationSource(**OPTIONS)
+    windows = source.windows(TextFiles(str(tmp_path)), small_model, "train", 0)
+    tokens = torch.cat([next(windows)[1:] for _ in range(20)])
+    assert (tokens > 1).all()
+    assert small_model.tokenizer.decode(tokens) == text[: len(small_model.tokenizer.decode(tokens))]
 
 
 def test_scale_brings_the_mean_square_norm_to_one(small_model, text_folder):
@@ -54,7 +87,7 @@ def test_ordered_tokens_are_all_tokens_in_text_order(small_model, text_folder):
     acts = []
     while sum(a.shape[0] for a in acts) < ordered.shape[0]:
         tokens = torch.stack([next(windows) for _ in range(4)])
-        acts.append(small_model.activations(tokens)[:, 1:].flatten(0, 1))
+        acts.append(small_model.activations(tokens)[tokens > 1])
     assert torch.allclose(ordered, torch.cat(acts) / stream.scale, atol=1e-6)
     plain = make_stream(small_model, text_folder)
     assert all(torch.equal(b.x, next(plain).x) for b in batches)

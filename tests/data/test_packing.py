@@ -1,10 +1,19 @@
 """Packed windows: nothing lost, nothing padded, exact to continue."""
 
+import argparse
+import itertools
+import re
+import tracemalloc
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from temporal_sae.data import TokenWindows
+from temporal_sae.assets import TINY_MODEL
+from temporal_sae.data import TextFiles, TokenWindows, packing
 from temporal_sae.errors import InvalidOption, RunError
 
 
@@ -64,16 +73,88 @@ def test_one_pass_loses_only_the_last_piece(lengths, context):
     assert packed == expected[: total // body * body]
 
 
-@given(st.integers(0, 40))
-@settings(max_examples=20, deadline=None)
-def test_continues_exactly_across_the_end_of_a_pass(n):
+@given(st.integers(0, 40), st.sampled_from([30, packing.PIECE_CHARS]))
+@settings(max_examples=40, deadline=None)
+def test_continues_exactly_across_the_end_of_a_pass_and_inside_a_document(n, piece):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "PIECE_CHARS", piece)
+        stream, other = windows([5, 9, 170]), windows([5, 9, 170])
+        for _ in range(n):
+            next(stream)
+        other.load_state_dict(stream.state_dict())
+        for _ in range(30):
+            assert next(stream).tolist() == next(other).tolist()
+        assert stream.epoch == other.epoch
+
+
+def test_a_state_that_tells_nothing_of_pieces_is_continued():
     stream, other = windows([5, 9, 17]), windows([5, 9, 17])
-    for _ in range(n):
-        next(stream)
-    other.load_state_dict(stream.state_dict())
-    for _ in range(20):
-        assert next(stream).tolist() == next(other).tolist()
-    assert stream.epoch == other.epoch
+    next(stream)
+    state = stream.state_dict()
+    del state["offset"]
+    other.load_state_dict({**state, "waiting": state["waiting"].long()})
+    assert [next(stream).tolist() for _ in range(9)] == [next(other).tolist() for _ in range(9)]
+
+
+@given(st.lists(st.sampled_from(["a", "bc", " ", "  ", "\n", "\n\n", "é"]), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_pieces_are_the_text_and_end_where_a_word_ends_if_there_is_one(parts):
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "PIECE_CHARS", 8)
+        ends = [0]
+        while ends[-1] < len(text):
+            ends.append(packing.piece_end(text, ends[-1]))
+    for start, end in itertools.pairwise(ends):
+        assert 0 < end - start <= 8
+        if end < len(text) and re.search(r"\S\s", text[start + 4 : start + 8]):
+            assert re.match(r"\S\s", text[end - 1 : end + 1])
+
+
+def test_pieces_of_source_code_have_the_tokens_of_the_whole(monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
+    text = Path(argparse.__file__).read_text()
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(packing, "PIECE_CHARS", 1000)
+    end, pieces = 0, []
+    while end < len(text):
+        start, end = end, packing.piece_end(text, end)
+        pieces += tokenizer(text[start:end], add_special_tokens=False)["input_ids"]
+    assert pieces == whole
+
+
+def test_a_long_document_costs_what_a_piece_costs(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
+    line = "def function(x):\n    return x + 1\n"
+    (tmp_path / "long.txt").write_text(line * (20 * 2**20 // len(line)))
+    source = TextFiles(str(tmp_path), held_out_fraction=0)
+    tracemalloc.start()
+    try:
+        stream = TokenWindows(source, tokenizer, 128)
+        for _ in range(300):
+            next(stream)
+        state = stream.state_dict()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0 < state["offset"] < 2**20
+    assert len(state["waiting"]) < packing.PIECE_CHARS
+    assert peak < 3 * 20 * 2**20  # the file, its characters, and hardly more
+
+
+def test_a_document_without_tokens_leaves_no_separator():
+    stream = windows([3, 0, 0, 4], repeat=False)
+    assert next(stream).tolist() == [1, 100, 101, 102, 2, 103, 104, 105]
+    with pytest.raises(RunError, match="holds 0 tokens"):
+        next(windows([0] * 50))
+
+
+def test_special_tokens_between_documents_are_no_text():
+    tok = tokenizer(bos=1, eos=2)
+    tokens = torch.tensor([[1, 100, 2, 101]])
+    assert packing.is_text(tokens, tok).tolist() == [[False, True, False, True]]
+    without = tokenizer(bos=None, eos=None)
+    assert packing.is_text(tokens, without).all()
 
 
 def test_too_little_text_says_how_much_there_is():
