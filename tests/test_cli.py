@@ -142,6 +142,43 @@ BAD = {
         ["-m", "seed=1,2", "hydra.sweep.dir=/proc/sweep"],
         "hydra.sweep.dir=/proc/sweep: must be a folder that can be written",
     ),
+    "a sweep over no values": (
+        ["-m", "seed=range(0)"],
+        "seed=range(0): must be one or more values, and there is none",
+    ),
+    "over options of which there are none": (
+        ["-m", "sae=glob(x*)"],
+        "sae=glob(x*): must be a pattern that fits some of its options (batch_topk, gated",
+    ),
+    "over the options of what is no group": (
+        ["-m", "seed=glob(*)"],
+        "seed=glob(*): must be a pattern that fits some of its options (none, for seed is no",
+    ),
+    "in steps of nothing": (
+        ["-m", "seed=range(0,5,0)"],
+        "seed=range(0,5,0): must be values or a range (",
+    ),
+    "without end": (
+        ["-m", "loss.ortho_weight=range(0,inf)"],
+        "loss.ortho_weight=range(0,inf): must be at most 100,000 values",
+    ),
+    "of more jobs than anybody wants": (
+        ["-m", "seed=range(1000)", "loss.seed=range(1000)"],
+        "the sweep has 1,000,000 jobs: must be at most 100,000",
+    ),
+    "a search over no values": (
+        ["-m", "hydra/sweeper=bayes", "seed=range(0)"],
+        "seed=range(0): must be one or more values, and there is none",
+    ),
+    "a sweep in which no job can start, each for a reason of its own": (
+        ["-m", "sae.k=65,66,67,68,69"],
+        "none of the 5 jobs can start: sae.k=65: must be at most d_sae=64; sae.k=66: must be at "
+        "most d_sae=64; sae.k=67: must be at most d_sae=64; 2 more",
+    ),
+    "a search in which none can": (
+        ["-m", "hydra/sweeper=bayes", "hydra.sweeper.n_trials=3", "sae.k=65,66,67,68,69"],
+        "sae.k=6",
+    ),
     "an unknown sweep": (
         ["sweep=magic"],
         "sweep=magic: must be one of alpha_cap, full, ortho_weight, window",

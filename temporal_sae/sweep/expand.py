@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import product
+from itertools import islice, product
+from math import prod
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.sweep.plan import FREE_TO_CHANGE, identity
 
 PRESET = "sweep"
+MOST_JOBS = 100_000  # each is a folder, and composed before any work begins
 
 
 def expand(
@@ -69,7 +71,10 @@ def is_fixed(key: str, fixed: Iterable[str]) -> bool:
 
 def combinations(overrides: dict[str, Override]) -> list[list[str]]:
     """The product of the values of all keys, the last key varying fastest."""
-    return [list(job) for job in product(*map(spelt_out, overrides.values()))]
+    values = [spelt_out(override) for override in overrides.values()]
+    if (n_jobs := prod(map(len, values))) > MOST_JOBS:
+        raise RunError(f"the sweep has {n_jobs:,} jobs: must be at most {MOST_JOBS:,}")
+    return [list(job) for job in product(*values)]
 
 
 def spelt_out(override: Override) -> list[str]:
@@ -86,4 +91,29 @@ def spelt_out(override: Override) -> list[str]:
         raise InvalidOption(
             key, str(override.input_line).partition("=")[2], "one value for all jobs"
         )
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={value}" for value in values_of(override)]
+
+
+def values_of(override: Override) -> list[str]:
+    """The values that are swept over, as words.
+
+    Raises:
+        RunError: there are none, or far too many.
+    """
+    try:
+        words = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except ValueError as error:  # a range whose step is 0
+        raise RunError(f"{override.input_line}: must be values or a range ({error})") from None
+    if not words:
+        allowed = "one or more values, and there is none"
+        if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            group = override.key_or_group
+            options = (
+                override.config_loader.get_group_options(group) if override.config_loader else []
+            )
+            found = ", ".join(options) or f"none, for {group} is no group"
+            allowed = f"a pattern that fits some of its options ({found})"
+        raise RunError(f"{override.input_line}: must be {allowed}")
+    if len(words) > MOST_JOBS:
+        raise RunError(f"{override.input_line}: must be at most {MOST_JOBS:,} values")
+    return words

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from temporal_sae.errors import InvalidOption
+from temporal_sae.sweep.expand import values_of
 
 if TYPE_CHECKING:
     import optuna
@@ -121,7 +122,7 @@ def dimension(override: Override) -> Dimension:
     if tags - {"log"} or (tags and not override.is_interval_sweep()):
         raise InvalidOption(key, text, "without tags, or tag(log, interval(low, high))")
     if not isinstance(sweep, IntervalSweep):
-        words = tuple(dict.fromkeys(override.sweep_string_iterator()))
+        words = tuple(dict.fromkeys(values_of(override)))
         return Values(words, ordered=override.is_range_sweep())
     assert sweep.start is not None and sweep.end is not None
     least = "above 0 and " if "log" in tags else ""

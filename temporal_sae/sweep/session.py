@@ -31,6 +31,7 @@ from temporal_sae.sweep.plan import (
 from temporal_sae.sweep.status import RECORD, is_held, read_json, read_sweep
 
 HYDRAS_NOTE = "multirun.yaml"
+REASONS_SHOWN = 3
 
 
 class Session:
@@ -64,7 +65,7 @@ class Session:
         """Claim the folder, and at the end write down and show how far the sweep is.
 
         Raises:
-            RunError: the folder is another sweep's, or no job could start for one reason, which a
+            RunError: the folder is another sweep's, or no job could start, for reasons that a
                 person can correct; nothing is left behind then.
             SweepIncomplete: some jobs have failed.
         """
@@ -169,12 +170,17 @@ class Session:
             HydraConfig.instance().cfg = before
 
     def _refused(self) -> str | None:
-        """The reason for which no job could start, if it is one for all."""
-        reasons = {str(error) for error in self.failures.values()}
-        mistakes = all(isinstance(error, JobRefused) for error in self.failures.values())
-        everyone = len(self.failures) == len(self._planned)
-        one = everyone and mistakes and len(reasons) == 1 and not self._has_begun()
-        return reasons.pop() if one else None
+        """Why no job could start, if none could."""
+        errors = [error for _, error in sorted(self.failures.items())]
+        mistakes = all(isinstance(error, JobRefused) for error in errors)
+        if not errors or len(errors) < len(self._planned) or not mistakes or self._has_begun():
+            return None
+        reasons = list(dict.fromkeys(map(str, errors)))
+        if len(reasons) == 1:
+            return reasons[0]
+        shown = reasons[:REASONS_SHOWN]
+        more = [f"{len(reasons) - len(shown)} more"] if len(reasons) > len(shown) else []
+        return f"none of the {len(errors)} jobs can start: {'; '.join(shown + more)}"
 
     def _has_begun(self) -> bool:
         """Whether some job has left something, or may still do so."""

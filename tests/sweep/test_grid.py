@@ -176,7 +176,8 @@ def test_mistakes_of_all_jobs_leave_nothing_and_different_ones_are_all_told(swee
     assert sweep("tracker.window_size=1,2")[::2] == (2, "error: no text\n")
     assert list(Path.cwd().iterdir()) == []
     code, _, err = sweep("tracker.window_size=1,3")
-    assert (code, err.count("error: job")) == (4, 2)
+    assert (code, err) == (2, "error: none of the 2 jobs can start: no text; no model\n")
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_bug_in_all_jobs_is_no_mistake_to_correct(sweep, runs):
