@@ -8,12 +8,13 @@ traceback.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LARGEST = sys.float_info.max
 
 
 class RunError(Exception):
@@ -140,13 +141,18 @@ def check_number(
     above: bool = False,
 ) -> float:
     """Return `value` as a float if it lies in [minimum, maximum] (or above minimum, if `above`)."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and is_finite(value)
     too_low = is_number and (value <= minimum if above else value < minimum)
     if not is_number or too_low or not value <= maximum:
         bracket = "(" if above else "["
         end = ")" if maximum == float("inf") else "]"
         raise InvalidOption(option, value, f"a number in {bracket}{minimum:g}, {maximum:g}{end}")
     return float(value)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a number is one that a float can hold: whole numbers may be of any size."""
+    return bool(abs(value) <= LARGEST)
 
 
 def check_choice(option: str, value: T, choices: Collection[T]) -> T:

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from errno import EACCES, EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM
@@ -37,8 +38,12 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, longest: int = LONGEST_JSON) -> Any:
     """The content of a JSON file that need not be one of ours.
+
+    Args:
+        path: of the file.
+        longest: the most bytes it may have.
 
     Raises:
         FileNotFoundError: there is none.
@@ -46,9 +51,9 @@ def read_json(path: Path) -> Any:
     """
     try:
         with open_regular(path) as file:
-            data = file.read(LONGEST_JSON + 1)
-        if len(data) > LONGEST_JSON:
-            raise ValueError(f"longer than {LONGEST_JSON} bytes")
+            data = file.read(longest + 1)
+        if len(data) > longest:
+            raise ValueError(f"longer than {longest} bytes")
         return parse_json(data)
     except FileNotFoundError:
         raise
@@ -58,17 +63,26 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """The content of JSON text, of bounded depth and with whole numbers of at most 64 bits.
+    """The content of JSON text: not too deep, no key twice, whole numbers of at most 64 bits.
 
     Raises:
         ValueError: it is something else.
     """
     try:
-        content = json.loads(data.decode(), parse_int=_whole_number)
+        content = json.loads(data.decode(), parse_int=_whole_number, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from error
     if _is_deeper(content, DEEPEST_JSON):
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which a key that is given twice would mean either of two things."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice!r} is given twice")
     return content
 
 

@@ -79,3 +79,10 @@ def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "removed" / "run.json", "{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_is_given_twice_means_nothing(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": {"k": 1, "b": 2, "k": 3}}')
+    with pytest.raises(RunError, match=r"a\.json: cannot be read \(the key 'k' is given twice\)"):
+        read_json(path)

@@ -35,8 +35,7 @@ class BehaviorSums:
         replaced = ordinary.to(model.device)[..., None]
 
         def reconstruct(x: Tensor) -> Tensor:
-            flat = x.flatten(0, 1).to(sae.W_dec.dtype)
-            return sae.decode(sae.encode(flat)).view(x.shape).to(x.dtype)
+            return sae.decode(sae.encode(x.to(sae.W_dec.dtype))).to(x.dtype)
 
         original = next_token_log_probabilities(model.logits(tokens))
         targets = tokens[:, 1:].to(original.device)

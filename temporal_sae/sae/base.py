@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from temporal_sae.errors import check_int
 from temporal_sae.kernels import step_kernels_for
-from temporal_sae.latents import Latents
+from temporal_sae.latents import Latents, as_rows, with_leading
 from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.sae.saving import write_folder
 from temporal_sae.sae.step_ops import Chosen, Encoded, SparseProduct, prefers_sparse
@@ -64,7 +64,9 @@ class SparseAutoencoder(nn.Module, ABC):
     """Encoder `W_enc [d_in, d_sae]`, `b_enc [d_sae]`; decoder `W_dec [d_sae, d_in]`, `b_dec`.
 
     Decoder rows are random directions of unit length, and the encoder starts as their transpose.
-    All parameters are float32; with bfloat16 autocast the matrix products are not.
+    All parameters are float32; with bfloat16 autocast the matrix products are not. Encoding and
+    decoding take activations of any leading shape, `[d_in]` or `[batch, sequence, d_in]`, and a
+    training step takes `[tokens, d_in]`.
 
     Args:
         d_in: width of the activations.
@@ -94,7 +96,7 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
     @abstractmethod
-    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+    def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         """Latents as a dense matrix, zero where not active."""
 
     @abstractmethod
@@ -116,25 +118,29 @@ class SparseAutoencoder(nn.Module, ABC):
         """The learning rate used when `trainer.lr` is null."""
         return 3e-4
 
-    def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+    def pre_activations(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         """(x - b_dec) W_enc + b_enc."""
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        pre_acts = torch.addmm(self.b_enc, as_rows(x) - self.b_dec, self.W_enc)
+        return with_leading(pre_acts, x.shape[:-1])
 
-    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Latents:
+    def encode(self, x: Float[Tensor, "*tokens d_in"]) -> Latents:
         """Sparse latents of each token."""
-        return Latents.from_dense(self.encode_dense(x))
+        latents = Latents.from_dense(as_rows(self.encode_dense(x)))
+        return latents.with_leading(x.shape[:-1])
 
-    def decode(self, latents: Latents) -> Float[Tensor, "tokens d_in"]:
+    def decode(self, latents: Latents) -> Float[Tensor, "*tokens d_in"]:
         """Σ_k values_k W_dec[indices_k] + b_dec, touching only the rows that are active."""
-        chosen = Chosen(self.d_sae, latents.indices, sparse=True)
-        x_hat: Tensor = SparseProduct.apply(latents.values, self.W_dec, chosen)
-        return x_hat + self.b_dec
+        values, indices = latents.as_rows()
+        chosen = Chosen(self.d_sae, indices, sparse=True)
+        x_hat: Tensor = SparseProduct.apply(values, self.W_dec, chosen)
+        return with_leading(x_hat + self.b_dec, latents.values.shape[:-1])
 
-    def decode_dense(self, acts: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_in"]:
+    def decode_dense(self, acts: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_in"]:
         """acts W_dec + b_dec."""
-        return torch.addmm(self.b_dec, acts, self.W_dec)
+        x_hat = torch.addmm(self.b_dec, as_rows(acts), self.W_dec)
+        return with_leading(x_hat, acts.shape[:-1])
 
-    def forward(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+    def forward(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_in"]:
         """Encode and decode."""
         return self.decode_dense(self.encode_dense(x))
 
@@ -215,15 +221,17 @@ class SparseAutoencoder(nn.Module, ABC):
             KeyError: something is missing, which is never guessed.
             ValueError: a tensor is unknown or has another shape.
         """
-        sae = cls(**{key: config[key] for key in cls.config_keys})
-        own = sae.weights()
-        if extra := sorted(tensors.keys() - own.keys()):
+        arguments = {key: config[key] for key in cls.config_keys}
+        with torch.device("meta"):  # a config may ask for any size: shapes first, then memory
+            shapes = {name: own.shape for name, own in cls(**arguments).weights().items()}
+        if extra := sorted(tensors.keys() - shapes.keys()):
             raise ValueError(f"{extra[0]}: this architecture has no such tensor")
-        for name, tensor in own.items():
-            if tensors[name].shape != tensor.shape:
-                found, expected = tuple(tensors[name].shape), tuple(tensor.shape)
-                raise ValueError(f"{name}: has shape {found}, must have {expected}")
-            tensor.copy_(tensors[name])
+        for name, expected in shapes.items():
+            if (found := tensors[name].shape) != expected:
+                raise ValueError(f"{name}: has shape {tuple(found)}, must have {tuple(expected)}")
+        sae = cls(**arguments)
+        for name, own in sae.weights().items():
+            own.copy_(tensors[name])
         return sae
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:

@@ -62,7 +62,7 @@ class BatchTopKSAE(SparseAutoencoder):
         self.threshold_start_step = check_int("threshold_start_step", threshold_start_step, 0)
         self.register_buffer("threshold", torch.tensor(-1.0))
 
-    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+    def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         pre_acts = self.pre_activations(x)
         return pre_acts * (pre_acts > self.threshold.clamp(min=0))
 
@@ -118,6 +118,8 @@ class BatchTopKSAE(SparseAutoencoder):
         weights = {name: tensor for name, tensor in tensors.items() if name != "threshold"}
         sae = super().from_tensors({**config, **config["trained_as"]}, weights)
         threshold = tensors["threshold"]
+        if threshold.shape != (sae.d_sae,):
+            raise ValueError(f"threshold: has shape {tuple(threshold.shape)}, not ({sae.d_sae},)")
         if not bool((threshold == threshold[0]).all()):
             raise ValueError("threshold: differs between latents, so this is no BatchTopK SAE")
         sae.threshold.copy_(threshold[0])

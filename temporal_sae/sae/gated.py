@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from temporal_sae.errors import check_choice, check_int, check_number
+from temporal_sae.latents import as_rows, with_leading
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 
@@ -48,10 +49,10 @@ class GatedSAE(SparseAutoencoder):
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
-    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
-        product = (x - self.b_dec) @ self.W_enc
+    def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
+        product = (as_rows(x) - self.b_dec) @ self.W_enc
         magnitude = (product * self.r_mag.exp() + self.b_mag).relu()
-        return magnitude * (product + self.b_enc > 0)
+        return with_leading(magnitude * (product + self.b_enc > 0), x.shape[:-1])
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
         encoded = self.encoded(x)

@@ -54,7 +54,7 @@ class JumpReLUSAE(SparseAutoencoder):
         self.bandwidth = check_number("bandwidth", bandwidth, above=True)
         self.threshold = nn.Parameter(torch.full((self.d_sae,), theta))
 
-    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+    def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         z = self.pre_activations(x)
         return z.relu() * (z > self.threshold)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from temporal_sae.errors import RunError
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.formats import FORMATS, Format
-from temporal_sae.sae.formats.stored import first_line
+from temporal_sae.sae.formats.stored import check_finite, first_line
 
 LISTED = 5  # subfolders named in an error
 
@@ -32,11 +32,13 @@ def load_sae(path: str | Path, device: str = "cpu") -> SparseAutoencoder:
     Raises:
         RunError: there is no SAE or more than one, a file is missing or damaged, the architecture
             is unknown, or a convention (input normalisation, reshaping, a skip connection, a
-            threshold that was never set) has no equal here.
+            threshold that was never set) has no equal here; or its numbers are not finite, not
+            floating-point, or of other shapes than its config says.
     """
     found, weights = _find(Path(path))
     try:
         stored = found.read(weights)
+        check_finite(weights.parent, stored.tensors)
         sae = stored.cls.from_tensors(stored.config, stored.tensors)
     except KeyError as error:
         raise RunError(f"{weights.parent}: cannot be read ({error} is missing)") from error
@@ -47,14 +49,14 @@ def load_sae(path: str | Path, device: str = "cpu") -> SparseAutoencoder:
 
 def _find(path: Path) -> tuple[Format, Path]:
     """The format and the weights file that a path means."""
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         named = [f for f in FORMATS if fnmatch(path.name, f.pattern)]
         if named:
             return named[0], path
         raise RunError(f"{path}: is no weights file; looked for {_looked_for()}")
     if not path.is_dir():
         raise RunError(f"{path}: there is no such file or folder")
-    found = [f for f in FORMATS if (path / f.weights).is_file()]
+    found = [f for f in FORMATS if (path / f.weights).exists()]
     if len(found) > 1:
         names = " and ".join(f.weights for f in found)
         raise RunError(f"{path}: holds {names}; give the one that is meant")

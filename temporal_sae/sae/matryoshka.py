@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def group_edges(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
     """
     if not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
         raise InvalidOption("group_fractions", list(fractions), "numbers that sum to 1")
-    edges = [round(d_sae * sum(fractions[:n])) for n in range(1, len(fractions))] + [d_sae]
+    edges = [*(round(d_sae * share) for share in accumulate(fractions[:-1])), d_sae]
     if any(lo >= hi for lo, hi in groups_of(edges)):
         raise InvalidOption("group_fractions", list(fractions), f"groups of at least 1 of {d_sae}")
     return tuple(edges)

@@ -48,7 +48,7 @@ class StandardSAE(SparseAutoencoder):
             None if resample_every is None else check_int("resample_every", resample_every, 1)
         )
 
-    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+    def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         return self.pre_activations(x).relu()
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:

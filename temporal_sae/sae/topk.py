@@ -7,7 +7,7 @@ from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_int, check_number
 from temporal_sae.kernels import step_kernels_for
-from temporal_sae.latents import Latents
+from temporal_sae.latents import Latents, as_rows
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.step_ops import Chosen, prefers_sparse
 
@@ -47,13 +47,14 @@ class TopKSAE(SparseAutoencoder):
         """2e-4 / √(F / 2^14), the rule of Gao et al. that the reference runs used."""
         return 2e-4 / (self.d_sae / 2**14) ** 0.5
 
-    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Latents:
+    def encode(self, x: Float[Tensor, "*tokens d_in"]) -> Latents:
         """The k candidates of each token; those with value 0 are not active."""
-        pre_acts = self.pre_activations(x)
+        pre_acts = as_rows(self.pre_activations(x))
         _, indices = step_kernels_for(x.device).select_topk(pre_acts.detach(), self.k)
-        return Latents(pre_acts.gather(1, indices.clamp(min=0)) * (indices >= 0), indices)
+        values = pre_acts.gather(1, indices.clamp(min=0)) * (indices >= 0)
+        return Latents(values, indices).with_leading(x.shape[:-1])
 
-    def encode_dense(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+    def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         return self.encode(x).to_dense(self.d_sae)
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:

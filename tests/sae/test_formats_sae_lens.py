@@ -128,6 +128,24 @@ def test_a_batchtopk_that_was_never_trained_is_refused(tmp_path):
         load_sae(tmp_path)
 
 
+def test_sae_lens_before_it_had_names_for_architectures(tmp_path):
+    w, x = weights(), torch.randn(40, D)
+    sae_lens_folder(tmp_path, "standard", w, extra={"scaling_factor": torch.ones(F)})
+    old = {"model_name": "gpt2-small", "hook_point": "blocks.8.hook_resid_pre", "d_in": D}
+    old |= {"d_sae": F, "l1_coefficient": 8e-5, "dtype": "torch.float32", "prepend_bos": True}
+    (tmp_path / "cfg.json").write_text(json.dumps(old))
+    alike(tmp_path, StandardSAE, x, *formula("standard", w, x))
+    # From version 6 on there are metadata, and the name is never left out.
+    (tmp_path / "cfg.json").write_text(json.dumps(old | {"metadata": {}}))
+    with pytest.raises(RunError, match="names no architecture"):
+        load_sae(tmp_path)
+    # Of others the weights are more, or the activation function is named.
+    (tmp_path / "cfg.json").write_text(json.dumps(old))
+    save_file({name: w[name] for name in w}, tmp_path / "sae_weights.safetensors")
+    with pytest.raises(RunError, match="this architecture has no such tensor"):
+        load_sae(tmp_path)
+
+
 def test_sae_lens_before_version_6(tmp_path):
     w, x = weights(), torch.randn(40, D)
     old = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}

@@ -68,6 +68,7 @@ def test_a_batch_without_any_active_latent(sae):
     [
         {"l1_weight": -1},
         {"l1_weight": float("nan")},
+        {"l1_weight": 10**400},
         {"l1_warmup_steps": -1},
         {"l1_warmup_steps": 0.5},
         {"decoder": "fixed"},

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from temporal_sae.errors import RunError
+from temporal_sae.errors import RunError, check_int, printable
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.formats.folding import fold_uncentered_input
@@ -20,9 +20,12 @@ from temporal_sae.sae.formats.stored import (
     Format,
     Stored,
     as_float32,
+    check_shapes,
     check_threshold,
     read_json,
     read_pt,
+    shown,
+    transposed,
 )
 from temporal_sae.sae.gated import GatedSAE
 from temporal_sae.sae.jumprelu import JumpReLUSAE
@@ -90,17 +93,17 @@ def read(weights: Path) -> Stored:
     trainer, folder = config.get("trainer"), weights.parent
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or name not in LAYOUTS:
-        raise RunError(f"{folder}: dict_class={name!r} is not known; known: {', '.join(LAYOUTS)}")
+        known = ", ".join(LAYOUTS)
+        raise RunError(f"{folder}: dict_class={shown(name)} is not known; known: {known}")
     if (config.get("buffer") or {}).get("io") == "in_and_out":
         raise RunError(f"{folder}: io='in_and_out': a transcoder, which is not supported")
     layout, stored = LAYOUTS[name], read_pt(weights)
     tensors = _renamed(folder, layout, stored)
+    d_in, d_sae = _sizes(folder, trainer, tensors)
     if not layout.centers:
         tensors = fold_uncentered_input(tensors)
-    if "threshold" in tensors:
-        d_sae = tensors["b_enc"].shape
-        tensors["threshold"] = check_threshold(folder, tensors["threshold"]).expand(d_sae)
-    return Stored(layout.cls, _config(folder, layout.cls, trainer, stored, tensors), tensors)
+    config = {"d_in": d_in, "d_sae": d_sae, **_options(folder, layout.cls, trainer, stored, d_sae)}
+    return Stored(layout.cls, config, tensors)
 
 
 def _config_of(weights: Path) -> Path:
@@ -118,49 +121,57 @@ def _renamed(folder: Path, layout: Layout, stored: Mapping[str, Tensor]) -> dict
     """The parameters by our names, in our orientation."""
     unknown = sorted(stored.keys() - set(layout.names.values()) - layout.passed_over)
     if unknown:
-        raise RunError(f"{folder}: {unknown[0]}: this class has no such tensor")
-    by_name = as_float32(stored)
+        raise RunError(f"{folder}: {printable(unknown[0])}: this class has no such tensor")
+    used = as_float32(folder, {theirs: stored[theirs] for theirs in layout.names.values()})
     return {
-        ours: by_name[theirs].T if theirs.endswith(".weight") else by_name[theirs]
+        ours: transposed(used, theirs) if theirs.endswith(".weight") else used[theirs]
         for ours, theirs in layout.names.items()
     }
 
 
-def _config(
+def _sizes(folder: Path, trainer: Mapping[str, Any], tensors: dict[str, Tensor]) -> tuple[int, int]:
+    """d_in and d_sae, which are those of the weights; a threshold for all becomes one a latent."""
+    d_in, d_sae = tensors["W_enc"].shape
+    if "threshold" in tensors and tensors["threshold"].ndim == 0:
+        tensors["threshold"] = tensors["threshold"].expand(d_sae)
+    check_shapes(d_in, d_sae, tensors)
+    if "threshold" in tensors and d_sae:
+        tensors["threshold"] = check_threshold(folder, tensors["threshold"])
+    for key, size in (("activation_dim", d_in), ("dict_size", d_sae)):
+        if trainer.get(key, size) != size:
+            said = f"{key}={shown(trainer[key])} in {CONFIG}"
+            raise RunError(f"{folder}: {said}, but {size} in the weights")
+    return d_in, d_sae
+
+
+def _options(
     folder: Path,
     cls: type[SparseAutoencoder],
     trainer: Mapping[str, Any],
     stored: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
+    d_sae: int,
 ) -> dict[str, Any]:
-    """The arguments of the constructor; sizes are those of the weights."""
-    d_in, d_sae = tensors["W_enc"].shape
-    for key, size in (("activation_dim", d_in), ("dict_size", d_sae)):
-        if trainer.get(key, size) != size:
-            raise RunError(
-                f"{folder}: {key}={trainer[key]!r} in {CONFIG}, but {size} in the weights"
-            )
-    sizes = {"d_in": d_in, "d_sae": d_sae}
+    """The arguments of the constructor besides the sizes."""
     if not issubclass(cls, TopKSAE | BatchTopKSAE):
-        return sizes
+        return {}
     k = _k(folder, trainer, stored)
     if cls is TopKSAE:
-        return {**sizes, "k": k}
+        return {"k": k}
     trained_as: dict[str, Any] = {"k": k}
     if cls is MatryoshkaSAE:
-        trained_as["group_fractions"] = [n / d_sae for n in stored["group_sizes"].tolist()]
-    return {**sizes, "trained_as": trained_as}
+        sizes = stored["group_sizes"].flatten().tolist()
+        trained_as["group_fractions"] = [check_int("group_sizes", n, 1) / d_sae for n in sizes]
+    return {"trained_as": trained_as}
 
 
 def _k(folder: Path, trainer: Mapping[str, Any], stored: Mapping[str, Tensor]) -> int:
     """k, which the weights hold, the config, or both."""
-    found = {int(stored["k"])} if "k" in stored else set()
-    found |= {trainer["k"]} if "k" in trainer else set()
+    found = {check_int("k", stored["k"].item(), 1)} if "k" in stored else set()
+    found |= {check_int("k", trainer["k"], 1)} if "k" in trainer else set()
     if len(found) != 1:
         said = " and ".join(map(str, sorted(found))) or "nothing"
         raise RunError(f"{folder}: k: {CONFIG} and weights must say one number, they say {said}")
-    k: int = found.pop()
-    return k
+    return found.pop()
 
 
 FORMAT = Format("dictionary_learning", WEIGHTS, "ae*.pt", CONFIG, read)

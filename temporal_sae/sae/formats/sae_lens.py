@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from temporal_sae.errors import RunError
+from temporal_sae.errors import RunError, check_int, check_number
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.formats.folding import (
@@ -24,10 +24,12 @@ from temporal_sae.sae.formats.stored import (
     Format,
     Stored,
     as_float32,
+    check_shapes,
     check_threshold,
     never_set,
     read_json,
     read_safetensors,
+    shown,
 )
 from temporal_sae.sae.gated import GatedSAE
 from temporal_sae.sae.jumprelu import JumpReLUSAE
@@ -64,7 +66,9 @@ def read(weights: Path) -> Stored:
     cls = _class_of(folder, config)
     _refuse_conventions(folder, config)
     factor = _input_factor(folder, config)
-    tensors = _renamed(folder, config, as_float32(read_safetensors(weights)))
+    d_in, d_sae = (check_int(key, config[key], 1) for key in ("d_in", "d_sae"))
+    tensors = _renamed(folder, config, as_float32(folder, read_safetensors(weights)))
+    check_shapes(d_in, d_sae, tensors)
     if not config.get("apply_b_dec_to_input", True):
         tensors = fold_uncentered_input(tensors)
     if factor != 1.0:
@@ -73,6 +77,8 @@ def read(weights: Path) -> Stored:
         tensors = fold_decoder_norms(tensors)
         if "threshold" in tensors:  # multiplied by the norms, which the factor has divided
             tensors["threshold"] = tensors["threshold"] / factor
+    if "threshold" in tensors and "trained_as" not in config:
+        tensors["threshold"] = check_threshold(folder, tensors["threshold"])
     if config["architecture"] in IN_TRAINING:
         return _trained_by_batch(cls, config, tensors)
     return Stored(cls, config, tensors)
@@ -84,7 +90,8 @@ def _class_of(folder: Path, config: Mapping[str, Any]) -> type[SparseAutoencoder
     if "trained_as" in config:
         name, known = config["trained_as"]["architecture"], TRAINED_AS
     if name not in known:
-        raise RunError(f"{folder}: architecture {name!r} is not known; known: {', '.join(known)}")
+        names = ", ".join(known)
+        raise RunError(f"{folder}: architecture {shown(name)} is not known; known: {names}")
     return known[name]
 
 
@@ -96,7 +103,10 @@ def _in_terms_of_6(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if activation == "topk":
         config |= {"architecture": "topk", "k": options.get("k", config.get("k"))}
     if activation not in ("relu", "topk") or options.get("signed"):
-        raise RunError(f"{folder}: activation_fn={activation!r} {options} is not supported")
+        said = f"activation_fn={shown(activation)} {shown(options)}"
+        raise RunError(f"{folder}: {said} is not supported")
+    if "architecture" not in config and "metadata" not in config:
+        config["architecture"] = "standard"  # the only one before there were names
     if config.get("architecture") is None:
         raise RunError(f"{folder}: {CONFIG} names no architecture")
     normalized = config.get("normalize_activations")
@@ -120,7 +130,7 @@ def _refuse_conventions(folder: Path, config: Mapping[str, Any]) -> None:
     for key, values in allowed.items():
         if key in config and config[key] not in values:
             only = " or ".join(map(repr, values))
-            raise RunError(f"{folder}: {key}={config[key]!r} is not supported, only {only}")
+            raise RunError(f"{folder}: {key}={shown(config[key])} is not supported, only {only}")
 
 
 def _input_factor(folder: Path, config: Mapping[str, Any]) -> float:
@@ -136,27 +146,30 @@ def _input_factor(folder: Path, config: Mapping[str, Any]) -> float:
     if not (folder / SCALER).is_file():
         raise RunError(f"{folder}: {convention} is not supported without a factor in {SCALER}")
     scaler = read_json(folder / SCALER)
-    factor = scaler.get("scaling_factor")
-    if not isinstance(factor, float | int) or not factor > 0 or scaler.get("has_whitening"):
+    if scaler.get("scaling_factor") is None or scaler.get("has_whitening"):
         raise RunError(f"{folder}: {convention}, but {SCALER} holds no factor alone")
-    return float(factor)
+    return check_number("scaling_factor", scaler["scaling_factor"], above=True)
 
 
 def _renamed(
     folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors by the names of an inference model, in which a threshold is one a latent."""
+    """The tensors by the names of an inference model, in which a threshold is one a latent.
+
+    Raises:
+        RunError: the threshold for all latents is none, or was never set.
+    """
     if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
         del tensors["scaling_factor"]  # of old versions, which left it in without use
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if config["architecture"] in IN_TRAINING:
         threshold = tensors.pop("topk_threshold")
+        if threshold.numel() != 1:
+            raise RunError(f"{folder}: topk_threshold holds {threshold.numel()} numbers, not one")
         if not bool(threshold > 0):  # the average begins at 0, and leaves it with the first step
             raise never_set(folder, "topk_threshold", threshold)
-        tensors["threshold"] = threshold.expand(config["d_sae"])
-    elif "threshold" in tensors and "trained_as" not in config:
-        tensors["threshold"] = check_threshold(folder, tensors["threshold"])
+        tensors["threshold"] = threshold.flatten().expand(int(config["d_sae"]))
     return tensors
 
 
@@ -164,14 +177,16 @@ def _trained_by_batch(
     cls: type[SparseAutoencoder], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Stored:
     """The inference-time function of a model that SAELens stored as it trains."""
-    sizes = {key: config[key] for key in ("d_in", "d_sae")}
-    if config["k"] != int(config["k"]):  # a share of a latent a token, which only SAELens can train
+    sizes = {key: int(config[key]) for key in ("d_in", "d_sae")}
+    k = check_number("k", config["k"], above=True, maximum=sizes["d_sae"])
+    if not k.is_integer():  # a share of a latent a token, which only SAELens can train
         return Stored(JumpReLUSAE, sizes, tensors)
-    trained_as: dict[str, Any] = {"k": int(config["k"])}
+    trained_as: dict[str, Any] = {"k": int(k)}
     if cls is MatryoshkaSAE:
-        edges = sorted({*config["matryoshka_widths"], config["d_sae"]})
+        widths = [check_int("matryoshka_widths", n, 1) for n in config["matryoshka_widths"]]
+        edges = sorted({*widths, sizes["d_sae"]})
         steps = [b - a for a, b in zip([0, *edges[:-1]], edges, strict=True)]
-        trained_as["group_fractions"] = [step / config["d_sae"] for step in steps]
+        trained_as["group_fractions"] = [step / sizes["d_sae"] for step in steps]
     return Stored(cls, {**sizes, "trained_as": trained_as}, tensors)
 
 

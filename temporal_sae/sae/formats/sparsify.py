@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from temporal_sae.errors import RunError
+from temporal_sae.errors import RunError, check_int, printable
 from temporal_sae.sae.formats.stored import (
     Format,
     Stored,
     as_float32,
+    check_shapes,
     read_json,
     read_safetensors,
+    shown,
+    transposed,
 )
 from temporal_sae.sae.topk import TopKSAE
 
@@ -43,24 +46,34 @@ def read(weights: Path) -> Stored:
     folder = weights.parent
     config = read_json(folder / CONFIG)
     _refuse_options(folder, config)
-    stored = as_float32(read_safetensors(weights))
+    d_in, d_sae = _sizes(config)
+    stored = as_float32(folder, read_safetensors(weights))
     if unknown := sorted(stored.keys() - set(NAMES.values())):
-        raise RunError(f"{folder}: {unknown[0]}: a TopK SAE has no such tensor")
+        raise RunError(f"{folder}: {printable(unknown[0])}: a TopK SAE has no such tensor")
     tensors = {ours: stored[theirs] for ours, theirs in NAMES.items()}
-    tensors["W_enc"] = tensors["W_enc"].T
-    d_in = config["d_in"]
-    d_sae = config.get("num_latents") or d_in * config["expansion_factor"]
+    tensors["W_enc"] = transposed(stored, NAMES["W_enc"])
+    check_shapes(d_in, d_sae, tensors)
     return Stored(TopKSAE, {"d_in": d_in, "d_sae": d_sae, "k": config["k"]}, tensors)
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int]:
+    """d_in and d_sae; no number of latents means a multiple of d_in."""
+    d_in = check_int("d_in", config["d_in"], 1)
+    if latents := config.get("num_latents"):
+        return d_in, check_int("num_latents", latents, 1)
+    return d_in, d_in * check_int("expansion_factor", config["expansion_factor"], 1)
 
 
 def _refuse_options(folder: Path, config: Mapping[str, Any]) -> None:
     for key, expected in SWITCHES.items():
         if config.get(key, expected) != expected:
-            raise RunError(f"{folder}: {key}={config[key]!r} is not supported, only {expected!r}")
+            value = shown(config[key])
+            raise RunError(f"{folder}: {key}={value} is not supported, only {expected!r}")
     # What a later version adds may change the function, unless it is switched off.
     for key in sorted(config.keys() - HARMLESS - SWITCHES.keys()):
         if config[key]:
-            raise RunError(f"{folder}: {key}={config[key]!r} is an option that is not known")
+            option = f"{printable(key)}={shown(config[key])}"
+            raise RunError(f"{folder}: {option} is an option that is not known")
 
 
 FORMAT = Format("sparsify", WEIGHTS, WEIGHTS, CONFIG, read)

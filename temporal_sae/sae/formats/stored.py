@@ -1,20 +1,30 @@
-"""What a format is, what it gives, and how its files are read: as data, never by unpickling."""
+"""What a format is, what it gives, and how its files are read: as data, never by unpickling.
+
+The files are anybody's: they are regular files, take no more memory than they have bytes, and hold
+numbers of the shapes and types that the config beside them asks for.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from temporal_sae.errors import RunError
+from temporal_sae import files
+from temporal_sae.errors import RunError, printable
 from temporal_sae.sae.base import SparseAutoencoder
+
+LONGEST_CONFIG = 4 * 2**20  # bytes
+LONGEST_REASON = 240  # characters of what a library, or a value from a file, says
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+OF_LATENTS = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
 
 
 class Stored(NamedTuple):
@@ -47,11 +57,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        RunError: it is missing, damaged or something else.
+        RunError: it is missing, damaged, too long or something else.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = files.read_json(path, LONGEST_CONFIG)
+    except FileNotFoundError as error:
         raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise RunError(f"{path}: cannot be read (it holds no JSON object)")
@@ -65,6 +75,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         RunError: it is missing or damaged.
     """
     try:
+        files.open_regular(path).close()
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise unreadable(path, error) from error
@@ -75,23 +86,80 @@ def read_pt(path: Path) -> dict[str, Tensor]:
     """The state dict in a file of `torch.save`, in its own precision.
 
     Raises:
-        RunError: it is missing or damaged, or holds anything besides tensors.
+        RunError: it is missing or damaged, holds anything besides tensors, or would take more
+            memory than it has bytes.
     """
     try:
+        with files.open_regular(path) as file, ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        size = path.stat().st_size
+        if unpacked > size:  # torch packs without compressing
+            raise ValueError(f"it unpacks to {unpacked} bytes, more than its own {size}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # The message of torch advises to unpickle, which may run any code.
         raise RunError(f"{path}: cannot be read (it holds something besides tensors)") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        BadZipFile,
+        MemoryError,
+    ) as error:
         raise unreadable(path, error) from error
-    if not isinstance(content, Mapping) or not all(torch.is_tensor(t) for t in content.values()):
+    if not isinstance(content, Mapping) or not all(map(_is_plain, content.values())):
         raise RunError(f"{path}: cannot be read (it holds something besides tensors)")
-    return dict(content)
+    if sum(tensor.nbytes for tensor in content.values()) > size:
+        raise RunError(f"{path}: cannot be read (its tensors are larger than the file)")
+    return {str(name): tensor.detach() for name, tensor in content.items()}
 
 
-def as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor in the precision of this package's parameters."""
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds its numbers, one after the other."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+
+
+def as_float32(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor in the precision of this package's parameters.
+
+    Raises:
+        RunError: one holds something else than floating-point numbers.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise RunError(f"{folder}: {shown(name)} holds {kind}, must be one of {kinds}")
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def transposed(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """The matrix of that name, turned; raise ValueError if it is none."""
+    if tensors[name].ndim != 2:
+        raise ValueError(f"{name}: has {tensors[name].ndim} dimensions, must have 2")
+    return tensors[name].T
+
+
+def check_shapes(d_in: int, d_sae: int, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless tensors have the shapes of an SAE of this size.
+
+    Folding comes later, and would broadcast what does not fit.
+    """
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    shapes |= dict.fromkeys(OF_LATENTS, (d_sae,))
+    for name in shapes.keys() & tensors.keys():
+        if tensors[name].shape != shapes[name]:
+            found = tuple(tensors[name].shape)
+            raise ValueError(f"{name}: has shape {found}, must have {shapes[name]}")
+
+
+def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise RunError if a number is NaN or infinite, as float32 at the latest."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise RunError(f"{folder}: {name} holds numbers that are not finite")
 
 
 def unreadable(path: Path, error: Exception) -> RunError:
@@ -102,7 +170,16 @@ def unreadable(path: Path, error: Exception) -> RunError:
 def first_line(error: Exception) -> str:
     """What an error says, in one line; of the system's errors without the path."""
     said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return str(said).splitlines()[0]
+    return _cut(str(said).splitlines()[0])
+
+
+def shown(value: Any) -> str:
+    """A value from a file as it can stand in a message."""
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return printable(text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…")
 
 
 def check_threshold(folder: Path, threshold: Tensor) -> Tensor:
