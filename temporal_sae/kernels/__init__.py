@@ -15,6 +15,10 @@ from types import ModuleType
 
 import torch
 
+from temporal_sae.kernels.cache_folder import ensure_cache
+
+ensure_cache()
+
 # Integer products on tensor cores, from this compute capability on.
 OLDEST_CARD = (8, 0)
 
