@@ -12,6 +12,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -32,12 +33,14 @@ from temporal_sae.errors import (
 )
 from temporal_sae.files import remove_if_empty
 from temporal_sae.folders import as_folder_name, remove_unused
+from temporal_sae.sweep.plan import NOTE
 
 log = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
 EVALUATION_FAILED = 3
 SWEEP_INCOMPLETE = 4
+OWN_SWEEPERS = ("grid", "bayes")
 
 
 OmegaConf.register_new_resolver("as_folder_name", as_folder_name, replace=True)
@@ -59,9 +62,22 @@ def run_job(cfg: DictConfig) -> float:
     shown = folder if relative.parts[:1] == ("..",) else relative
     run = run_in_sweep if hydra.mode == RunMode.MULTIRUN else run_alone
     try:
+        if hydra.mode == RunMode.MULTIRUN:
+            check_sweep_is_there(hydra)
         return run(cfg, shown, list(hydra.overrides.task))
     finally:
         remove_if_empty(folder)
+
+
+def check_sweep_is_there(hydra: HydraConf) -> None:
+    """Keep a job from making the folder of its sweep again, once somebody has removed it.
+
+    Raises:
+        JobRefused: it is gone.
+    """
+    folder = Path(hydra.sweep.dir)
+    if hydra.runtime.choices.get("hydra/sweeper") in OWN_SWEEPERS and not (folder / NOTE).exists():
+        raise JobRefused(f"{folder}: the folder was removed while the sweep was going on")
 
 
 def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:

@@ -124,6 +124,10 @@ class Session:
             if job.reason is not None:
                 self.folder.note_reason(job.folder, None)
         returns = list(self.launcher.launch([overrides_of(j) for j in todo], initial_job_idx=0))
+        if not self.folder.exists():
+            raise RunError(
+                f"{self.folder.path}: the folder was removed while the sweep was going on"
+            )
         for job, result in zip(todo, returns, strict=True):
             self._take(job, result)
         return returns

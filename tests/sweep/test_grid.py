@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -297,3 +298,23 @@ def test_a_sweep_of_real_runs(command, random_gemma):
         core = found["core evaluation results"]["metrics"]
         assert float(row["core.metrics.sparsity.l0"]) == core["sparsity"]["l0"]
         assert float(row["tokens_per_second"]) > 0
+
+
+def test_a_sweep_whose_folder_is_removed_ends_in_one_line_and_makes_no_part_of_it_again(
+    sweep, runs, monkeypatch
+):
+    pretend = experiment.run_experiment
+
+    def run(cfg, folder, overrides):
+        pretend(cfg, folder, overrides)
+        if cfg.tracker.window_size == 200:
+            shutil.rmtree("s")
+            raise RunError("the folder was removed")
+        return 1.0
+
+    monkeypatch.setattr(experiment, "run_experiment", run)
+    code, _, error = sweep("tracker.window_size=100,200,300,400")
+    assert code == 2
+    assert error == "error: s: the folder was removed while the sweep was going on\n"
+    assert runs == [100, 200]
+    assert list(Path.cwd().iterdir()) == []
