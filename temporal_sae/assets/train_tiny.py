@@ -15,8 +15,9 @@ import argparse
 import itertools
 import json
 import platform
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from temporal_sae import signals
 from temporal_sae.assets import TINY_MODEL
+from temporal_sae.cli import fail
 from temporal_sae.data import Split, StdlibText, TokenWindows
+from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 
 CONTEXT = 256
 ARCHITECTURE = Gemma2Config(
@@ -144,7 +148,6 @@ def save(
     model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, facts: dict[str, Any]
 ) -> None:
     """Write weights (float16), tokenizer and model card."""
-    out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     config = json.loads((out / "tokenizer_config.json").read_text())
@@ -177,20 +180,49 @@ The text is covered by the PSF licence; the weights carry the licence of this re
 """
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; a mistake is one line and exit code 2, before any work."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=TINY_MODEL)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=16, help="windows of 256 tokens a step")
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    with signals.ending():
+        try:
+            check(args)
+            make(args)
+        except (InvalidOption, RunError) as error:
+            fail(str(error))
 
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what would fail after minutes of work.
+
+    Raises:
+        InvalidOption, RunError: in one line.
+    """
+    for option, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+        check_int(f"--{option}", getattr(args, option), least)
+    check_number("--lr", args.lr, above=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        wanted = "must be a folder that can be written"
+        raise RunError(f"--out={args.out}: {wanted} ({error.strerror})") from error
+
+
+def make(args: argparse.Namespace) -> None:
+    """Train, measure and save the model."""
     torch.manual_seed(args.seed)
     source = StdlibText(max_document_chars=None)
     tokenizer = train_tokenizer(source)
     model = make_model()
     windows = all_windows(source, tokenizer, "train")
+    if args.batch > len(windows):
+        raise InvalidOption("--batch", args.batch, f"at most {len(windows)}, all there are")
     held_out = all_windows(source, tokenizer, "held_out")
     test = held_out[torch.randperm(len(held_out))[:1000]]
     ce_start = cross_entropy(model, test)
