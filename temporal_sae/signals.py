@@ -85,6 +85,17 @@ def held() -> Iterator[None]:
         obey()
 
 
+def let_go() -> None:
+    """From now on let signals do what they do to any program; one that has come does it now."""
+    _Remembered.is_held = False
+    for number in STOP:
+        if signal.getsignal(number) == _on_signal:
+            is_ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
+    if _Remembered.number is not None:
+        signal.raise_signal(_Remembered.number)
+
+
 def obey() -> None:
     """A place where stopping is safe.
 

@@ -92,6 +92,15 @@ def test_a_read_that_blocks_ends_at_the_first_signal(tmp_path):
     assert ends_with(process) == (143, "", "")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_program_that_lets_go_is_ended_as_any_other(when):
+    kill = "os.kill(os.getpid(), signal.SIGTERM)"
+    lines = ["signals.let_go()", "print('goes on', flush=True)"]
+    lines.insert(0 if when == "before" else 2, kill)
+    program = PROGRAM.format(imports="\n".join(lines), body="pass")
+    assert ends_with(start(program)) == (-15, "" if when == "before" else "goes on\n", "")
+
+
 def test_under_nohup_sighup_means_nothing():
     imports = "os.kill(os.getpid(), signal.SIGHUP)"
     program = PROGRAM.format(imports=imports, body=imports)

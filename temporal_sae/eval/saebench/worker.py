@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from temporal_sae import signals
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval.saebench import guards
 from temporal_sae.eval.saebench.adapter import SAEBenchSAE
@@ -64,6 +65,7 @@ def end_with_the_parent() -> None:
 
 
 if __name__ == "__main__":
+    signals.let_go()  # its parent ends it, in the midst of native code if need be
     if os.getsid(0) == os.getpid():  # by hand it has a terminal, whose end says nothing
         threading.Thread(target=end_with_the_parent, daemon=True).start()
     main(sys.argv[1])
