@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.errors import InvalidOption, printable
 from temporal_sae.files import LONGEST_JSON
+from temporal_sae.network import unreachable, without_waiting
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,11 @@ def load_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> tupl
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     own_code = False
+    offline: str | None = None
     try:
         where = _where(name)
-        with _quietly():
+        on_hub = not os.path.isdir(where)
+        with _quietly(), without_waiting() if on_hub else nullcontext() as offline:
             own_code = _brings_code(where, revision)
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -58,6 +61,8 @@ def load_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> tupl
         raise
     except Exception as error:  # damaged files raise whatever one of four libraries stumbles over
         reason = printable(shorten(str(error) or type(error).__name__, LONGEST_REASON))
+        if offline:
+            raise InvalidOption("name", name, unreachable(offline)) from error
         if own_code:
             reason = "it needs Python code of its own (auto_map), which is never run"
         raise InvalidOption("name", name, f"a model that can be loaded ({reason})") from error

@@ -1,27 +1,49 @@
-"""Text in a data set of the Hugging Face hub, or in a local folder that `datasets` can load."""
+"""Text in a data set of the Hugging Face hub, or in local files that `datasets` can load."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from temporal_sae.data.sources import Split, TextSource, hash_fraction
-from temporal_sae.errors import InvalidOption, check_bool, check_int, check_number
+import torch
+
+from temporal_sae.data.readers import Rows, open_rows, why
+from temporal_sae.data.sources import LeftOut, Split, TextSource, hash_fraction
+from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int, check_number
+
+log = logging.getLogger(__name__)
+
+NUMBER = "temporal_sae: row number"  # a column beside those of the data set
+NO_TEXT, BROKEN = "rows without text", "broken rows"
 
 
 class HubText(TextSource):
-    """A text data set of the Hugging Face hub, or a local folder that `datasets` can load.
+    """A text data set of the Hugging Face hub, or local files that `datasets` can load.
+
+    A row is a document: a row of a table, a JSON object of a list or a line, a line of a .txt file.
+    Rows that hold nothing are passed over. A row that is no text (of another type, a line that is
+    no JSON, half a surrogate pair) ends the run, or is passed over where `skip_broken` allows it.
+    What cannot be read at all, such as a truncated file, ends the run in any case. While rows come
+    over the network, `datasets` tries again for some minutes where the connection is lost.
 
     Args:
-        name: data set name or local path.
+        name: data set name, a folder, a file or a glob: .jsonl .json .csv .tsv .parquet .txt, also
+            compressed; or a folder that `save_to_disk` wrote.
         subset: which of its configurations, if it has several.
         dataset_split: the split to read.
         text_column: the column that holds the text.
-        streaming: read over the network as needed instead of downloading everything first.
+        streaming: read as needed instead of downloading or converting everything first.
         held_out_fraction: share of the documents kept for evaluation, chosen by their content.
         shuffle_buffer: documents that `datasets` shuffles among; 0 keeps the stored order.
+        skip_broken: rows that may be passed over although they are no text; each is told.
         folder: the run's own, which is not read.
+
+    Raises:
+        InvalidOption: an option is out of range.
     """
 
     def __init__(
@@ -33,6 +55,7 @@ class HubText(TextSource):
         streaming: bool = True,
         held_out_fraction: float = 0.01,
         shuffle_buffer: int = 0,
+        skip_broken: int = 0,
         folder: Path | None = None,
     ) -> None:
         if folder is not None and folder.resolve().is_relative_to(Path(str(name)).resolve()):
@@ -42,38 +65,144 @@ class HubText(TextSource):
         self.text_column, self.streaming = text_column, check_bool("streaming", streaming)
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         self.shuffle_buffer = check_int("shuffle_buffer", shuffle_buffer, 0)
-        self._rows: Any = None
+        self.skip_broken = check_int("skip_broken", skip_broken, 0)
+        self._opened: Rows | None = None
+        self._column_is_there = False
+        self._broken: set[int] = set()
+        self._n_empty, self._first_empty, self._farthest = 0, 0, 0
 
-    def _load(self) -> Any:
-        from datasets import load_dataset  # imported late: two seconds that other sources save
+    def _open(self) -> Rows:
+        """The data set, opened at the first call.
 
-        if self._rows is None:
-            try:
-                rows = load_dataset(
-                    self.name, self.subset, split=self.dataset_split, streaming=self.streaming
-                )
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise InvalidOption(
-                    "name", self.name, f"a data set that can be loaded ({reason})"
-                ) from error
-            if rows.column_names and self.text_column not in rows.column_names:
-                columns = ", ".join(rows.column_names)
-                raise InvalidOption("text_column", self.text_column, f"one of {columns}")
-            self._rows = rows if self.streaming else rows.to_iterable_dataset()
-        return self._rows
+        Raises:
+            InvalidOption: it cannot be loaded, or has no such column.
+        """
+        if self._opened is None:
+            opened = open_rows(self.name, self.subset, self.dataset_split, self.streaming)
+            if opened.columns is not None:
+                self._check_column(opened.columns)
+            self._opened = opened
+        return self._opened
+
+    def _check_column(self, columns: tuple[str, ...]) -> None:
+        if self.text_column not in columns:
+            raise InvalidOption("text_column", self.text_column, f"one of {', '.join(columns)}")
+        self._column_is_there = True
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
     ) -> Iterator[tuple[int, str]]:
-        """One pass over the documents of a split."""
-        rows = self._load()
+        """One pass over the documents of a split.
+
+        Raises:
+            InvalidOption: the data set cannot be loaded, or its first row has no such column.
+            RunError: a row is broken, and no more may be passed over; or reading fails.
+        """
+        rows = self._open().rows
         if self.shuffle_buffer and split == "train":
+            rows = rows.map(numbered, with_indices=True)
             rows = rows.shuffle(seed=seed + epoch, buffer_size=self.shuffle_buffer)
-        for cursor, row in enumerate(rows.skip(start), start=start + 1):
-            text = row[self.text_column]
-            if not text:
-                continue
-            held_out = hash_fraction(text) < self.held_out_fraction
-            if held_out == (split == "held_out"):
+        for cursor, row in enumerate(self._read(rows.skip(start), start), start=start + 1):
+            text = self._text(row, row.pop(NUMBER, cursor))
+            if text and (hash_fraction(text) < self.held_out_fraction) == (split == "held_out"):
                 yield cursor, text
+
+    def _read(self, rows: Any, start: int) -> Iterator[dict[str, Any]]:
+        """The rows, as long as they can be read."""
+        remaining = iter(rows)
+        for number in itertools.count(start + 1):
+            try:
+                row = next(remaining, None)
+            except Exception as error:  # of whichever library reads, unpacks or transfers the data
+                raise RunError(f"{self._row(number)} cannot be read ({why(error)})") from error
+            if row is None:
+                return
+            yield row
+
+    def _row(self, number: int) -> str:
+        return f"data.name={self.name}: row {number} of {self.dataset_split}"
+
+    def _text(self, row: dict[str, Any], number: int) -> str:
+        """The text of a row; nothing where it has none, which is noted."""
+        problem = None
+        if self._open().are_lines:
+            row, problem = parsed(row["text"])
+        if problem is None and row and not self._column_is_there:
+            self._check_column(tuple(row))
+        value = row.get(self.text_column)
+        if problem is None and row and self.text_column not in row:
+            problem = f"has no column {self.text_column} but {', '.join(row)}"
+        problem = problem or what_is_wrong(value, self.text_column)
+        if problem is not None:
+            self._pass_over(number, problem)
+        elif not value:
+            self._note_empty(number)
+        self._farthest = max(self._farthest, number)
+        return value if problem is None and value else ""
+
+    def _note_empty(self, number: int) -> None:
+        """Count a row without text; in a later pass it is met again."""
+        if number > self._farthest:
+            self._n_empty += 1
+            self._first_empty = self._first_empty or number
+
+    def _pass_over(self, number: int, problem: str) -> None:
+        """Note a broken row, or end the run where there are too many."""
+        if number in self._broken:
+            return
+        if len(self._broken) >= self.skip_broken:
+            raise RunError(
+                f"{self._row(number)} {problem}; mend it, or let more rows than "
+                f"data.skip_broken={self.skip_broken} be passed over"
+            )
+        self._broken.add(number)
+        log.warning("%s %s: passed over", self._row(number), problem)
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Rows passed over so far; shuffled ones without text are not all counted."""
+        broken = LeftOut()
+        for number in self._broken:
+            broken.add(BROKEN, f"row {number}")
+        empty = {"count": self._n_empty, "example": f"row {self._first_empty}"}
+        return {**broken.summary(), **({NO_TEXT: empty} if self._n_empty else {})}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which rows have been passed over as broken."""
+        return {"broken": torch.tensor(sorted(self._broken), dtype=torch.int64)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Pass over those again, without counting them anew."""
+        self._broken |= set(state["broken"].tolist()) if "broken" in state else set()
+
+
+def numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
+    """The row with its number in the stored order, from 1."""
+    return {**row, NUMBER: index + 1}
+
+
+def parsed(line: str) -> tuple[dict[str, Any], str | None]:
+    """(row, what is wrong with it) of a line of JSON; a blank one is an empty row."""
+    try:
+        row = json.loads(line) if line.strip() else {}
+    except (ValueError, RecursionError) as error:
+        return {}, f"is no JSON ({error})"
+    return (row, None) if isinstance(row, dict) else ({}, f"is no JSON object but {a(row)}")
+
+
+def what_is_wrong(value: Any, column: str) -> str | None:
+    """Why a value is no text, or None if it is; None itself is an empty one."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return f"holds no text in the column {column} but {a(value)}"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"holds half a surrogate pair in the column {column}, which is no text"
+    return None
+
+
+def a(value: Any) -> str:
+    """What kind of value it is, in words."""
+    kinds = {dict: "an object", list: "a list", bool: "true or false", int: "a number"}
+    return {**kinds, float: "a number"}.get(type(value), f"a {type(value).__name__}")

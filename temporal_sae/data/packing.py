@@ -124,10 +124,12 @@ class TokenWindows(Iterator[Tensor]):
             "offset": self.offset,
             "windows_this_epoch": self._windows_this_epoch,
             "waiting": self._waiting(),
+            "source": self.source.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`: the same windows follow as would have followed there."""
+        self.source.load_state_dict(state.get("source", {}))
         # A state without an offset is one in which every document was read at once.
         self._begin_pass(int(state["epoch"]), int(state["cursor"]), int(state.get("offset", 0)))
         self._windows_this_epoch = int(state["windows_this_epoch"])

@@ -85,6 +85,14 @@ class TextSource(Protocol):
         """What has been passed over so far: `count` and `example` by reason."""
         return {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run has to know besides the cursor."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` has told."""
+        return
+
 
 def hash_fraction(name: str) -> float:
     """A number in [0, 1) that depends on `name` alone, which may be one that is not UTF-8."""

@@ -29,7 +29,7 @@ ARTIFACTS = (
 )
 # Options that may differ between the parts of one run: they do not change what it computes.
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
-FREE_IN_TRAINER = ("resume", "checkpoint_every")
+FREE_IN = {"trainer": ("resume", "checkpoint_every"), "data": ("skip_broken",)}
 
 
 class RunFolder:
@@ -180,8 +180,9 @@ def check_writable(path: Path) -> None:
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that decides what a run computes, flat."""
     kept = {key: value for key, value in config.items() if key not in FREE_TO_CHANGE}
-    if isinstance(trainer := kept.get("trainer"), dict):
-        kept["trainer"] = {k: v for k, v in trainer.items() if k not in FREE_IN_TRAINER}
+    for group, free in FREE_IN.items():
+        if isinstance(options := kept.get(group), dict):
+            kept[group] = {key: value for key, value in options.items() if key not in free}
     return flatten(kept)
 
 

@@ -33,6 +33,7 @@ FREE_TO_CHANGE = (
     "plugins",
     "trainer.resume",
     "trainer.checkpoint_every",
+    "data.skip_broken",
 )
 
 

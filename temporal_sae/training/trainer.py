@@ -160,7 +160,8 @@ class Trainer:
         Raises:
             Stopped: after SIGINT, or SIGTERM outside a batch job, with a checkpoint written.
             Preempted: after SIGUSR2 where its handler ends the process, with a checkpoint written.
-            RunError: a loss, the gradient or the activations are not finite.
+            RunError: a loss, the gradient or the activations are not finite; or the text cannot be
+                read on, with a checkpoint written.
         """
         run = self._start(parts)
         began = time.monotonic() - run.seconds
@@ -231,7 +232,7 @@ class Trainer:
             processes.same_as_first_(tensor)
 
     def _step(self, parts: Parts, run: TrainingState) -> None:
-        batch = next(parts.batches)
+        batch = self._next_batch(parts, run)
         x = processes.own_part(batch.x)
         context = StepContext(run.step, run.dead.mask_if_any(), self.sparse)
         with self._autocast(x.device):
@@ -260,6 +261,17 @@ class Trainer:
             warn_if_negligible(parts, run)
             parts.logger.log(run.step, run.metrics)
             parts.progress.show(run.step, run.metrics)
+
+    def _next_batch(self, parts: Parts, run: TrainingState) -> ActivationBatch:
+        """The next batch; where there is none to be had, what has been trained so far is saved."""
+        try:
+            return next(parts.batches)
+        except RunError as error:
+            if not run.step:
+                raise
+            self._save(parts, run)
+            told = f"{error}; a checkpoint of step {run.step} has been written"
+            raise agreement.by_all(RunError(told)) from error
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from temporal_sae.assets import TINY_MODEL
-from temporal_sae.data import TextFiles, TokenWindows, packing
+from temporal_sae.data import TextFiles, TextSource, TokenWindows, packing
 from temporal_sae.errors import InvalidOption, RunError
 
 
-class Words:
+class Words(TextSource):
     """Documents of given lengths whose tokens are all different."""
 
     def __init__(self, lengths):

@@ -1,0 +1,199 @@
+"""Which reader of `datasets` a name is for: files by their ending, saved folders, the hub.
+
+No code of a data set is run, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import glob
+import inspect
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from temporal_sae.errors import InvalidOption, one_line
+from temporal_sae.network import offline, unreachable, without_waiting
+
+COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+# Lines of JSON are read as text and parsed here: the reader of `datasets` takes millions of them at
+# once, and one that is broken ends them all. Bytes that are not UTF-8 make a line no JSON.
+JSON_LINES: tuple[str, dict[str, Any]] = ("text", {"encoding_errors": "backslashreplace"})
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".jsonl": JSON_LINES,
+    ".ndjson": JSON_LINES,
+    ".json": ("json", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".parquet": ("parquet", {}),
+    ".txt": ("text", {}),
+}
+EXPECTED = (
+    f"a data set on the hub, or an existing folder, file or quoted glob ({' '.join(READERS)}, "
+    f"also with {' '.join(sorted(COMPRESSED))})"
+)
+# How `datasets` begins what it says of these two options.
+ABOUT_SPLIT = re.compile(r"(Bad|Unknown) split")
+ABOUT_SUBSET = re.compile(r"BuilderConfig .* not found|Config name is missing")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set to be read from its beginning, as often as wanted.
+
+    Attributes:
+        rows: of `datasets`, iterable.
+        are_lines: each row has one line of JSON, still to be parsed, as `text`.
+        columns: their names, where they are known before anything is read.
+    """
+
+    rows: Any
+    are_lines: bool
+    columns: tuple[str, ...] | None
+
+
+def open_rows(name: str, subset: str | None, split: str, streaming: bool) -> Rows:
+    """Open a data set by its name, its folder, or its files.
+
+    Raises:
+        InvalidOption: there is none, it cannot be loaded, or it has no such split or subset.
+    """
+    catch_readers_errors()
+    if not isinstance(name, str) or not name:
+        raise InvalidOption("name", name, EXPECTED)
+    path = Path(os.path.expanduser(name))
+    import datasets  # noqa: F401 - here: two seconds that other sources save
+
+    if path.is_dir():
+        with offline():
+            saved = open_saved(name, path, split)
+            return saved or load(name, split, str(path.absolute()), subset, streaming=streaming)
+    if files := find_files(path):
+        kinds = {ending(file) for file in files}
+        if len(kinds) > 1 or not kinds <= READERS.keys():
+            raise InvalidOption("name", name, EXPECTED)
+        reader, options = READERS[kinds.pop()]
+        escaped = [glob.escape(str(file.absolute())) for file in files]
+        options = {**options, "data_files": escaped, "streaming": streaming}
+        with offline():
+            return load(name, split, reader, are_lines="encoding_errors" in options, **options)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or ending(path) in READERS:
+        raise InvalidOption("name", name, EXPECTED)
+    with without_waiting() as reason:
+        try:
+            return load(name, split, name, subset, streaming=streaming)
+        except InvalidOption as error:
+            if reason is None or error.option != "name":
+                raise
+            raise InvalidOption("name", name, unreachable(reason)) from error
+
+
+def find_files(path: Path) -> list[Path]:
+    """The regular file at `path`, or those that a glob matches, sorted."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+
+
+def ending(file: Path) -> str:
+    """`.jsonl` of `a.jsonl.gz`."""
+    return Path(file.stem if file.suffix.lower() in COMPRESSED else file.name).suffix.lower()
+
+
+def open_saved(name: str, folder: Path, split: str) -> Rows | None:
+    """What `save_to_disk` has left in a folder; None where it has not."""
+    from datasets import DatasetDict, load_from_disk
+
+    names = {path.name for path in folder.iterdir()}
+    if not ("dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names):
+        return None
+    try:
+        found = load_from_disk(str(folder))
+    except Exception as error:  # of whichever of its files is damaged
+        raise cannot_be_loaded(name, error) from error
+    if isinstance(found, DatasetDict):
+        if split not in found:
+            raise InvalidOption("dataset_split", split, f"one of {', '.join(map(str, found))}")
+        found = found[split]
+    return Rows(found.to_iterable_dataset(), False, tuple(found.column_names))
+
+
+def load(
+    name: str,
+    split: str,
+    *arguments: Any,
+    are_lines: bool = False,
+    streaming: bool,
+    **options: Any,
+) -> Rows:
+    """What `datasets.load_dataset` finds, with its refusals in one line."""
+    from datasets import load_dataset
+
+    if "trust_remote_code" in inspect.signature(load_dataset).parameters:  # gone in version 4
+        options["trust_remote_code"] = False
+    try:
+        rows = load_dataset(*arguments, split=split, streaming=streaming, **options)
+        columns = None if are_lines or not rows.column_names else tuple(rows.column_names)
+        return Rows(rows if streaming else rows.to_iterable_dataset(), are_lines, columns)
+    except Exception as error:  # of whichever library reads, unpacks or transfers the data
+        reason = str(error)
+        if ABOUT_SPLIT.match(reason):
+            raise InvalidOption(
+                "dataset_split", split, f"a split it has ({one_line(reason)})"
+            ) from error
+        if ABOUT_SUBSET.match(reason):
+            subset = arguments[1] if len(arguments) > 1 else None
+            raise InvalidOption("subset", subset, f"one it has ({one_line(reason)})") from error
+        raise cannot_be_loaded(name, error) from error
+
+
+def cannot_be_loaded(name: str, error: Exception) -> InvalidOption:
+    """The refusal of a data set with what a library said."""
+    return InvalidOption("name", name, f"a data set that can be loaded ({why(error)})")
+
+
+def why(error: BaseException) -> str:
+    """The reason in one line, with the file where a reader has named it.
+
+    `datasets` wraps the error that tells something in one that does not.
+    """
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__:
+        error = error.__cause__
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    file = READERS_ERRORS.take_file()
+    return one_line(f"{file}: {reason}" if file else reason) or type(error).__name__
+
+
+class ReadersErrors(logging.Filter):
+    """Keeps the file that a reader of `datasets` names in its log, and keeps the rest quiet.
+
+    Readers log what they raise as well, and the file only there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file: str | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything pass but errors about a file."""
+        found = re.search(r" file '(.+)' with error ", record.getMessage())
+        if found and record.levelno == logging.ERROR:
+            self._file = found[1]
+            return False
+        return True
+
+    def take_file(self) -> str | None:
+        """The file named since the last call, if there is one."""
+        file, self._file = self._file, None
+        return file
+
+
+READERS_ERRORS = ReadersErrors()
+
+
+def catch_readers_errors() -> None:
+    """Listen to the readers' loggers; again is as once."""
+    for reader in ("json", "csv", "parquet", "arrow"):
+        logging.getLogger(f"datasets.packaged_modules.{reader}.{reader}").addFilter(READERS_ERRORS)
