@@ -7,21 +7,9 @@ from temporal_sae import signals
 if __name__ == "__main__":
     signals.hold()  # before the imports, which take seconds and lose what a signal raises in them
 
-from pathlib import Path
+from temporal_sae.cli import launch, main
 
-import hydra
-from omegaconf import DictConfig
-
-from temporal_sae.cli import run_command_line, run_job
-
-CONF = Path(__file__).resolve().parent / "conf"
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def launch(cfg: DictConfig) -> float:
-    """Run one composed config; returns its objective."""
-    return run_job(cfg)
-
+__all__ = ["launch"]
 
 if __name__ == "__main__":
-    run_command_line(launch, CONF)
+    main()

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import re
 import sys
+import warnings
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from temporal_sae import signals
+from temporal_sae.commands import (
+    CONF,
+    PACKAGE,
+    Parser,
+    fail,
+    in_shell,
+    launch_command,
+    let_readers_leave,
+    program,
+)
 from temporal_sae.errors import (
     EvaluationFailed,
     InvalidOption,
@@ -28,16 +38,17 @@ from temporal_sae.errors import (
     JobRefused,
     RunError,
     SweepIncomplete,
+    one_line,
     printable,
     reason_of,
 )
+from temporal_sae.explain import check_typed, explain, explain_unusable
 from temporal_sae.files import remove_if_empty
 from temporal_sae.folders import as_folder_name, remove_unused
 from temporal_sae.sweep.plan import NOTE
 
 log = logging.getLogger(__name__)
 
-WRONG_INPUT = 2
 EVALUATION_FAILED = 3
 SWEEP_INCOMPLETE = 4
 OWN_SWEEPERS = ("grid", "bayes")
@@ -64,7 +75,7 @@ def run_job(cfg: DictConfig) -> float:
     try:
         if hydra.mode == RunMode.MULTIRUN:
             check_sweep_is_there(hydra)
-        return run(cfg, shown, list(hydra.overrides.task))
+        return run(cfg, shown, as_typed(hydra.overrides.task))
     finally:
         remove_if_empty(folder)
 
@@ -80,18 +91,23 @@ def check_sweep_is_there(hydra: HydraConf) -> None:
         raise JobRefused(f"{folder}: the folder was removed while the sweep was going on")
 
 
+def as_typed(overrides: Any) -> list[str]:
+    """The overrides as they were typed; looked at one by one, `${…}` in them would be replaced."""
+    return [str(typed) for typed in OmegaConf.to_container(overrides, resolve=False) or ()]
+
+
 def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
     """Run a config for itself; what can be told in one line ends the process."""
     with signals.held():
         from temporal_sae.experiment import run_experiment  # slow to import: not for --help
-        from temporal_sae.experiment.record import command_line
         from temporal_sae.training import Stopped
 
-    again = command_line(overrides, folder)
+    again = launch_command(overrides, folder)
     try:
         return run_experiment(cfg, folder, overrides)
-    except (InvalidOption, RunError, OSError) as error:
-        if not (told := tell(error, folder, f"run {again}")) or cfg.debug or _wants_traceback():
+    except (InvalidOption, RunError, OSError, OmegaConfBaseException) as error:
+        told = tell(error, folder, f"run {again}")
+        if told is None or cfg.get("debug") is True or _wants_traceback():
             raise
         fail(told)
     except EvaluationFailed as error:
@@ -119,7 +135,7 @@ def run_in_sweep(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
         sys.exit(signals.exit_code(stopped))
     except Exception as error:
         told = tell(error, folder, "repeat the command")
-        if told is None or cfg.debug or _wants_traceback():
+        if told is None or cfg.get("debug") is True or _wants_traceback():
             log.exception("%s has failed", folder)
         else:
             log.error("error: %s", told)
@@ -142,6 +158,8 @@ def tell(error: Exception, folder: Path, then: str) -> str | None:
         return (
             f"{folder}: the disk is full; what is written is whole, so free some space and {then}"
         )
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {one_line(str(error).splitlines()[0])}"
     return None
 
 
@@ -155,6 +173,8 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
     traceback = _wants_traceback() or "debug=true" in sys.argv
     os.environ["TEMPORAL_SAE_TRACEBACK"] = "1" if traceback else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    # What Hydra only warns of is a mistake on the command line, too.
+    warnings.filterwarnings("error", category=UserWarning, module=r"hydra\._internal")
     with signals.ending():
         try:
             _launch(launch, conf, traceback)
@@ -164,10 +184,12 @@ def run_command_line(launch: Callable[[], object], conf: Path) -> None:
 
 def _launch(launch: Callable[[], object], conf: Path, traceback: bool) -> None:
     try:
+        sys.argv[1:] = arranged(sys.argv[1:])
+        check_typed([word for word in sys.argv[1:] if not word.startswith("-")], conf)
         launch()
     except SweepIncomplete as error:
         for job, reason in error.failures.items():
-            print(f"error: {job}: {reason}", file=sys.stderr)
+            print(f"error: {job}: {printable(reason)}", file=sys.stderr)
         print(f"to repeat what failed or is missing: {error.again}", file=sys.stderr)
         sys.exit(SWEEP_INCOMPLETE)
     except (InvalidOption, RunError) as error:
@@ -179,90 +201,49 @@ def _launch(launch: Callable[[], object], conf: Path, traceback: bool) -> None:
             raise
         own = isinstance(error.__cause__, (InvalidOption, RunError))  # of a launcher or a sweeper
         fail(str(error.__cause__) if own else explain(error, conf))
-    except OSError as error:
-        if traceback or error.filename is None or _inside_package(error):
+    except Exception as error:
+        # Before our own code runs, whatever is raised is Hydra's answer to what was typed.
+        if traceback or _inside_package(error):
             raise
-        where = os.fsdecode(error.filename)
-        fail(f"hydra.run.dir={where}: must be a folder that can be written ({error.strerror})")
+        fail(explain_unusable(error, sys.argv[1:]))
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line and exit."""
-    print(f"error: {printable(message)}", file=sys.stderr)
-    sys.exit(WRONG_INPUT)
+@hydra_main(version_base="1.3", config_path=str(CONF), config_name="config")
+def launch(cfg: DictConfig) -> float:
+    """Run one composed config; returns its objective."""
+    return run_job(cfg)
 
 
-def explain(error: Exception, conf: Path) -> str:
-    """A composition error in one line, with the nearest valid key or the options there are."""
-    text = str(error)
-    if unknown := re.search(r"Could not override '([^']+)'", text):
-        return explain_unknown_key(unknown[1].lstrip("+~").split("@")[0], conf)
-    if choice := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
-        options = ", ".join(options_of(choice[1], conf))
-        return f"{choice[1]}={choice[2]}: must be one of {options}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value ({text.splitlines()[0]})"
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+def main() -> None:
+    """What `launch.py` and the console script do."""
+    let_readers_leave()
+    run_command_line(launch, CONF)
 
 
-def options_of(group: str, conf: Path) -> list[str]:
-    """The options of a config group: files, and what Hydra and its plugins bring along."""
-    try:
-        stored = ConfigStore.instance().list(group)
-    except OSError:
-        stored = []
-    files = {path.stem for path in (conf / group).glob("*.yaml")}
-    return sorted(files | {name.removesuffix(".yaml") for name in stored})
+def arranged(words: list[str]) -> list[str]:
+    """The words of a command line with its flags in front, which is where Hydra wants them.
 
-
-def explain_unknown_key(key: str, conf: Path) -> str:
-    """Say that a key is unknown, to which option of its group it belongs, or what is nearest."""
-    keys = known_keys(conf)
-    if key in keys:
-        group = key.split(".")[0]
-        options = " or ".join(f"{group}={option}" for option in keys[key])
-        return f"{key}: unknown key with this {group}; it belongs to {options}"
-    group = key.split(".")[0]
-    of_group = [k for k in keys if k.startswith(f"{group}.")] or list(keys)
-    nearest = difflib.get_close_matches(key, of_group, n=1, cutoff=0.0)
-    return f"{key}: unknown key; the nearest valid key is {nearest[0]}"
-
-
-def known_keys(conf: Path) -> dict[str, list[str]]:
-    """Every key that some choice of options has, with the options that have it."""
-    top = as_dict(OmegaConf.load(conf / "config.yaml"))
-    keys: dict[str, list[str]] = {str(key): [] for key in top if key not in ("defaults", "hydra")}
-    for group in sorted(p for p in conf.iterdir() if p.is_dir()):
-        if group.name in ("experiment", "sweep", "hydra"):
-            continue
-        keys[group.name] = []
-        for option in sorted(group.glob("*.yaml")):
-            for key in keys_below(as_dict(with_defaults(option)), f"{group.name}."):
-                keys.setdefault(key, []).append(option.stem)
-    return keys
-
-
-def with_defaults(option: Path) -> Any:
-    """An option's file over those of its group that its defaults list names."""
-    own: Any = OmegaConf.load(option)
-    names = [d for d in own.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
-    return OmegaConf.merge(*(with_defaults(option.with_stem(name)) for name in names), own)
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """Plain dictionaries, with what is missing or refers to other keys as it is written."""
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
-    return plain
-
-
-def keys_below(config: dict[str, Any], prefix: str) -> list[str]:
-    """Dotted keys of everything in a config."""
-    found = []
-    for key, value in config.items():
-        if not str(key).startswith("_"):
-            found.append(f"{prefix}{key}")
-            found += keys_below(value, f"{prefix}{key}.") if isinstance(value, dict) else []
-    return found
+    Whoever has a command and wants a sweep of it adds `-m` somewhere. What is no flag, or does not
+    go with the others, ends the process.
+    """
+    parser = Parser(prog=in_shell(program()), parents=[get_args_parser()], add_help=False)
+    given = vars(parser.parse_intermixed_args(words))
+    overrides: list[str] = given.pop("overrides")
+    asked = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if given[name]]
+    if len(asked) > 1:
+        parser.error(f"only one of {' and '.join(f'--{name}' for name in asked)} at a time")
+    if given["resolve"] and not (given["cfg"] or given["help"]):
+        parser.error("--resolve: goes with --cfg or --help")
+    if given["experimental_rerun"]:
+        parser.error("--experimental-rerun: reads a pickle; run.json has a command for the same")
+    if dashed := [word for word in overrides if word.startswith("-")]:
+        parser.error(f"{dashed[0]}: cannot be read as key=value")
+    flags = []
+    for name, value in given.items():
+        flag = "-m" if name == "multirun" else f"--{name.replace('_', '-')}"
+        if value:
+            flags.append(flag if value is True else f"{flag}={value}")
+    return flags + overrides
 
 
 def _wants_traceback() -> bool:
@@ -270,13 +251,13 @@ def _wants_traceback() -> bool:
     return bool(os.environ.get("HYDRA_FULL_ERROR") if asked is None else asked)
 
 
-def _inside_package(error: OSError) -> bool:
+def _inside_package(error: Exception) -> bool:
     """Whether the error arose in our own code: then it is a bug, or a message is missing there."""
     trace = error.__traceback__
-    package = str(Path(__file__).parent)
     while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if name.startswith(package) and trace.tb_frame.f_code.co_name != "_launch":
+        code = trace.tb_frame.f_code
+        around = ("run_command_line", "_launch")
+        if Path(code.co_filename).is_relative_to(PACKAGE) and code.co_name not in around:
             return True
         trace = trace.tb_next
     return False

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-import launch
 from temporal_sae.activations import LanguageModel
 from temporal_sae.assets import TINY_MODEL
-from temporal_sae.cli import run_command_line
+from temporal_sae.cli import launch, run_command_line
+from temporal_sae.commands import CONF
 
 # What a shell starts in the background ignores Ctrl-C, and so would every run that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,7 +72,7 @@ def command(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
         code = 0
         try:
-            run_command_line(launch.launch, launch.CONF)
+            run_command_line(launch, CONF)
         except SystemExit as stop:
             code = stop.code
         out = capsys.readouterr()

@@ -1,6 +1,8 @@
 """The command line: what a person types, what they read, what is left behind."""
 
 import errno
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import launch
+from temporal_sae.commands import CONF, in_shell, quoted
 
 
 def small(folder, without=()):
@@ -27,7 +30,7 @@ def small(folder, without=()):
         "eval.n_reconstruction_windows=8",
         "eval.n_sparsity_windows=8",
     )
-    replaced = {override.split("=")[0] for override in without}
+    replaced = {re.split("[=@]", override.lstrip("~"))[0] for override in without}
     return [o for o in options if o.split(".")[0] not in replaced]
 
 
@@ -187,15 +190,63 @@ BAD = {
         ["-m", "hydra/launcher=magic"],
         "hydra/launcher=magic: must be one of basic, local, slurm",
     ),
+    "no key": (["=3"], "=3: must be key=value"),
+    "a flag that there is not": (["--seed"], "unrecognized arguments: --seed"),
+    "a flag without the one it goes with": (["--resolve"], "--resolve: goes with --cfg or --help"),
+    "two things at a time": (["--multirun", "--run"], "only one of --run and --multirun"),
+    "a group without a name": (["sae=null"], "sae=None: must be one of batch_topk, gated"),
+    "a group with an empty name": (["sae="], "sae='': must be one of batch_topk, gated"),
+    "a group in another place": (["sae@foo=topk"], "sae: is chosen by name, sae=one of batch_topk"),
+    "a group removed": (["~sae"], "sae: is missing"),
+    "a setting removed": (["~seed"], "seed: is missing"),
+    "an option removed": (["~sae.k"], "sae.k: is missing"),
+    "a function for a class": (
+        ["eval._target_=print"],
+        "eval._target_='print': must be the full name of a class",
+    ),
+    "a class of another kind": (
+        ["data._target_=builtins.dict"],
+        "data._target_='builtins.dict': must be a class with all that TextSource has",
+    ),
+    "a class that there is not": (["sae._target_=torch.Nothing"], "sae._target_='torch.Nothing'"),
+    "a key that only Hydra obeys": (["+sae._partial_=true"], "sae._partial_: unknown key"),
+    "an argument that the run gives": (["+sae.d_in=3"], "sae.d_in: unknown key"),
+    "a task that is none": (["eval=tasks", "eval.scr=3"], "eval.scr=3: must be the options of"),
+    "a reference to nothing": (["sae.k=${nothing}"], "sae.k: cannot be resolved (Interpolation"),
+    "a reference to itself": (["sae.k=${sae.k}"], "sae.k: cannot be resolved (Recursive"),
+    "a value that is left open": (["seed=???"], "seed: has no value yet"),
+    "several values": (["seed=1,2"], "seed=1,2: several values are a sweep, with -m"),
+    "an unquoted text": (
+        ["data=text_files", "data.path=p/c=d"],
+        """is put in quotes: "data.path='p/c=d'\"""",
+    ),
+    "no name for the folder": (
+        ["hydra.run.dir="],
+        "hydra.run.dir='': must be the name of a folder",
+    ),
+    "another working directory": (["hydra.job.chdir=true"], "hydra.job.chdir=True: must be false"),
+    "a misspelt key of Hydra": (["hydra.run.dri=x"], "the nearest valid key is hydra.run.dir"),
+    "what Hydra does not check": (["hydra.verbose=3"], "hydra.verbose=3: Hydra cannot use this"),
+    "what Hydra only warns of": (
+        ["hydra.searchpath=[foo]"],
+        "hydra.searchpath=[foo]: Hydra cannot",
+    ),
+    "a launcher that is none": (["-m", "hydra.launcher=3"], "hydra.launcher: none can be made"),
+    "a sweep over nothing": (["-m", "hydra.sweeper.params=3"], "hydra.sweeper.params=3: must be"),
+    "a sweep of no lists": (["-m", "hydra.sweeper.also=3"], "hydra.sweeper.also=3: must be"),
+    "a job's folder elsewhere": (
+        ["-m", "seed=1", "hydra.sweep.subdir=/tmp/x"],
+        "hydra.sweep.subdir='/tmp/x': must be the name of a folder below the sweep's",
+    ),
+    "a flag among other words": (["seed=1", "-m", "trainer.lr=inf"], "trainer.lr=inf: must be"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_exit_2_and_nothing_left(command, random_gemma, case):
     arguments, message = BAD[case]
-    flags = [a for a in arguments if a.startswith("-")]
-    rest = [a for a in arguments if not a.startswith("-")]
-    code, out, err = command(*flags, *small(random_gemma, without=rest), *rest)
+    words = [a for a in arguments if not a.startswith("-")]
+    code, out, err = command(*small(random_gemma, without=words), *arguments)
     assert "Traceback" not in out
     assert_one_line(code, err, message)
 
@@ -317,17 +368,35 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(command, random_gemm
 
 
 def test_launch_returns_the_objective(random_gemma, tmp_path, monkeypatch):
-    import json
-
     from hydra import compose, initialize_config_dir
 
     from temporal_sae.experiment import run_experiment
 
     monkeypatch.chdir(tmp_path)
     overrides = [*small(random_gemma), "objective=ce_loss_score"]
-    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
     objective = run_experiment(cfg, tmp_path / "run", overrides)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     metrics = results["core evaluation results"]["metrics"]
     assert objective == metrics["model_performance_preservation"]["ce_loss_score"]
+
+
+def test_what_stands_in_an_override_is_recorded_as_typed(command, random_gemma):
+    """References, which are replaced in the config, stay references in the command."""
+    code, _, err = command(*small(random_gemma), "trainer.log_every=${sae.k}", "hydra.run.dir=r")
+    assert code == 0, err
+    record = json.loads(Path("r/run.json").read_text())
+    assert "'trainer.log_every=${sae.k}'" in record["command"]
+    assert record["command"].startswith(in_shell([sys.executable, str(launch.__file__)]))
+    assert record["config"]["trainer"]["log_every"] == 4
+
+
+def test_a_folder_whose_name_needs_quotes_is_continued_by_the_command_that_is_printed(
+    command, random_gemma
+):
+    folder = "it's a=b, ${日本}"
+    typed = f"hydra.run.dir={quoted(folder)}"
+    assert command(*small(random_gemma), "eval=none", typed)[0] == 0
+    assert Path(folder, "run.json").exists()
+    assert command(*small(random_gemma), "eval=none", typed)[0] == 2  # it is found again

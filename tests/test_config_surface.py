@@ -12,8 +12,8 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from temporal_sae.cli import explain_unknown_key
 from temporal_sae.experiment import run_experiment
+from temporal_sae.explain import explain_unknown_key
 from temporal_sae.sweep.expand import expand
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -15,6 +15,7 @@ import pytest
 
 import launch
 from temporal_sae.cli import run_command_line
+from temporal_sae.commands import CONF
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -157,7 +158,7 @@ def command_line_in_a_process(arguments, log):
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     sys.argv = ["launch.py", *arguments]
-    run_command_line(launch.launch, launch.CONF)
+    run_command_line(launch.launch, CONF)
 
 
 @pytest.fixture(scope="module")

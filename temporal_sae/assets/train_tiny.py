@@ -28,7 +28,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from temporal_sae import signals
 from temporal_sae.assets import TINY_MODEL
-from temporal_sae.cli import fail
+from temporal_sae.commands import Parser, fail, let_readers_leave
 from temporal_sae.data import Split, StdlibText, TokenWindows
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 
@@ -182,7 +182,8 @@ The text is covered by the PSF licence; the weights carry the licence of this re
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; a mistake is one line and exit code 2, before any work."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    let_readers_leave()
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=TINY_MODEL)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=16, help="windows of 256 tokens a step")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -23,29 +24,31 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from temporal_sae import schemas, signals
-from temporal_sae.cli import EVALUATION_FAILED, explain, fail
+from temporal_sae.cli import EVALUATION_FAILED
+from temporal_sae.commands import CONF, Parser, fail, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError, printable
+from temporal_sae.explain import check_typed, explain
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 OF_A_RUN = ("eval", "device", "debug", "plugins")
 RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate every folder; the failures of one do not keep the others from being done."""
+    let_readers_leave()
     with signals.ending():
         _main(arguments)
 
 
 def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m temporal_sae.eval",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", nargs="+", help="of a run or of an SAE; and key=value options")
     words: list[str] = parser.parse_args(arguments).folder
-    folders = [Path(w) for w in words if "=" not in w or Path(w).exists()]
+    folders = [Path(w) for w in words if "=" not in w or os.path.exists(w)]
     overrides = [w for w in words if Path(w) not in folders]
     if not folders:
         parser.error("name at least one folder")
@@ -77,7 +80,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, str]:
     """Evaluate one folder; returns the reason of each evaluation that failed."""
     from temporal_sae.experiment.evaluate import evaluate_foreign, evaluate_run
 
-    if not folder.exists():
+    if not os.path.exists(folder):
         raise RunError(f"{folder}: there is no such folder")
     if (folder / "run.json").exists():
         for override in overrides:
@@ -91,6 +94,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, str]:
 def composed(overrides: list[str]) -> DictConfig:
     """The config that `launch.py` would compose."""
     try:
+        check_typed(overrides, CONF)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides)
     except (HydraException, OmegaConfBaseException) as error:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import re
 import resource
-import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -61,15 +59,6 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device)
     return peak
-
-
-def command_line(overrides: list[str], folder: Path | None = None) -> str:
-    """The command that repeats a run in a new folder, or continues it in `folder`."""
-    words = ["python", "launch.py", *(o for o in overrides if not o.startswith("hydra.run.dir="))]
-    if folder is not None:
-        plain = re.fullmatch(r"[\w./-]+", str(folder))
-        words.append(f"hydra.run.dir={folder}" if plain else f"hydra.run.dir='{folder}'")
-    return " ".join(shlex.quote(word) for word in words)
 
 
 def _version(package: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from temporal_sae import agreement, processes, signals
+from temporal_sae.commands import launch_command, module_command
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_cheap, build_components, uses_cuda
 from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import RunFolder
-from temporal_sae.experiment.record import command_line, environment, peak_memory
+from temporal_sae.experiment.record import environment, peak_memory
 from temporal_sae.experiment.results import cost_section, find_objective, training_section
 from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
@@ -160,7 +160,7 @@ def describe(
         "status": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": cfg.seed,
-        "command": command_line(overrides),
+        "command": launch_command(overrides),
         "config": config,
         "memory_budget_bytes": parts.memory,
         "processes": processes.n_processes(),
@@ -252,7 +252,7 @@ def upload(folder: Path, repo_id: str) -> None:
     try:
         log.info("uploaded to %s", push_to_hub(folder, repo_id))
     except RunError as error:
-        again = shlex.join(["python", "-m", "temporal_sae.sae.hub", str(folder), repo_id])
+        again = module_command("temporal_sae.sae.hub", str(folder), repo_id)
         log.warning("%s; to repeat it: %s", error, again)
 
 

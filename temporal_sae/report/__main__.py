@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from temporal_sae import signals
-from temporal_sae.cli import fail
+from temporal_sae.commands import Parser, fail, let_readers_leave
 from temporal_sae.errors import RunError
 from temporal_sae.report.paired import compare_runs, print_comparison
 
@@ -24,12 +24,13 @@ NOT_A_TERMINAL_WIDTH = 120
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and print the comparison."""
+    let_readers_leave()
     with signals.ending():
         _main(arguments)
 
 
 def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m temporal_sae.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

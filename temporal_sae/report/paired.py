@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from temporal_sae.commands import module_command
 from temporal_sae.errors import RunError
 from temporal_sae.eval.statistics import PairedDifference, paired_difference
 from temporal_sae.report.build import number
@@ -97,7 +98,8 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path]) -> Comparison:
                 seen.add(copied)
                 rows.append(make_row(section, name, x, y))
     if not rows:
-        raise RunError("the runs share no score; evaluate them alike: python -m temporal_sae.eval")
+        command = module_command("temporal_sae.eval")
+        raise RunError(f"the runs share no score; evaluate them alike: {command}")
     return Comparison(rows, seeds, notes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from temporal_sae import signals
+from temporal_sae.commands import Parser, fail, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.files import write_atomically
 from temporal_sae.sae.formats.stored import first_line, read_json
@@ -115,12 +115,13 @@ def model_card(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; a mistake is one line and exit code 2."""
+    let_readers_leave()
     with signals.ending():
         _main(arguments)
 
 
 def _main(arguments: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m temporal_sae.sae.hub", description="Upload an SAE to the Hugging Face Hub."
     )
     parser.add_argument("folder", help="holds cfg.json and sae_weights.safetensors")
@@ -131,7 +132,7 @@ def _main(arguments: Sequence[str] | None) -> None:
     try:
         url = push_to_hub(given.folder, given.repo_id, not given.public, given.path_in_repo)
     except (InvalidOption, RunError) as error:
-        parser.exit(2, f"error: {error}\n")
+        fail(str(error))
     sys.stdout.write(f"{url}\n")
 
 

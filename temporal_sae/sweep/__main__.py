@@ -18,7 +18,8 @@ from pathlib import Path
 from rich.console import Console
 
 from temporal_sae import signals
-from temporal_sae.cli import SWEEP_INCOMPLETE, fail
+from temporal_sae.cli import SWEEP_INCOMPLETE
+from temporal_sae.commands import Parser, fail, let_readers_leave
 from temporal_sae.errors import RunError
 from temporal_sae.sweep.collect import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
@@ -30,12 +31,13 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, show the sweep and collect it."""
+    let_readers_leave()
     with signals.ending():
         _main(arguments)
 
 
 def _main(arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m temporal_sae.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

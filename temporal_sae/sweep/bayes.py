@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn
 
 from temporal_sae.errors import InvalidOption, JobRefused, RunError, check_choice, check_int
 from temporal_sae.sweep.expand import by_key, spelt_out, typed_overrides
-from temporal_sae.sweep.grid import GridSweeper
+from temporal_sae.sweep.grid import GridSweeper, checked_params
 from temporal_sae.sweep.plan import FREE_TO_CHANGE, Job, key_of
 from temporal_sae.sweep.search import DIRECTIONS, Search, Trial, dimension
 from temporal_sae.sweep.session import Session, say
@@ -53,7 +53,7 @@ class BayesSweeper(GridSweeper):
         also: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__(
-            params={key: value for key, value in (params or {}).items() if value is not None},
+            params={key: v for key, v in checked_params(params).items() if v is not None},
             also=also,
         )
         self.n_trials, self.n_jobs, self.direction = n_trials, n_jobs, direction

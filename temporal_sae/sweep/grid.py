@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,11 +11,19 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
-from temporal_sae.errors import check_int
+from temporal_sae.errors import InvalidOption, RunError, check_int
 from temporal_sae.sweep.expand import expand
 from temporal_sae.sweep.session import Session
+
+
+def checked_params(params: Any) -> dict[str, Any]:
+    """`hydra.sweeper.params` by key, empty for None; refused where it has no keys."""
+    if params is not None and not isinstance(params, (dict, DictConfig)):
+        allowed = "keys with values, such as {seed: '1,2'}"
+        raise InvalidOption("hydra.sweeper.params", params, allowed)
+    return {str(key): value for key, value in (params or {}).items()}
 
 
 class GridSweeper(Sweeper):
@@ -38,7 +47,11 @@ class GridSweeper(Sweeper):
             if max_batch_size is None
             else check_int("hydra.sweeper.max_batch_size", max_batch_size, 1)
         )
-        self.params = {str(k): "null" if v is None else str(v) for k, v in (params or {}).items()}
+        values = checked_params(params)
+        self.params = {key: "null" if v is None else str(v) for key, v in values.items()}
+        lists = isinstance(also, (list, ListConfig, NoneType))
+        if not lists or not all(isinstance(each, (list, ListConfig)) for each in also or ()):
+            raise InvalidOption("hydra.sweeper.also", also, "a list of lists of overrides")
         self.also = [[str(override) for override in overrides] for overrides in also or ()]
 
     def setup(
@@ -48,9 +61,12 @@ class GridSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        try:
+            self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+        except (TypeError, RuntimeError) as error:
+            raise RunError(f"hydra.launcher: none can be made of this ({error})") from error
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Run the jobs that are missing or have failed.

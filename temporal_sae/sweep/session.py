@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, JobRefused, RunError, SweepIncomplete, reason_of
 from temporal_sae.files import remove_if_empty, write_json
 from temporal_sae.sweep.plan import (
@@ -221,12 +220,7 @@ def overrides_of(job: Job) -> list[str]:
 
 def command_in(folder: Path) -> str:
     """The command that this process was started with, for the same folder again."""
-    words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
-    shown = Path(os.path.relpath(folder))
-    name = str(folder if shown.parts[:1] == ("..",) else shown)
-    if "=" in name or "," in name or " " in name:
-        name = QuotedString(name, Quote.single).with_quotes()
-    return shlex.join(["python", sys.argv[0], *words, f"hydra.sweep.dir={name}"])
+    return launch_command(sys.argv[1:], Path(short(folder.absolute())), "hydra.sweep.dir")
 
 
 def say(line: str) -> None:

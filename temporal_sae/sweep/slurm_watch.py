@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from temporal_sae.commands import module_command
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.session import say
 from temporal_sae.sweep.slurm_jobs import (
@@ -123,7 +124,8 @@ def tell_how_to_go_on(jobs: Iterable[SlurmJob], sweep: SweepFolder) -> None:
         shown = Path(os.path.relpath(sweep.path))
         folder = shlex.quote(str(sweep.path if shown.parts[:1] == ("..",) else shown))
         say(f"{len(going)} jobs go on; to cancel them: scancel {' '.join(arrays(going))}")
-        say(f"to watch them: python -m temporal_sae.sweep {folder} --watch")
+        command = module_command("temporal_sae.sweep", str(folder), "--watch")
+        say(f"to watch them: {command}")
 
 
 def arrays(jobs: Iterable[SlurmJob]) -> list[str]:

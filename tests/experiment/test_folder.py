@@ -3,17 +3,14 @@
 import errno
 import fcntl
 import os
-import shlex
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from temporal_sae.errors import RunError
 from temporal_sae.experiment.folder import RunFolder
-from temporal_sae.experiment.record import command_line
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import is_held
 
@@ -163,15 +160,6 @@ def test_the_marker_of_a_process_that_was_killed_is_no_obstacle(tmp_path):
     run.claim(CONFIG, overwrite=False)
     assert is_held(tmp_path)
     run.release()
-
-
-def test_the_command_that_continues_survives_both_shells():
-    overrides = ["tracker.window_size=5", "hydra.run.dir=old", "data.path=a b"]
-    assert command_line(overrides) == "python launch.py tracker.window_size=5 'data.path=a b'"
-    words = shlex.split(command_line([], Path("multirun/0_a=1,b=2")))
-    assert words[2:] == ["hydra.run.dir='multirun/0_a=1,b=2'"]
-    parsed = OverridesParser.create().parse_override(words[2])
-    assert parsed.value() == "multirun/0_a=1,b=2"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

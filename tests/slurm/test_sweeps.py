@@ -73,7 +73,7 @@ def test_a_job_that_is_moved_about_ends_as_if_undisturbed(cluster, interrupted, 
 
     assert interrupted.interrupt() == 130, interrupted.output
     assert f"scancel {job}" in interrupted.output
-    assert f"python -m temporal_sae.sweep {interrupted.folder} --watch" in interrupted.output
+    assert f"-m temporal_sae.sweep {interrupted.folder} --watch" in interrupted.output
     assert f"hydra.sweep.dir={interrupted.folder}" in interrupted.output
     assert job in cluster.queue()
     assert not list(interrupted.folder.rglob(".unfinished-*"))

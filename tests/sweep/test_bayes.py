@@ -264,7 +264,7 @@ def test_a_search_of_real_runs(random_gemma, tmp_path, monkeypatch, capsys):
         "hydra.sweep.dir=sweep tracker.window_size=int(interval(100,300))"
     ).split()
     monkeypatch.setattr(sys, "argv", ["launch.py", "-m", *options])
-    run_command_line(launch.launch, launch.CONF)
+    run_command_line(launch.launch, CONF)
     best = note()["best"]
     results = [Path("sweep", job["folder"], "results.json") for job in note()["jobs"]]
     scores = [
@@ -273,6 +273,6 @@ def test_a_search_of_real_runs(random_gemma, tmp_path, monkeypatch, capsys):
     assert best["value"] == max(scores)
     assert best["number"] == scores.index(max(scores))
     written = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/*/*")}
-    run_command_line(launch.launch, launch.CONF)  # again: nothing is left to do
+    run_command_line(launch.launch, CONF)  # again: nothing is left to do
     assert written == {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/*/*")}
     assert note()["best"] == best

@@ -11,6 +11,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 
 from temporal_sae import experiment
+from temporal_sae.commands import in_shell, program
 from temporal_sae.errors import EvaluationFailed, RunError
 from temporal_sae.sweep.__main__ import main
 from temporal_sae.sweep.plan import SweepFolder
@@ -140,7 +141,7 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(sweep, runs, stopped, exp
     code, out, err = sweep("tracker.window_size=1,2,3")
     assert (code, err, runs) == (expected, "", [1, 2])
     last = out.splitlines()[-1]
-    assert last.startswith("to continue: python ")
+    assert last.startswith(f"to continue: {in_shell(program())} ")
     assert last.endswith(" -m tracker.window_size=1,2,3 hydra.sweep.dir=s")
     assert "1 of 3 finished, 2 missing" in out
     assert Path("s/sweep.csv").exists()
