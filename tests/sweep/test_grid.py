@@ -92,7 +92,7 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep, runs):
         "error: job 1 (tracker.window_size=2): no such text",
         "error: job 2 (tracker.window_size=3): eval scr: out of memory",
     ]
-    assert told[3].startswith("to repeat what failed or is missing: python ")
+    assert told[3].startswith(f"to repeat what failed or is missing: {in_shell(program())} ")
     assert told[3].endswith(" -m tracker.window_size=1,2,3,4 hydra.sweep.dir=s")
     assert len(told) == 4
     assert out.count("Traceback") == 1  # of the bug, and of nothing else
