@@ -125,6 +125,8 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         RunError: the text does not fill a window, or the run does not fit in memory.
     """
     trainer, source, text, evaluation = cheap.trainer, cheap.source, cheap.text, cheap.evaluation
+    with naming("data"):  # a data set that cannot be read is refused before the model is loaded
+        next(text.documents("train", cheap.seed, 0), None)
     model: LanguageModel = build(cfg, "model", device=cheap.device)
     in_order = cfg.tracker.get("stream") == "ordered"
     with naming("activations"):

@@ -73,8 +73,8 @@ def test_a_broken_row_ends_a_run_with_a_checkpoint_and_may_then_be_passed_over(t
         ('{"text": [{"role": "user"}]}', "row 1 of train holds no text in the column text but a"),
     ],
 )
-def test_rows_without_text_are_refused_before_anything_is_written(train, tmp_path, line, message):
-    code, _, err = train(write_rows(tmp_path, r1=line))
+def test_rows_without_text_are_refused_before_the_model_is_loaded(train, tmp_path, line, message):
+    code, _, err = train(write_rows(tmp_path, r1=line), "model.name=/nowhere")
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
