@@ -12,6 +12,8 @@ from temporal_sae.activations import LanguageModel
 from temporal_sae.eval.window_sums import WindowSums, nonzero
 from temporal_sae.sae import SparseAutoencoder
 
+NOTHING = 1e-9  # nats a token: below what any change of a distribution in float32 comes to
+
 
 class BehaviorSums:
     """Cross-entropy and KL divergence, summed over the next-token predictions of each window.
@@ -57,7 +59,7 @@ class BehaviorSums:
         mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
         return {
             "model_behavior_preservation": {
-                "kl_div_score": 1 - mean["kl_sae"] / max(mean["kl_zero"], 1e-12),
+                "kl_div_score": kept(mean["kl_sae"], mean["kl_zero"]),
                 "kl_div_with_ablation": mean["kl_zero"],
                 "kl_div_with_sae": mean["kl_sae"],
             },
@@ -102,6 +104,11 @@ def kl_divergence(
     return (log_p.exp() * (log_p - log_q)).double().sum((1, 2))
 
 
+def kept(kl_sae: float, kl_zero: float) -> float:
+    """1 - KL_sae / KL_zero; 0 where zeros change nothing."""
+    return 1 - kl_sae / kl_zero if kl_zero > NOTHING else 0.0
+
+
 def recovered(ce_zero: float, ce_sae: float, ce: float) -> float:
     """(CE_zero - CE_sae) / (CE_zero - CE); 0 where zeros cost nothing."""
-    return (ce_zero - ce_sae) / (ce_zero - ce) if ce_zero != ce else 0.0
+    return (ce_zero - ce_sae) / (ce_zero - ce) if abs(ce_zero - ce) > NOTHING else 0.0

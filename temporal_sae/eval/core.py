@@ -10,6 +10,7 @@ are left as they are and not counted, whatever training did with them.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.sae import SparseAutoencoder
+
+log = logging.getLogger(__name__)
 
 SECTION = "core evaluation results"
 
@@ -130,6 +133,8 @@ class CoreEvaluation:
             behavior.add(tokens, model, sae, is_text(tokens, model.tokenizer))
         if not sums.tokens or not behavior.tokens:
             raise RunError(f"there is no held-out text for the evaluation: {text.held_out_advice}")
+        if not sums.varies:
+            log.warning("the held-out activations are all equal: explained variance is undefined")
         return sums, behavior
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from temporal_sae.eval.window_sums import WindowSums, nonzero
 from temporal_sae.latents import Latents
+from temporal_sae.loss.terms import is_constant
 
 DENSE_ABOVE = 0.1
 
@@ -80,11 +83,12 @@ class ReconstructionSums:
         """The metrics in SAEBench's groups."""
         mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
         density = self._fired[:-1].double() / self.tokens
-        variance = mean["spread"] - self._offset()
+        variance = self._variance()
+        legacy = mean["explained_variance_legacy"]
         return {
             "reconstruction_quality": {
-                "explained_variance": 1 - mean["squared_error"] / max(variance, 1e-12),
-                "explained_variance_legacy": mean["explained_variance_legacy"],
+                "explained_variance": 1 - mean["squared_error"] / variance,
+                "explained_variance_legacy": variance if math.isnan(variance) else legacy,
                 "mse": mean["squared_error"] / self._d_in,
                 "cossim": mean["cossim"],
             },
@@ -103,6 +107,11 @@ class ReconstructionSums:
             },
         }
 
+    @property
+    def varies(self) -> bool:
+        """Whether activations differ; if not, no share of their variance is explained (NaN)."""
+        return not math.isnan(self._variance())
+
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
         """95 % bootstrap interval over windows of each measure of reconstruction, and of L0."""
         offset = self._offset()
@@ -116,7 +125,17 @@ class ReconstructionSums:
         mse = self._sums.interval(
             seed, lambda s: s["squared_error"] / nonzero(s["tokens"]) / self._d_in
         )
-        return {"explained_variance": explained, "mse": mse, **means}
+        intervals = {"explained_variance": explained, "mse": mse, **means}
+        if not self.varies:
+            undefined = ("explained_variance", "explained_variance_legacy")
+            intervals |= dict.fromkeys(undefined, (math.nan, math.nan))
+        return intervals
+
+    def _variance(self) -> float:
+        """E‖x - mean‖², NaN where that is rounding."""
+        mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
+        variance = mean["spread"] - self._offset()
+        return math.nan if is_constant(variance, mean["l2_norm_in"] ** 2) else variance
 
     def _offset(self) -> float:
         """‖mean - center‖²: what the spread about the center holds beyond the variance."""

@@ -15,6 +15,7 @@ from torch.nn.functional import embedding
 from temporal_sae import processes
 
 RECONSTRUCTIONS = ("fvu", "sse", "norm")
+ROUNDING = 1e-12  # of E‖x‖²: what the variance of equal rows comes to in float32, and more
 
 
 def reconstruction_loss(
@@ -68,6 +69,11 @@ def variance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
     if processes.n_processes() > 1:
         return _variance_of_all(x).clamp(min=1e-12)
     return x.var(0, correction=0).sum().clamp(min=1e-12)
+
+
+def is_constant(variance: float, square: float) -> bool:
+    """Whether a variance is rounding beside E‖x‖²: of what does not vary nothing is explained."""
+    return not variance > ROUNDING * square
 
 
 def _variance_of_all(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:

@@ -6,8 +6,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.errors import RunError
+from temporal_sae.loss.terms import is_constant
 from temporal_sae.processes import total
 from temporal_sae.sae import SparseAutoencoder, StepContext
+
+
+def check_sample(sample: Float[Tensor, "n d"]) -> None:
+    """Refuse activations of which nothing can be learned.
+
+    Raises:
+        RunError: some are not finite, or all are equal.
+    """
+    if not bool(sample.isfinite().all()):
+        raise RunError(
+            "the first activations are not finite; look at the language model (model.dtype) "
+            "and its text"
+        )
+    spread, square = sample.var(0, correction=0).sum(), sample.square().sum(-1).mean()
+    if is_constant(float(spread), float(square)):
+        raise RunError(
+            "the first activations are all equal, so there is nothing to explain; "
+            "look at the place in the language model (model.hook_name) and its text"
+        )
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from temporal_sae.training.backward import backward
 from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
-from temporal_sae.training.initial import fit_encoder, geometric_median
+from temporal_sae.training.initial import check_sample, fit_encoder, geometric_median
 from temporal_sae.training.interrupts import PREEMPTION, StopRequest
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
@@ -160,8 +160,8 @@ class Trainer:
         Raises:
             Stopped: after SIGINT, or SIGTERM outside a batch job, with a checkpoint written.
             Preempted: after SIGUSR2 where its handler ends the process, with a checkpoint written.
-            RunError: a loss, the gradient or the activations are not finite; or the text cannot be
-                read on, with a checkpoint written.
+            RunError: a loss, the gradient or the activations are not finite, or the first
+                activations are all equal; or the text cannot be read on, with a checkpoint written.
         """
         run = self._start(parts)
         began = time.monotonic() - run.seconds
@@ -216,11 +216,7 @@ class Trainer:
     def _initialise(self, parts: Parts) -> None:
         """What of the weights a sample of the data decides."""
         sample = parts.batches.sample(SAMPLE_FOR_BIAS)
-        if not bool(sample.isfinite().all()):
-            raise RunError(
-                "the first activations are not finite; look at the language model (model.dtype) "
-                "and its text"
-            )
+        check_sample(sample)
         if self.b_dec_init != "zeros":
             is_median = self.b_dec_init == "geometric_median"
             parts.sae.b_dec.copy_(geometric_median(sample) if is_median else sample.mean(0))

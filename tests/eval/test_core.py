@@ -1,5 +1,7 @@
 """Core metrics where theory knows the answer."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from temporal_sae.activations import ActivationSource
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import CoreEvaluation, EvaluationFiles, Subject, decoder_metrics
-from temporal_sae.eval.behavior import cross_entropy, kl_divergence, recovered
+from temporal_sae.eval.behavior import cross_entropy, kept, kl_divergence, recovered
 from temporal_sae.eval.decoder import max_cosines
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.latents import Latents
@@ -44,6 +46,32 @@ def test_identity_recovers_everything(small_model, text_folder):
     assert metrics["shrinkage"]["l2_ratio"] == pytest.approx(1, abs=1e-5)
     assert metrics["shrinkage"]["relative_reconstruction_bias"] == pytest.approx(1, abs=1e-5)
     assert metrics["sparsity"]["l0"] == pytest.approx(16, abs=0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, 1e3, 1e-9])
+def test_of_what_does_not_vary_no_share_is_explained(value):
+    sums = ReconstructionSums(8, 16, torch.device("cpu"))
+    x = torch.full((40, 16), value) * (1 + 1e-7 * torch.randn(40, 16))
+    sums.add(x, Latents(torch.zeros(40, 1), torch.zeros(40, 1, dtype=torch.int64)), x + 0.3)
+    quality, intervals = sums.metrics()["reconstruction_quality"], sums.intervals(seed=0)
+    assert not sums.varies
+    for name in ("explained_variance", "explained_variance_legacy"):
+        assert all(map(math.isnan, (quality[name], *intervals[name])))
+    assert quality["mse"] == pytest.approx(0.09, rel=0.02)
+
+
+def test_small_activations_that_vary_are_explained():
+    sums = ReconstructionSums(8, 16, torch.device("cpu"))
+    x = 1e-8 * torch.randn(40, 16)
+    sums.add(x, Latents(torch.zeros(40, 1), torch.zeros(40, 1, dtype=torch.int64)), x / 2)
+    assert sums.metrics()["reconstruction_quality"]["explained_variance"] == pytest.approx(
+        0.75, 0.1
+    )
+
+
+def test_zeros_that_change_nothing():
+    assert kept(0.3, 0.0) == kept(0.3, 1e-14) == 0
+    assert recovered(2.0, 3.0, 2.0) == recovered(2.0, 3.0, 2.0 + 1e-14) == 0
 
 
 def test_zeros_recover_nothing(small_model, text_folder):
