@@ -8,6 +8,7 @@ there, and stays. What does not fit is one line.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeVar
@@ -29,13 +30,28 @@ class RunRecord(TypedDict):
     reason: NotRequired[str | None]
 
 
+class ComparedConfig(TypedDict):
+    """The config in `run.json`, as far as runs have to agree in it to be compared."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+
+class ComparedRecord(TypedDict):
+    """`run.json` of a run that is compared with others."""
+
+    status: str
+    config: ComparedConfig
+    seed: int
+
+
 class Component(TypedDict):
-    """A group of the config."""
+    """A group of a config that is built from it."""
 
     _target_: str
 
 
-class RunConfig(TypedDict):
+class JudgedConfig(TypedDict):
     """The config in `run.json`, as far as an SAE is judged by it."""
 
     model: Component
@@ -43,12 +59,10 @@ class RunConfig(TypedDict):
     activations: Component
 
 
-class TrainedRecord(TypedDict):
-    """`run.json` of a run that has results."""
+class JudgedRecord(TypedDict):
+    """`run.json` of a run that is evaluated afterwards."""
 
-    status: Literal["running", "stopped", "failed", "finished"]
-    config: RunConfig
-    seed: int
+    config: JudgedConfig
 
 
 class Peak(TypedDict):
@@ -116,7 +130,15 @@ class Cost(TypedDict):
 
 
 class TaskScores(TypedDict):
-    """`eval/tasks_*.json`, and the section of `results.json` that is made of them."""
+    """The section of `results.json` on the tasks."""
+
+    options: dict[str, Any]
+    intervals: NotRequired[dict[str, list[Number] | None]]
+    scores: dict[str, Number]
+
+
+class TaskRecord(TypedDict):
+    """`eval/tasks_*.json`."""
 
     options: dict[str, Any]
     details: dict[str, Any]
@@ -137,23 +159,68 @@ class Scores(TypedDict, total=False):
     eval_result_metrics: dict[str, Any]
 
 
-# By the beginning of a section's name.
-SECTIONS = {
+# By the beginning of a section's name: those with scores, and with them those that reports tell of.
+SCORED: dict[str, Any] = {"tasks results": TaskScores, "core evaluation results": CoreScores}
+TOLD: dict[str, Any] = SCORED | {
     "training results for layer": Training,
     "co-activation results": CoActivation,
     "cost": Cost,
-    "tasks results": TaskScores,
-    "core evaluation results": CoreScores,
 }
 
 
 class SAEBenchRecord(TypedDict):
     """`eval/saebench_*.json`."""
 
-    eval_config: dict[str, Any]
     eval_result_metrics: dict[str, dict[str, Any]]
-    eval_result_unstructured: NotRequired[dict[str, Any] | None]
-    eval_result_details: NotRequired[list[dict[str, Any]] | None]
+
+
+class SAEBenchTies(TypedDict, total=False):
+    """Of SCR: pairs in which there is nothing to recover."""
+
+    tied_pairs: list[str]
+
+
+class SAEBenchSCR(SAEBenchRecord):
+    """`eval/saebench_scr.json`."""
+
+    eval_result_unstructured: NotRequired[SAEBenchTies | None]
+
+
+class SAEBenchAbsorption(SAEBenchRecord):
+    """`eval/saebench_absorption.json`; its metrics have a group `mean`."""
+
+    eval_result_details: list[dict[str, Any]]
+
+
+class SAEBenchWindows(TypedDict):
+    """Of the core evaluation: in which batches it was measured."""
+
+    batch_size_prompts: int
+    context_size: int
+
+
+class SAEBenchBeside(TypedDict):
+    """What is measured beside SAEBench's own core metrics."""
+
+    explained_variance_textbook: Number
+    mse_per_element: Number
+
+
+class SAEBenchCore(SAEBenchRecord):
+    """`eval/saebench_core.json`; its metrics have a group `reconstruction_quality`."""
+
+    sae_lens_release_id: str
+    sae_lens_id: str
+    eval_config: SAEBenchWindows
+    eval_result_unstructured: SAEBenchBeside
+
+
+# By the name of the evaluation; SAEBenchRecord for the others.
+SAEBENCH: dict[str, Any] = {
+    "core": SAEBenchCore,
+    "scr": SAEBenchSCR,
+    "absorption": SAEBenchAbsorption,
+}
 
 
 class SAELensFacts(TypedDict, total=False):
@@ -189,6 +256,23 @@ class DictionaryLearningConfig(TypedDict, total=False):
 
     trainer: DictionaryLearningTrainer | None
     buffer: DictionaryLearningBuffer | None
+
+
+class CheckpointState(TypedDict):
+    """What a checkpoint of a run holds, beside tensors."""
+
+    step: int
+    steps_negligible: int
+    seconds: float
+    metrics: dict[str, float]
+    stopwatches: dict[str, float]
+    sae: dict[str, Any]
+    optimizer: dict[str, Any]
+    dead: dict[str, Any]
+    tracker: dict[str, Any]
+    batches: dict[str, Any]
+    stability: dict[str, Any]
+    rng: dict[str, Any]
 
 
 class NotedJob(TypedDict):
@@ -239,16 +323,16 @@ def read(path: Path, schema: type[T]) -> T:
     return fitting
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """`results.json`, with every section checked.
+def read_results(path: Path, sections: Mapping[str, Any] = SCORED) -> dict[str, Any]:
+    """`results.json`, with each section checked by the schema of `sections`, or as Scores.
 
     Raises: as `read`.
     """
     results = read(path, dict[str, dict[str, Any]])
     for name, section in results.items():
-        schema = next((s for start, s in SECTIONS.items() if name.startswith(start)), Scores)
+        schema = next((s for start, s in sections.items() if name.startswith(start)), Scores)
         if problem := misfit(section, schema):
-            raise RunError(f"{path}: cannot be read ({one_line(name)}.{problem})")
+            raise RunError(f"{path}: cannot be read (in {one_line(name)}: {problem})")
     return results
 
 
@@ -273,9 +357,11 @@ def misfit(content: Any, schema: Any) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        said = str(first["msg"]).removeprefix("Input should be ")
+        if first["type"] == "missing":
+            return one_line(f"it has no {place}")
+        said = str(first["msg"]).replace("Input should be", "must be")
         shown = json.dumps(first["input"], default=str)[:60]
-        return one_line(f"{place}={shown}: must be {said}" if place else f"must be {said}")
+        return one_line(f"{place}={shown}: {said}" if place else said)
     return None
 
 

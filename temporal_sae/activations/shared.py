@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
+
+from temporal_sae.files import open_regular
 
 VARIABLE = "TEMPORAL_SAE_SHARED_ACTIVATIONS"
 LIMIT = 4 * 2**30  # bytes in the folder; what comes later is computed by each run
 LEAST_TOKENS = 256  # fewer are computed faster than found
-ENDING = ".pt"
-# Nobody has left it yet, the folder is being deleted, or the machine has crashed while it was kept.
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
+ENDING = ".safetensors"
+KEY = "activations"
+# Nobody has left it yet, the folder is being deleted, or it is damaged.
+UNREADABLE = (OSError, SafetensorError, ValueError, LookupError)
 
 
 class SharedActivations:
@@ -53,13 +57,12 @@ class SharedActivations:
         if tokens.numel() < LEAST_TOKENS:
             return compute()
         path = self.folder / self._name(tokens, what)
-        with suppress(
-            OSError, RuntimeError
-        ):  # nobody has been here, or the folder is being deleted
-            found: Tensor = torch.load(path, weights_only=True)
-            return found
+        with suppress(*UNREADABLE), open_regular(path) as file:
+            found: Tensor = load(file.read())[KEY]
+            if found.shape[:-1] == tokens.shape:
+                return found
         acts = compute()
-        with suppress(OSError, RuntimeError):  # such as a full disk: then it is not kept
+        with suppress(OSError):  # such as a full disk: then it is not kept
             self._leave(path, acts)
         return acts
 
@@ -78,7 +81,7 @@ class SharedActivations:
         handle, temporary = tempfile.mkstemp(dir=self.folder)
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save(acts.clone(), file)  # without what lies around a view
+                file.write(save({KEY: acts.contiguous()}))
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource, TokenWindows, is_text
 from temporal_sae.errors import RunError, keep_int
@@ -84,7 +85,7 @@ class CoreEvaluation:
     def run(self, subject: Subject) -> Outcome:
         """Measure, write `core.json`, and give it back as the core section."""
         options = asdict(self)
-        section = subject.files.find(self.name, options)
+        section = subject.files.find(self.name, options, schemas.CoreScores)
         if section is None:
             sae, model, source = subject.sae, subject.model, subject.source
             sums, behavior = self._measure(sae, model, source, subject.text)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from temporal_sae.files import write_json
+from temporal_sae import schemas
+from temporal_sae.errors import RunError
+from temporal_sae.files import set_aside, write_json
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 DONE = "done.json"
 
 
@@ -29,15 +35,18 @@ class EvaluationFiles:
         content = json.dumps([self._identity, options], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def find(self, name: str, options: dict[str, Any]) -> dict[str, Any] | None:
-        """The result called `name` if it is there and was made with the same options."""
-        try:
-            if self._done().get(name) != self.digest(options):
-                return None
-            content: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
-        except (OSError, ValueError):
+    def find(self, name: str, options: dict[str, Any], schema: Any) -> dict[str, Any] | None:
+        """The result called `name` if it is there and was made with the same options.
+
+        Args:
+            name: of its file, without ending.
+            options: of the evaluation.
+            schema: what the file must hold; one that is damaged is set aside.
+        """
+        if self._done().get(name) != self.digest(options):
             return None
-        return content
+        found: dict[str, Any] | None = read_or_set_aside(self.folder / f"{name}.json", schema)
+        return found
 
     def write(self, name: str, options: dict[str, Any], content: dict[str, Any]) -> None:
         """Save a result; it counts as done once both files are written."""
@@ -46,8 +55,16 @@ class EvaluationFiles:
         write_json(self.folder / DONE, {**self._done(), name: self.digest(options)})
 
     def _done(self) -> dict[str, str]:
-        try:
-            done: dict[str, str] = json.loads((self.folder / DONE).read_text())
-        except (OSError, ValueError):
-            return {}
-        return done
+        return read_or_set_aside(self.folder / DONE, dict[str, str]) or {}
+
+
+def read_or_set_aside(path: Path, schema: type[T]) -> T | None:
+    """The content of a file that can be made again; None where there is none that fits."""
+    try:
+        return schemas.read(path, schema)
+    except FileNotFoundError:
+        return None
+    except RunError as error:
+        aside = set_aside(path)
+        log.warning("%s; it is made again, and kept as %s", error, aside.name)
+        return None

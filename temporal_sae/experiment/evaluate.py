@@ -21,6 +21,7 @@ from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.folder import RECORD, RunFolder
 from temporal_sae.files import write_json
 from temporal_sae.report import build_report
+from temporal_sae.report.build import read_run
 from temporal_sae.sae import SparseAutoencoder, load_sae
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
         record = run.read()
         if record is None or not (folder / RESULTS).exists():
             raise RunError(f"{folder}: holds no run that has finished training")
+        read_run(folder)  # what reports tell of it, before any work
         cfg = judges_config(folder, options)
+        run.set_aside_misfits()
         failures = evaluate_saved(folder / "sae", cfg, folder)
         if record["status"] == "failed" and not failures:
             record = {k: v for k, v in record.items() if k != "reason"} | {"status": "finished"}
@@ -95,7 +98,7 @@ def judges_config(folder: Path, options: DictConfig) -> DictConfig:
     Raises:
         RunError: the record does not have it, or has what a folder may not say.
     """
-    config = schemas.read(folder / RECORD, schemas.TrainedRecord)["config"]
+    config = schemas.read(folder / RECORD, schemas.JudgedRecord)["config"]
     own = {group: config[group] for group in ("model", "data", "activations")}
     check_stored(own, options.plugins, folder / RECORD)
     cfg = options.copy()
@@ -120,6 +123,8 @@ def evaluate_foreign(folder: Path, options: DictConfig) -> dict[str, str]:
 def evaluate_saved(sae_folder: Path, cfg: DictConfig, folder: Path) -> dict[str, str]:
     """Evaluate the SAE in `sae_folder`, writing `eval/` and `results.json` in `folder`."""
     earlier = results_in(folder)
+    if (folder / "eval").exists() and not (folder / "eval").is_dir():
+        raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file an evaluation")
     sae = load_sae(sae_folder)
     judges = build_judges(cfg, folder)
     if sae.d_in != judges.model.d_in:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,22 +13,22 @@ from typing import Any
 
 from temporal_sae import schemas
 from temporal_sae.errors import RunError
-from temporal_sae.files import remove_all, remove_if_empty, remove_temporaries, write_atomically
+from temporal_sae.files import (
+    remove_all,
+    remove_if_empty,
+    remove_temporaries,
+    set_aside,
+    write_atomically,
+)
 from temporal_sae.locks import ProcessLock, Timeout
+
+log = logging.getLogger(__name__)
 
 RECORD = "run.json"
 SECONDS_TO_LOCK = 0.2
-ARTIFACTS = (
-    ".hydra",
-    "checkpoints",
-    "sae",
-    "eval",
-    "wandb",
-    "metrics.jsonl",
-    "results.json",
-    "notes.md",
-    RECORD,
-)
+FOLDERS = (".hydra", "checkpoints", "sae", "eval", "wandb")
+FILES = ("metrics.jsonl", "results.json", "notes.md", RECORD)
+ARTIFACTS = (*FOLDERS, *FILES)
 # Options that may differ between the parts of one run: they do not change what it computes.
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN = {"trainer": ("resume", "checkpoint_every"), "data": ("skip_broken",)}
@@ -114,6 +116,17 @@ class RunFolder:
         remove_temporaries(self.path)
         if self._is_to_be_cleared:
             self.clear()
+        else:
+            self.set_aside_misfits()
+
+    def set_aside_misfits(self) -> None:
+        """Rename what is in the place of a file or a folder of the run and is something else."""
+        for name in ARTIFACTS:
+            path = self.path / name
+            fits = path.is_dir() if name in FOLDERS else path.is_file()
+            if os.path.lexists(path) and not fits:
+                kind = "folder" if name in FOLDERS else "file"
+                log.warning("%s is not a %s: kept as %s", path, kind, set_aside(path).name)
 
     def _refuse_files_of_no_run(self) -> None:
         """Without a record nothing tells whose files these are: neither continue nor delete."""

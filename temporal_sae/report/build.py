@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from temporal_sae import schemas
+from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
-from temporal_sae.report.comparison import comparison, read_json, with_short_names
+from temporal_sae.report.comparison import comparison, with_short_names
 from temporal_sae.report.tasks import tasks_table
 
 NOTES = "notes.md"
@@ -38,9 +40,13 @@ CO_ACTIVATION = {
 
 
 def build_report(folder: str | Path) -> Path:
-    """Write `notes.md` from the results and the record of a finished run; returns its path."""
+    """Write `notes.md` from the results and the record of a finished run; returns its path.
+
+    Raises:
+        FileNotFoundError, RunError: one of the two is missing or damaged.
+    """
     folder = Path(folder)
-    results, record = read_json(folder / "results.json"), read_json(folder / "run.json")
+    results, record = read_run(folder)
     parts = [
         "# Notes on a run",
         headline(results, record),
@@ -56,8 +62,23 @@ def build_report(folder: str | Path) -> Path:
         "\n".join(f"- `{name}`: {what}" for name, what in FILES.items()),
         f"Repeat it, in a new folder, with `{record['command']}`.",
     ]
-    write_atomically(folder / NOTES, "\n\n".join(parts) + "\n")
+    lines = "\n\n".join(parts).split("\n")
+    write_atomically(folder / NOTES, "".join(printable(line) + "\n" for line in lines))
     return folder / NOTES
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], schemas.ToldRecord]:
+    """Results and record of a run that has finished training.
+
+    Raises:
+        FileNotFoundError, RunError: one of the two is missing or damaged.
+    """
+    path = folder / "results.json"
+    results = schemas.read_results(path, schemas.TOLD)
+    for section in ("training results for layer", "cost"):
+        if not any(name.startswith(section) for name in results):
+            raise RunError(f"{path}: cannot be read (it has no section '{section}')")
+    return results, schemas.read(folder / "run.json", schemas.ToldRecord)
 
 
 REFERENCE_CAVEAT = (
@@ -82,7 +103,7 @@ TASKS_CAVEAT = (
 )
 
 
-def headline(results: dict[str, Any], record: dict[str, Any]) -> str:
+def headline(results: dict[str, Any], record: schemas.ToldRecord) -> str:
     """What was trained, in a sentence."""
     config = with_short_names(results)["training"]["config"]
     named = {"k": "k", "l1_penalty": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
@@ -121,7 +142,7 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def cost_line(cost: dict[str, Any], record: dict[str, Any]) -> str:
+def cost_line(cost: dict[str, Any], record: schemas.ToldRecord) -> str:
     """Time and memory in a sentence."""
     return (
         f"Training took {cost['training_seconds']:.0f} s "
@@ -142,7 +163,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 def print_summary(folder: str | Path, console: Console) -> None:
     """The table at the end of a run, its cost, and where everything was written."""
     folder = Path(folder)
-    results, record = read_json(folder / "results.json"), read_json(folder / "run.json")
+    results, record = read_run(folder)
     columns, rows = comparison(results)
     table = Table(title="this run beside the reference runs (gemma-2-2b)", title_justify="left")
     for n, name in enumerate(columns):

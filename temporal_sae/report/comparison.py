@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from temporal_sae.assets import REFERENCE
@@ -36,7 +35,7 @@ class Row:
         value: Any = results
         for key in self.path:
             value = value.get(key) if isinstance(value, dict) else None
-        return DASH if value is None else self.form.format(value)
+        return self.form.format(value) if isinstance(value, (int, float)) else DASH
 
 
 def core(name: str, group: str, key: str, form: str = "{:.3f}") -> Row:
@@ -103,9 +102,3 @@ def with_short_names(results: dict[str, Any]) -> dict[str, Any]:
         found = [value for key, value in results.items() if key.startswith(starts)]
         short[name] = found[0] if found else {}
     return {**results, **short}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, empty where there is none."""
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return content

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from temporal_sae import schemas
 from temporal_sae.commands import module_command
-from temporal_sae.errors import RunError
+from temporal_sae.errors import RunError, printable
 from temporal_sae.eval.statistics import PairedDifference, paired_difference
 from temporal_sae.report.build import number
-from temporal_sae.report.comparison import read_json
 from temporal_sae.report.directions import better_when_higher, is_compared
 
 TASKS = "tasks results"
@@ -110,15 +110,16 @@ def read_run(folder: Path) -> Run:
         RunError: there is none.
     """
     try:
-        record, results = read_json(folder / "run.json"), read_json(folder / "results.json")
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder}: cannot be read ({error})") from error
-    if record.get("status") != "finished" or not results:
+        record = schemas.read(folder / "run.json", schemas.ComparedRecord)
+        results = schemas.read_results(folder / "results.json")
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: holds no finished run") from error
+    if record["status"] != "finished":
         raise RunError(f"{folder}: holds no finished run")
     config = record["config"]
-    model = {f"model.{key}": config["model"].get(key) for key in ("name", "hook_name")}
-    subject = {**model, "data": config["data"]}
-    return Run(folder, int(record["seed"]), subject, dict(sections_of(results)))
+    subject = {f"model.{key}": config["model"].get(key) for key in ("name", "hook_name")}
+    subject["data"] = config["data"]
+    return Run(folder, record["seed"], subject, dict(sections_of(results)))
 
 
 def sections_of(results: dict[str, Any]) -> Iterator[tuple[str, Section]]:
@@ -222,7 +223,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         found = row.difference
         interval = "–" if math.isnan(found.low) else f"{found.low:+.3g} … {found.high:+.3g}"
         table.add_row(
-            row.metric,
+            printable(row.metric),
             number(row.mean_a),
             number(row.mean_b),
             f"{found.mean:+.3g}",
@@ -231,7 +232,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         )
     console.print(table)
     for line in [*comparison.notes, caveat(comparison)]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def caveat(comparison: Comparison) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
 from temporal_sae.commands import Parser, fail, let_readers_leave
-from temporal_sae.errors import RunError
+from temporal_sae.errors import RunError, printable
 from temporal_sae.sweep.collect import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
@@ -70,7 +70,7 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
     print(f"written: {folder / CSV}, {folder / PARQUET}")
     command = sweep.read()["command"]
     if any(status.state != "finished" for status in statuses) and not is_held(folder):
-        print(f"to do what is missing: {command}")
+        print(f"to do what is missing: {printable(command)}")
     return statuses
 
 

@@ -10,13 +10,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 
+from temporal_sae import schemas
 from temporal_sae.errors import InvalidOption, JobRefused, RunError, check_choice, check_int
 from temporal_sae.sweep.expand import by_key, spelt_out, typed_overrides
 from temporal_sae.sweep.grid import GridSweeper, checked_params
 from temporal_sae.sweep.plan import FREE_TO_CHANGE, Job, key_of
 from temporal_sae.sweep.search import DIRECTIONS, Search, Trial, dimension
 from temporal_sae.sweep.session import Session, say
-from temporal_sae.sweep.status import RECORD, read_json
+from temporal_sae.sweep.status import has_finished
 
 GROUP = "hydra.sweeper"
 RESULTS = "results.json"
@@ -197,11 +198,11 @@ class Trials:
         from temporal_sae.experiment.results import find_objective
 
         folder = self.session.folder.path / job.folder
-        if read_json(folder / RECORD).get("status") != "finished":
+        if not has_finished(folder):
             return None
         try:
-            return find_objective(self.objective, read_json(folder / RESULTS))
-        except RunError:
+            return find_objective(self.objective, schemas.read_results(folder / RESULTS))
+        except (FileNotFoundError, RunError):
             return None
 
     def _is_refused(self) -> bool:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from temporal_sae import schemas
+from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
 from temporal_sae.sweep.plan import key_of
-from temporal_sae.sweep.status import RECORD, JobStatus, read_json
+from temporal_sae.sweep.status import RECORD, JobStatus
+
+log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 CSV, PARQUET = "sweep.csv", "sweep.parquet"
@@ -50,28 +55,41 @@ def collect(folder: Path, statuses: Sequence[JobStatus]) -> None:
 
 def parts_of(folder: Path, status: JobStatus) -> tuple[Row, Row, Row]:
     """What a job was to do, what that took, and what came out."""
-    record = flat(read_json(status.folder / RECORD))
-    sections = read_json(status.folder / RESULTS)
+    record = flat(in_file(status.folder / RECORD))
+    sections = in_file(status.folder / RESULTS)
     plan = {
         "number": status.number,
-        "folder": str(status.folder.relative_to(folder)),
+        "folder": printable(str(status.folder.relative_to(folder))),
         "state": status.state,
         "reason": status.reason,
-        **{key_of(o): typed(o.partition("=")[2]) for o in status.overrides},
+        **{key_of(o): typed(o.partition("=")[2]) for o in map(printable, status.overrides)},
     }
     facts = {fact: record[fact] for fact in FACTS if fact in record}
     return plan, facts, flat({short(name): content for name, content in sections.items()})
+
+
+def in_file(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none; of one that is damaged the log says so."""
+    try:
+        return schemas.read(path, dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except RunError as error:
+        log.warning("%s: the table is without it", printable(str(error)))
+        return {}
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> Row:
     """The scalars of nested dictionaries, under keys joined by dots."""
     row: Row = {}
     for key, value in nested.items():
-        name = prefix + re.sub(r"[\s.]+", "_", str(key))
+        name = prefix + printable(re.sub(r"[\s.]+", "_", str(key)))
         if isinstance(value, dict):
             row |= flat(value, f"{name}.")
-        elif value is None or isinstance(value, (str, int, float, bool)):
+        elif value is None or isinstance(value, (int, float, bool)):
             row[name] = value
+        elif isinstance(value, str):
+            row[name] = printable(value)
     return row
 
 
@@ -119,10 +137,18 @@ def as_parquet(table: Table) -> bytes:
 
 
 def one_type(values: list[Value]) -> list[Value]:
-    """Whole numbers become floats beside floats; anything beside words becomes words."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1:
+    """Whole numbers become floats beside floats; anything beside words becomes words.
+
+    So does a whole number beyond 64 bits, which no other type would hold.
+    """
+    kinds = {str if is_long(value) else type(value) for value in values if value is not None}
+    if len(kinds) <= 1 and not any(map(is_long, values)):
         return values
     if kinds == {int, float}:
         return [None if value is None else float(value) for value in values]
     return [None if value is None else str(value) for value in values]
+
+
+def is_long(value: Value) -> bool:
+    """Whether it is a whole number beyond the 64 bits of a column."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**63

@@ -10,17 +10,20 @@ values adds jobs to those that are there.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from temporal_sae import schemas
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_json
 
 NOTE = "sweep.json"
+SLURM_ID = re.compile(r"\d+(_\d+)?")
 LOCK = ".lock"
 SECONDS_TO_LOCK = 0.2  # not 0: whoever looks whether a sweep is running holds it for a moment
 # Options that may differ between two calls of one sweep: they do not change what its jobs compute.
@@ -82,6 +85,31 @@ def what_varies(overrides: Sequence[str], varying: Collection[str]) -> str:
     return " ".join(override for override in overrides if key_of(override) in varying)
 
 
+def is_inside(folder: str) -> bool:
+    """Whether the name of a job's folder can only be that of one below the sweep's."""
+    try:
+        longest = max(map(len, os.fsencode(folder).split(b"/")))
+    except ValueError:  # half of a surrogate pair
+        return False
+    path = Path(folder)
+    is_below = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return is_below and "\0" not in folder and longest < 256
+
+
+def wrong_place(jobs: Sequence[schemas.NotedJob]) -> str | None:
+    """A note that would lead to another place than the sweep's, in words; None without one.
+
+    SLURM's id of a job is part of the names of files, too.
+    """
+    for n, job in enumerate(jobs):
+        if not is_inside(job["folder"]):
+            return f"jobs.{n}.folder={job['folder']!r}: must be a folder below the sweep's"
+        number = job.get("slurm_job")
+        if number is not None and not SLURM_ID.fullmatch(number):
+            return f"jobs.{n}.slurm_job={number!r}: must be an id such as 12 or 12_3"
+    return None
+
+
 class SweepFolder:
     """The folder of a sweep; `sweep.json` in it is read anew by every call.
 
@@ -128,21 +156,30 @@ class SweepFolder:
         Raises:
             RunError: it cannot be read.
         """
-        path = self.path / NOTE
         try:
-            note: dict[str, Any] = json.loads(path.read_text())
+            note = schemas.read(self.path / NOTE, schemas.SweepNote)
+            if problem := wrong_place(note["jobs"]):
+                raise RunError(f"{self.path / NOTE}: cannot be read ({problem})")
         except FileNotFoundError:
             return {"command": "", "launcher": "", "jobs": []}
-        except (OSError, ValueError) as error:
+        except RunError as error:
             raise RunError(
-                f"{path}: cannot be read ({error}); choose another hydra.sweep.dir or move the "
-                "folder away"
+                f"{error}; choose another hydra.sweep.dir or move the folder away"
             ) from error
-        return note
+        return {**note}
 
     def jobs(self) -> list[Job]:
         """All jobs, by number."""
-        return [Job(**{**job, "overrides": tuple(job["overrides"])}) for job in self.read()["jobs"]]
+        return [
+            Job(
+                job["number"],
+                job["folder"],
+                tuple(job["overrides"]),
+                job.get("slurm_job"),
+                job.get("reason"),
+            )
+            for job in self.read()["jobs"]
+        ]
 
     def plan(
         self,
@@ -166,7 +203,8 @@ class SweepFolder:
             The job of each of `wanted`, in their order; its overrides are those now wanted.
 
         Raises:
-            RunError: the folder holds another sweep, or two jobs would share a folder.
+            RunError: the folder holds another sweep, two jobs would share a folder, or one's would
+                not lie below the sweep's.
         """
         old = self.jobs()
         names = {identity(overrides) for overrides in wanted}
@@ -186,7 +224,7 @@ class SweepFolder:
                 known[name] = Job(number, folder_of(number, list(overrides)), tuple(overrides))
             known[name] = replace(known[name], overrides=tuple(overrides))
             planned.append(known[name])
-        self._refuse_shared_folders(list(known.values()))
+        self._refuse_wrong_folders(list(known.values()))
         note = self.read() | {"command": command, "launcher": launcher}
         self._write(note, list(known.values()))
         return planned
@@ -205,9 +243,13 @@ class SweepFolder:
                 f"not in this command, such as {example}); choose another hydra.sweep.dir"
             )
 
-    def _refuse_shared_folders(self, jobs: list[Job]) -> None:
+    def _refuse_wrong_folders(self, jobs: list[Job]) -> None:
         owners: dict[str, Job] = {}
         for job in jobs:
+            if not is_inside(job.folder):
+                raise RunError(
+                    f"hydra.sweep.subdir={job.folder}: must be a folder below hydra.sweep.dir"
+                )
             other = owners.setdefault(job.folder, job)
             if other is not job:
                 raise RunError(

@@ -27,7 +27,7 @@ from temporal_sae.sweep.plan import (
     varying_keys,
     what_varies,
 )
-from temporal_sae.sweep.status import RECORD, is_held, read_json, read_sweep
+from temporal_sae.sweep.status import RECORD, has_finished, is_held, read_record, read_sweep
 
 HYDRAS_NOTE = "multirun.yaml"
 REASONS_SHOWN = 3
@@ -132,7 +132,7 @@ class Session:
         return returns
 
     def _is_to_do(self, job: Job) -> bool:
-        finished = read_json(self.folder.path / job.folder / RECORD).get("status") == "finished"
+        finished = has_finished(self.folder.path / job.folder)
         return not finished or "overwrite=true" in [o.lower().lstrip("+") for o in job.overrides]
 
     def _take(self, job: Job, result: JobReturn) -> None:
@@ -145,7 +145,10 @@ class Session:
         reason = reason_of(error)
         self.folder.note_reason(job.folder, reason)
         folder = self.folder.path / job.folder
-        record = read_json(folder / RECORD)
+        try:
+            record = read_record(folder)
+        except RunError:
+            return  # its own status is told by that
         if record.get("status") == "running" and not is_held(folder):
             write_json(folder / RECORD, {**record, "status": "failed", "reason": reason})
 

@@ -39,7 +39,7 @@ from temporal_sae.sweep.slurm_jobs import (
     still_live,
 )
 from temporal_sae.sweep.slurm_watch import arrays, tell_how_to_go_on, wait_for
-from temporal_sae.sweep.status import RECORD, read_json
+from temporal_sae.sweep.status import has_finished
 
 SUBDIR = "hydra.sweep.subdir="
 SECONDS_TO_BE_NOTED = 60.0
@@ -150,7 +150,7 @@ class SlurmLauncher(Submitit):
         kept = still_live(asked.values())
         # Some may have finished since the sweeper looked, unless they are to run again.
         if asked and not (self.config or {}).get("overwrite"):
-            kept |= {job for name, job in asked.items() if has_finished(sweep.path / name, job)}
+            kept |= {job for name, job in asked.items() if is_done(sweep.path / name, job)}
         found = {n: asked[name] for n, name in enumerate(names) if asked.get(name) in kept}
         if found:
             say(f"{len(found)} jobs are in the queue or run already")
@@ -238,11 +238,10 @@ class SlurmLauncher(Submitit):
         remove_if_empty(folder)
 
 
-def has_finished(folder: Path, job: SlurmJob) -> bool:
+def is_done(folder: Path, job: SlurmJob) -> bool:
     """Whether the run in a folder is done, by what both it and its job in SLURM say."""
     outcome = job.outcome()
-    done = outcome is not None and outcome.reason is None
-    return done and read_json(folder / RECORD).get("status") == "finished"
+    return outcome is not None and outcome.reason is None and has_finished(folder)
 
 
 def folder_name(overrides: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ without a word. So nothing depends on SLURM's accounting, which not every cluste
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -18,8 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from temporal_sae.errors import JobFailed, JobRefused, reason_of
-from temporal_sae.files import write_json
+from temporal_sae import schemas
+from temporal_sae.errors import (
+    JobFailed,
+    JobRefused,
+    RunError,
+    one_line,
+    printable,
+    reason_of,
+)
+from temporal_sae.files import open_regular, write_json
 
 OUTCOME = "outcome.json"
 EXIT_CODE = "exit_code"  # written by the job's script when its processes have ended
@@ -41,6 +48,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 # looks so, until its script starts.
 SECONDS_UNTIL_DISBELIEVED = 30.0
 LONGEST_REASON = 200
+LONGEST_NUMBER = 20
+TAIL_BYTES = 64 * 1024
 PYTHONS_ERROR = re.compile(r"^[\w.]+(Error|Exception): ")
 SLURMS_ERROR = re.compile(r"\berror: ")
 ANYTHING = re.compile("")
@@ -98,15 +107,16 @@ class SlurmJob:
             # A listing, since a network file system may remember for long that a file is missing.
             if OUTCOME not in os.listdir(self.folder):
                 return None
-            said = json.loads((self.folder / OUTCOME).read_text())
-        except (OSError, ValueError):
+            said = schemas.read(self.folder / OUTCOME, schemas.SlurmOutcome)
+        except (OSError, RunError):
             return None
-        return Outcome(**said)
+        return Outcome(one_line(said["reason"]), said.get("objective"), said.get("refused", False))
 
     def exit_code(self) -> int | None:
         """Of the job's processes, None while they run."""
         try:
-            return int((self.folder / EXIT_CODE).read_text())
+            with open_regular(self.folder / EXIT_CODE) as file:
+                return int(file.read(LONGEST_NUMBER))
         except (OSError, ValueError):
             return None
 
@@ -126,13 +136,22 @@ class SlurmJob:
     def last_words(self) -> str:
         """What the job or SLURM has written last on errors, empty if nothing."""
         for stream in ("err", "out"):
-            path = self.folder / f"{self.number}_0_log.{stream}"
-            text = path.read_text(errors="replace") if path.exists() else ""
+            text = end_of(self.folder / f"{self.number}_0_log.{stream}").decode(errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             for telling in (PYTHONS_ERROR, SLURMS_ERROR, ANYTHING):
                 if found := [line for line in lines if telling.search(line)]:
-                    return found[-1][:LONGEST_REASON]
+                    return printable(found[-1])[:LONGEST_REASON]
         return ""
+
+
+def end_of(log: Path) -> bytes:
+    """The last part of a log, empty where there is none."""
+    try:
+        with open_regular(log) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return file.read()
+    except OSError:
+        return b""
 
 
 def outlive_requeueing() -> None:

@@ -6,7 +6,7 @@ runs and long after.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import subprocess
 import time
@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from temporal_sae import locks
-from temporal_sae.errors import one_line
+from temporal_sae import locks, schemas
+from temporal_sae.errors import RunError, one_line
+from temporal_sae.files import open_regular
 from temporal_sae.sweep.plan import Job, SweepFolder
 
 RECORD = "run.json"
@@ -78,12 +79,16 @@ def read_job(folder: Path, job: Job, slurm_state: str | None = None) -> JobStatu
         job: what the sweep has noted of it.
         slurm_state: what SLURM's queue says of it, if it is there.
     """
-    record = read_json(folder / RECORD)
-    metrics = last_metrics(folder / METRICS) if record else {}
-    state, reason = _state(folder, record, job, slurm_state, metrics)
+    try:
+        record = read_record(folder)
+    except RunError as error:
+        # It can neither be continued nor begun anew while that lies there.
+        return JobStatus(job.number, folder, job.overrides, "failed", one_line(error))
+    metrics = last_metrics(folder / METRICS) if record else None
+    step = metrics["step"] if metrics else 0
+    state, reason = _state(folder, record, job, slurm_state, step)
     total = total_steps(record)
-    speed = metrics.get("tokens_per_second")
-    step = int(metrics.get("step", 0))
+    speed = finite(metrics.get("tokens_per_second")) if metrics else None
     return JobStatus(
         number=job.number,
         folder=folder,
@@ -93,7 +98,7 @@ def read_job(folder: Path, job: Job, slurm_state: str | None = None) -> JobStatu
         step=step,
         total_steps=total,
         tokens_per_second=speed,
-        loss=metrics.get("loss"),
+        loss=metrics.get("loss") if metrics else None,
         eta_seconds=_time_left(record, step, total, speed) if state == "running" else None,
     )
 
@@ -103,7 +108,7 @@ def _state(
     record: dict[str, Any],
     job: Job,
     slurm_state: str | None,
-    metrics: dict[str, Any],
+    step: int,
 ) -> tuple[str, str | None]:
     """State and reason."""
     status, reason = record.get("status"), one_line(record.get("reason"))
@@ -116,11 +121,10 @@ def _state(
     if status == "stopped":
         return "stopped", reason
     if status == "running":
-        step = int(metrics.get("step", 0))
         reason = f"ended without a word at step {step} (killed, or out of memory?)"
     elif status is None and job.reason is None:
         return "missing", None
-    return "failed", job.reason or reason or "no reason is known"
+    return "failed", one_line(job.reason) or reason or "no reason is known"
 
 
 def is_held(folder: Path) -> bool:
@@ -130,10 +134,10 @@ def is_held(folder: Path) -> bool:
 
 def total_steps(record: dict[str, Any]) -> int | None:
     """Length of a run in steps, from its record."""
-    trainer = (record.get("config") or {}).get("trainer") or {}
     try:
+        trainer = record["config"]["trainer"]
         return max(1, int(float(trainer["num_tokens"]) // float(trainer["batch_size"])))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return None
 
 
@@ -142,35 +146,45 @@ def _time_left(
 ) -> float | None:
     if total is None or not speed:
         return None
-    return max(0, total - step) * float(record["config"]["trainer"]["batch_size"]) / speed
+    return finite(max(0, total - step) * float(record["config"]["trainer"]["batch_size"]) / speed)
 
 
-def last_metrics(path: Path) -> dict[str, Any]:
-    """The last whole line of metrics.jsonl, empty if there is none."""
+def finite(value: float | None) -> float | None:
+    """A number; None instead of NaN and infinities."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def last_metrics(path: Path) -> schemas.MetricsLine | None:
+    """The last whole line of metrics.jsonl, None if there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - LONGEST_LINE))
             tail = file.read()
     except OSError:
-        return {}
-    for line in reversed(tail.split(b"\n")):
-        try:
-            metrics = json.loads(line)
-        except ValueError:
-            continue  # the end of a line that is being written, or the middle of one
-        if isinstance(metrics, dict) and "step" in metrics:
-            return metrics
-    return {}
+        return None
+    lines = reversed(tail.split(b"\n"))  # it may begin and end in the middle of one
+    return next((metrics for line in lines if (metrics := schemas.metrics_of(line))), None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none that can be read."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """`run.json` of a job, empty where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return {**schemas.read(folder / RECORD, schemas.RunRecord)}
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def has_finished(folder: Path) -> bool:
+    """Whether the run in a folder is done; one whose record is damaged is not."""
+    try:
+        return read_record(folder).get("status") == "finished"
+    except RunError:
+        return False
 
 
 @lru_cache(maxsize=1)

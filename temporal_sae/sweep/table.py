@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from temporal_sae.errors import printable
 from temporal_sae.sweep.plan import varying_keys, what_varies
 from temporal_sae.sweep.status import JobStatus
 
@@ -101,7 +102,7 @@ def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
             str(status.number),
             Text(status.state, style=COLOURS.get(status.state, "")),
             *numbers(status),
-            Text(what_varies(status.overrides, varying)),
+            Text(printable(what_varies(status.overrides, varying))),
             Text(status.reason or ""),
         )
     return table
@@ -142,7 +143,7 @@ def duration(seconds: float) -> str:
 
 def change(status: JobStatus, varying: set[str]) -> str:
     """One line on the state that a job has come to."""
-    what = what_varies(status.overrides, varying)
+    what = printable(what_varies(status.overrides, varying))
     step = f" at step {status.step}/{status.total_steps}" if status.step else ""
     why = f": {status.reason}" if status.reason else ""
     told = f"{status.state}{step}{why}"

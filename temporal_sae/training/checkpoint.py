@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Checkpoints:
     def files(self) -> list[Path]:
         """Finished checkpoint files, newest first."""
         found = [p for p in self.folder.glob("step_*.safetensors") if NAME.fullmatch(p.name)]
-        return sorted(found, reverse=True)
+        return sorted((path for path in found if path.is_file()), reverse=True)
 
     def newest_in_words(self) -> str:
         """For a message."""
@@ -61,20 +62,21 @@ class Checkpoints:
 
     def load_newest(self) -> State | None:
         """The newest whole checkpoint, or None; a damaged one is removed, and the log says so."""
-        path = self._newest_whole_file()
-        return None if path is None else from_file(path)
+        newest = self._newest()
+        return None if newest is None else newest[1]
 
     def newest_whole(self) -> int | None:
         """Its step, or None; a damaged one is removed as by `load_newest`."""
-        path = self._newest_whole_file()
-        match = path and NAME.fullmatch(path.name)
-        return int(match[1]) if match else None
+        newest = self._newest()
+        return None if newest is None else newest[0]
 
-    def _newest_whole_file(self) -> Path | None:
+    def _newest(self) -> tuple[int, State] | None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunError(f"{self.folder}: must be a folder; move it away")
         for path in self.files():
             match = NAME.fullmatch(path.name)
-            if match and _digest(path.read_bytes()) == match[2]:
-                return path
+            if match and (state := whole(path, match[2])) is not None:
+                return int(match[1]), state
             log.warning("%s is damaged: removed, looking for an older checkpoint", path.name)
             path.unlink()
         return None
@@ -92,10 +94,22 @@ def to_bytes(state: State) -> bytes:
     return save(tensors, metadata={"state": json.dumps(rest)})
 
 
+def whole(path: Path, digest: str) -> State | None:
+    """What a checkpoint with this hash in its name holds; None if it is damaged."""
+    if _digest(path.read_bytes()) != digest:
+        return None
+    try:
+        return from_file(path)
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError):
+        return None  # it has the right hash and is no checkpoint
+
+
 def from_file(path: Path) -> State:
     """The nested dictionary that `to_bytes` serialised; tensors on the CPU."""
     with safe_open(path, framework="pt") as file:
-        state: State = json.loads(file.metadata()["state"])
+        state: State = json.loads((file.metadata() or {})["state"])
+        if not isinstance(state, dict):
+            raise TypeError("a state is a dictionary")
         for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
             *parents, last = key.split("/")
             inner = state

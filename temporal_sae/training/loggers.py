@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import netrc
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-from temporal_sae.files import write_atomically
+from temporal_sae.files import open_regular, write_atomically
+from temporal_sae.schemas import metrics_of
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 Metrics = dict[str, float]
@@ -42,9 +46,16 @@ class JsonlLogger:
 
     def rewind(self, step: int) -> None:
         """Forget lines after `step` (which a resumed run writes again) and broken ones."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        try:
+            with open_regular(self.path) as file:
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            lines = []
+        known = [(line, metrics_of(line)) for line in lines]
+        if broken := sum(metrics is None for _, metrics in known):
+            log.warning("%s: %d broken lines are left out", self.path, broken)
+        kept = [line for line, metrics in known if metrics and metrics["step"] <= step]
+        write_atomically(self.path, b"".join(line + b"\n" for line in kept))
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Append a line."""
@@ -112,14 +123,6 @@ class WandbLogger(JsonlLogger):
     def finish(self) -> None:
         """Close the run."""
         self._run.finish()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinity for a line that is broken."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
 
 
 def has_wandb_key() -> bool:

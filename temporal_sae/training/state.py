@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from temporal_sae import agreement, processes
-from temporal_sae.errors import RunError
+from temporal_sae import agreement, processes, schemas
+from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.tracker.processes import whole_state
 from temporal_sae.training.checkpoint import Checkpoints, State
 from temporal_sae.training.dead import DeadLatents
@@ -16,6 +16,8 @@ from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.stopwatch import Stopwatch
+
+LONGEST_PROBLEM = 200  # characters; torch lists every tensor
 
 
 @dataclass
@@ -68,7 +70,33 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
 
 
 def restore(parts: Parts, run: TrainingState, state: State) -> None:
-    """Put the parts and the run where `snapshot` was taken."""
+    """Put the parts and the run where `snapshot` was taken.
+
+    Raises:
+        RunError: it was taken of other parts, or by another version of this package.
+    """
+    problem = schemas.misfit(state, schemas.CheckpointState)
+    try:
+        if problem is None:
+            _restore(parts, run, state)
+    except InvalidOption:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        problem = one_line(error) or type(error).__name__
+        raise misfitting(problem) from error
+    if problem is not None:
+        raise misfitting(problem)
+
+
+def misfitting(problem: str) -> RunError:
+    """The error for a checkpoint that is whole and not of this run."""
+    return RunError(
+        f"the newest checkpoint does not fit this run ({problem[:LONGEST_PROBLEM]}); move "
+        "checkpoints/ away, or begin anew with trainer.resume=never"
+    )
+
+
+def _restore(parts: Parts, run: TrainingState, state: State) -> None:
     run.step, run.seconds, run.metrics = state["step"], state["seconds"], state["metrics"]
     run.steps_negligible = state["steps_negligible"]
     for name, watch in run.stopwatches.items():

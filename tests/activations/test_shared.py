@@ -1,7 +1,10 @@
 """Activations that one run finds where another has left them."""
 
+import pickle
+
 import pytest
 import torch
+from safetensors.torch import save
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.activations.shared import VARIABLE, SharedActivations, shared_activations
@@ -72,11 +75,18 @@ def test_a_folder_that_is_gone_or_damaged_is_no_loss(tmp_path, compute):
     shared = SharedActivations(tmp_path, "model")
     whole = shared.find_or_compute(TOKENS, compute)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-    again = shared.find_or_compute(TOKENS, compute)
-    assert compute.calls == 3
-    assert again.shape == whole.shape
-    assert shared.find_or_compute(TOKENS, compute).equal(again)
+    data = file.read_bytes()
+    other = save({"activations": torch.zeros(3)})
+    for n, damaged in enumerate((data[:100], b"", b"garbage", pickle.dumps(5), other, save({}))):
+        file.write_bytes(damaged)
+        again = shared.find_or_compute(TOKENS, compute)
+        assert compute.calls == 3 + n
+        assert again.shape == whole.shape
+        assert shared.find_or_compute(TOKENS, compute).equal(again)
+    file.unlink()
+    file.mkdir()
+    assert shared.find_or_compute(TOKENS, compute).shape == whole.shape
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_model_looks_where_the_environment_says(tmp_path, random_gemma, small_model, monkeypatch):

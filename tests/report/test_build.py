@@ -115,6 +115,7 @@ def test_tasks_and_saebench_appear_once_they_are_done(folder):
     assert "Tasks on labelled" not in text
     assert "unlearning" not in text
     section = {
+        "options": {},
         "scores": {
             "absorption_full": 0.125,
             "absorption_letters": 20.0,

@@ -6,6 +6,7 @@ import json
 import pytest
 from pyarrow import parquet
 
+from temporal_sae.sweep.__main__ import main
 from temporal_sae.sweep.collect import collect, flat, short, typed
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import read_sweep
@@ -122,3 +123,25 @@ def test_what_an_override_spells(text, value):
 )
 def test_sections_have_short_names(section, name):
     assert list(flat({short(section): {"x": 1}})) == [f"{name}.x"]
+
+
+def test_whole_numbers_beyond_64_bits_and_escape_codes_are_words(tmp_path, capsys):
+    long = str(2**63)
+    wanted = [[f"seed={long}", "a=1"], ["seed=3", "a=\x1b[31mred"], ["seed=1.5", f"a={'9' * 5000}"]]
+    SweepFolder(tmp_path).plan("command", "basic", wanted, lambda n, overrides: f"{n}_a")
+    main_of_sweep([str(tmp_path)], capsys)
+    table = parquet.read_table(tmp_path / "sweep.parquet")
+    assert table.column("seed").to_pylist() == [long, "3", "1.5"]
+    assert table.column("a").to_pylist()[1] == "\\x1b[31mred"
+    assert "\x1b" not in (tmp_path / "sweep.csv").read_text()
+    SweepFolder(tmp_path / "one").plan("command", "basic", wanted[:1], lambda n, overrides: "a")
+    main_of_sweep([str(tmp_path / "one")], capsys)
+    column = parquet.read_table(tmp_path / "one" / "sweep.parquet").column("seed")
+    assert column.to_pylist() == [long]
+
+
+def main_of_sweep(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 4
+    assert "\x1b" not in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The folder of a sweep: jobs keep their numbers and folders, and one sweep at a time."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,3 +118,25 @@ def test_words_about_overrides():
     assert varying_keys(jobs) == {"a", "b", "tracker"}
     assert what_varies(jobs[2], varying_keys(jobs)) == "a=1 tracker=off"
     assert varying_keys([]) == varying_keys(jobs[:1]) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc", "..", "../..", "a/../../b", "", ".", "a\0b", "\ud800", "x" * 300]
+)
+def test_no_job_has_its_folder_outside_the_sweeps(sweep, name):
+    with pytest.raises(RunError, match=r"hydra.sweep.subdir=.*: must be a folder below"):
+        sweep.plan("command", "basic", [["a=1"]], lambda n, overrides: name)
+    plan(sweep, "a=1")
+    note = sweep.read()
+    note["jobs"][0]["folder"] = name
+    (sweep.path / "sweep.json").write_text(json.dumps(note))
+    with pytest.raises(RunError, match=r"jobs\.0\.folder=.*: must be a folder below the sweep's"):
+        sweep.jobs()
+
+
+@pytest.mark.parametrize("number", ["--version", "../../x", "12_", ""])
+def test_an_id_that_is_none_of_slurms_is_refused(sweep, number):
+    plan(sweep, "a=1")
+    sweep.note_slurm({"0_x": number})
+    with pytest.raises(RunError, match=r"jobs\.0\.slurm_job=.*: must be an id such as 12 or 12_3"):
+        sweep.jobs()

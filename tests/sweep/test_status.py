@@ -94,9 +94,10 @@ def test_jobs_that_stopped_failed_or_are_missing(folder):
     assert read_job(folder, JOB).reason == "no reason is known"
 
 
-def test_files_that_are_damaged_count_as_missing(folder):
+def test_a_damaged_record_is_the_reason_and_damaged_metrics_are_passed_over(folder):
     (folder / "run.json").write_text("{")
-    assert read_job(folder, JOB).state == "missing"
+    assert read_job(folder, JOB).state == "failed"
+    assert "run.json: cannot be read" in read_job(folder, JOB).reason
     record(folder, "running")
     (folder / "metrics.jsonl").write_bytes(b"\xff\n[1]\n" + b"x" * 50_000)
     assert read_job(folder, JOB).step == 0

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from temporal_sae import schemas
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_choice, check_number, keep_int
@@ -144,7 +145,8 @@ class SAEBenchEvaluation:
         """SAEBench's record, from the last time if it was made with the same options."""
         job = self._job(subject, name)
         key, options = f"{self.name}_{name}", self._identity(job)
-        if (record := subject.files.find(key, options)) is not None:
+        schema = schemas.SAEBENCH.get(name, schemas.SAEBenchRecord)
+        if (record := subject.files.find(key, options, schema)) is not None:
             subject.say(f"{label}: done before")
             return record
         log = folder / f"{name}.log"

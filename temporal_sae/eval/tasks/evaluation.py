@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+from temporal_sae import schemas
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.errors import InvalidOption, RunError, keep_int
@@ -140,7 +141,7 @@ class TasksEvaluation:
         """What the task's file holds, made or found."""
         own, name = getattr(self, task), f"{self.name}_{task}"
         options = self._options(task)
-        result = subject.files.find(name, options)
+        result = subject.files.find(name, options, schemas.TaskRecord)
         if result is not None:
             return result
         began = time.monotonic()

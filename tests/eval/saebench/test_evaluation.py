@@ -123,7 +123,7 @@ def test_an_interrupt_goes_through_and_leaves_no_folder(workers, subject, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         SAEBenchEvaluation(evals=("scr", "tpp")).run(subject)
     assert [p.name for p in (tmp_path / "eval" / "saebench").glob("*.running")] == []
-    assert subject.files.find("saebench_tpp", {}) is None
+    assert not (tmp_path / "eval" / "saebench_tpp.json").exists()
 
 
 def test_the_job(workers, subject):
