@@ -86,6 +86,20 @@ def find_objective(name: str, results: dict[str, Any]) -> float:
     return float(value)
 
 
+def summary_of(results: dict[str, Any]) -> Metrics:
+    """What a run came to, as `core/ce_loss_score`: the numbers of all sections but the training's.
+
+    Of several of one name in a section the first counts: scores come before their details.
+    """
+    summary: Metrics = {}
+    for section, numbers in results.items():
+        if not section.startswith("training"):
+            for name, value in _leaves({section: numbers}):
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    summary.setdefault(f"{section.split()[0]}/{name}", value)
+    return summary
+
+
 def _leaves(results: dict[str, Any]) -> list[tuple[str, Any]]:
     """All named numbers; those of later sections come later."""
     found: list[tuple[str, Any]] = []

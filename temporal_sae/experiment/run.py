@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,21 @@ from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.experiment.record import environment, peak_memory
-from temporal_sae.experiment.results import cost_section, find_objective, training_section
+from temporal_sae.experiment.results import (
+    cost_section,
+    find_objective,
+    summary_of,
+    training_section,
+)
 from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae.hub import push_to_hub
 from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import (
+    About,
     Checkpoints,
+    MetricsLogger,
     NoLogger,
     Parts,
     Preempted,
@@ -96,7 +105,9 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
             parts = agreement.everywhere(lambda: build_components(cfg, cheap))
             agreement.together(run_folder.make_ready)
             record = describe(cfg, config, overrides, parts) if is_first else {}
-            objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
+            parts.logger = parts.logger if is_first else NoLogger()
+            with closing(parts.logger):
+                objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
     finally:
         if is_first:
             run_folder.release()
@@ -122,8 +133,9 @@ def _work(
         write(record)
         if is_first:
             save_config(cfg, overrides, run_folder.path)
+        parts.logger.start(About(config, overrides))
         with deterministic_on_cpu(parts.device):
-            trained, co_activation = _train(config, parts, run_folder.path, console)
+            trained, co_activation = _train(parts, run_folder.path, console)
 
             def finish() -> float:
                 signals.obey()
@@ -150,6 +162,26 @@ def removed(folder: Path, error: Exception) -> RunError:
     """What to say of an error in a run whose folder somebody has removed."""
     told = RunError(f"{folder}: the folder was removed while the run was going on")
     return agreement.by_all(told) if agreement.raised_by_all(error) else told
+
+
+@contextmanager
+def closing(logger: MetricsLogger) -> Iterator[None]:
+    """Close a logger however the run inside ends, with the exit code that this has alone."""
+    try:
+        yield
+    except BaseException as error:
+        logger.finish(exit_code_of(signals.as_stop(error)))
+        raise
+    logger.finish(0)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a run that has not finished."""
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return signals.exit_code(error)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return EXIT_CODES.get(type(error), OTHER_ERROR)
 
 
 def describe(
@@ -179,25 +211,22 @@ def why_ended(error: BaseException) -> dict[str, str]:
 
 
 def _train(
-    config: dict[str, Any], parts: Components, folder: Path, console: Console
+    parts: Components, folder: Path, console: Console
 ) -> tuple[TrainingState, dict[str, Any]]:
     """Train, in all processes; returns how it ended, and the measures of co-activation."""
     stability = None if isinstance(parts.tracker, NoTracker) else StabilityMonitor()
-    logger = parts.logger if processes.is_first() else NoLogger()
-    logger.start(config)
     trained = parts.trainer.fit(
         Parts(
             sae=parts.sae,
             batches=parts.stream,
             tracker=parts.tracker,
             separation=parts.separation,
-            logger=logger,
+            logger=parts.logger,
             checkpoints=Checkpoints(folder / "checkpoints"),
             progress=ProgressDisplay(parts.trainer.total_steps, console),
             stability=stability,
         )
     )
-    logger.finish()
     return trained, stability.summary(parts.tracker) if stability else {}
 
 
@@ -229,9 +258,12 @@ def _judge(
         "tokens_per_second": trained.metrics["tokens_per_second"],
         "peak_memory_bytes": peak_memory(parts.device),
     }
+    parts.logger.summarise(summary_of(results))
     if evaluated.failures:
         return math.nan, outcome, evaluated.failures
-    return find_objective(cfg.objective, results), outcome, {}
+    objective = find_objective(cfg.objective, results)
+    parts.logger.summarise({"objective": objective})
+    return objective, outcome, {}
 
 
 def sae_metadata(parts: Components) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Training: the loop, its schedule, checkpoints and loggers."""
 
 from temporal_sae.training.checkpoint import Checkpoints
-from temporal_sae.training.loggers import JsonlLogger, NoLogger, WandbLogger
+from temporal_sae.training.loggers import About, JsonlLogger, MetricsLogger, NoLogger
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.progress import ProgressDisplay
 from temporal_sae.training.trainer import Preempted, Stopped, Trainer
+from temporal_sae.training.wandb_logger import WandbLogger
 
 __all__ = [
+    "About",
     "Checkpoints",
     "JsonlLogger",
+    "MetricsLogger",
     "NoLogger",
     "Parts",
     "Preempted",

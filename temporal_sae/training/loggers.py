@@ -1,15 +1,13 @@
-"""Where metrics go: always `metrics.jsonl`, and Weights & Biases on top where asked for."""
+"""Where metrics go: always `metrics.jsonl`, and elsewhere on top where asked for."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import netrc
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from temporal_sae.files import open_regular, write_atomically
 from temporal_sae.schemas import metrics_of
@@ -18,17 +16,34 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 Metrics = dict[str, float]
-Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run is.
+
+    Args:
+        config: all its options.
+        overrides: those that were typed.
+    """
+
+    config: Mapping[str, Any]
+    overrides: Sequence[str] = ()
 
 
 @runtime_checkable
 class MetricsLogger(Protocol):
-    """Receives one dictionary of numbers a logged step."""
+    """Receives one dictionary of numbers a logged step, and one when the run is evaluated.
 
-    def start(self, config: Metadata) -> None: ...
+    `rewind` comes before the first step, also of a run that is continued, which writes the steps
+    after that one again. `finish` comes in any case, with the exit code of the run.
+    """
+
+    def start(self, about: About) -> None: ...
     def rewind(self, step: int) -> None: ...
     def log(self, step: int, metrics: Metrics) -> None: ...
-    def finish(self) -> None: ...
+    def summarise(self, metrics: Metrics) -> None: ...
+    def finish(self, exit_code: int) -> None: ...
 
 
 class JsonlLogger:
@@ -41,7 +56,7 @@ class JsonlLogger:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / METRICS
 
-    def start(self, config: Metadata) -> None:
+    def start(self, about: About) -> None:
         """The run keeps its config itself."""
 
     def rewind(self, step: int) -> None:
@@ -62,14 +77,17 @@ class JsonlLogger:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
 
-    def finish(self) -> None:
+    def summarise(self, metrics: Metrics) -> None:
+        """They are in the run's results."""
+
+    def finish(self, exit_code: int) -> None:
         """Nothing is held open."""
 
 
 class NoLogger:
     """Of the processes that have another one to write for them."""
 
-    def start(self, config: Metadata) -> None:
+    def start(self, about: About) -> None:
         """Nothing."""
 
     def rewind(self, step: int) -> None:
@@ -78,58 +96,8 @@ class NoLogger:
     def log(self, step: int, metrics: Metrics) -> None:
         """Nothing."""
 
-    def finish(self) -> None:
+    def summarise(self, metrics: Metrics) -> None:
         """Nothing."""
 
-
-class WandbLogger(JsonlLogger):
-    """`metrics.jsonl` and a Weights & Biases run.
-
-    The run is online where an API key is set (WANDB_API_KEY or `wandb login`), offline otherwise;
-    it never asks for one. WANDB_MODE overrides that. A continued run goes on under the same id.
-
-    Args:
-        folder: the run's folder; wandb's own files go to `wandb/` in it.
-        project: name of the project.
-    """
-
-    def __init__(self, folder: str | Path, project: str = "temporal_sae") -> None:
-        super().__init__(folder)
-        self.project = project
-        self._run: Any = None
-
-    def start(self, config: Metadata) -> None:
-        """Open the run and record the config."""
-        import wandb  # slow to import
-
-        folder = self.path.parent.resolve()
-        default_mode = "online" if has_wandb_key() else "offline"
-        self._run = wandb.init(
-            project=self.project,
-            dir=str(folder),
-            name=folder.name,
-            id=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
-            resume="allow",
-            config=dict(config),
-            mode=cast(Any, os.environ.get("WANDB_MODE") or default_mode),
-            settings=wandb.Settings(silent=True),
-        )
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        """Append a line and send it to the run."""
-        super().log(step, metrics)
-        self._run.log(metrics, step=step)
-
-    def finish(self) -> None:
-        """Close the run."""
-        self._run.finish()
-
-
-def has_wandb_key() -> bool:
-    """Whether WANDB_API_KEY is set or `wandb login` has left a key in the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return any("wandb" in host for host in netrc.netrc().hosts)
-    except (OSError, netrc.NetrcParseError):
-        return False
+    def finish(self, exit_code: int) -> None:
+        """Nothing."""

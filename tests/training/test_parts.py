@@ -17,9 +17,9 @@ from temporal_sae.training import JsonlLogger, ProgressDisplay
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.initial import fit_encoder, geometric_median
 from temporal_sae.training.interrupts import StopRequest
-from temporal_sae.training.loggers import has_wandb_key
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.stopwatch import Stopwatch
+from temporal_sae.training.wandb_logger import has_wandb_key
 
 CPU = torch.device("cpu")
 
