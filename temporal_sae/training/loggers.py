@@ -55,6 +55,7 @@ class JsonlLogger:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / METRICS
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def start(self, about: About) -> None:
         """The run keeps its config itself."""
