@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.experiment.construct import TARGET
 
-TARGET = "_target_"
 # By the key of the config below which it stands: full names, compared as a whole. A prefix would
 # protect nothing, since `temporal_sae.files.os.system` has that of this package.
 COMPONENTS: dict[str, tuple[str, ...]] = {

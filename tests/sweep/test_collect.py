@@ -134,6 +134,7 @@ def test_whole_numbers_beyond_64_bits_and_escape_codes_are_words(tmp_path, capsy
     assert table.column("seed").to_pylist() == [long, "3", "1.5"]
     assert table.column("a").to_pylist()[1] == "\\x1b[31mred"
     assert "\x1b" not in (tmp_path / "sweep.csv").read_text()
+    (tmp_path / "one").mkdir()
     SweepFolder(tmp_path / "one").plan("command", "basic", wanted[:1], lambda n, overrides: "a")
     main_of_sweep([str(tmp_path / "one")], capsys)
     column = parquet.read_table(tmp_path / "one" / "sweep.parquet").column("seed")
