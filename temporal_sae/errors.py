@@ -155,6 +155,13 @@ def is_finite(value: Any) -> bool:
     return bool(abs(value) <= LARGEST)
 
 
+def check_words(option: str, value: Any, *, null: bool = False) -> Any:
+    """Return `value` if it is a text that is not empty, or None with `null`."""
+    if (value is None and null) or (isinstance(value, str) and value):
+        return value
+    raise InvalidOption(option, value, "a text that is not empty" + (", or null" if null else ""))
+
+
 def check_choice(option: str, value: T, choices: Collection[T]) -> T:
     """Return `value` if it is one of `choices`, else raise InvalidOption."""
     if value not in choices:

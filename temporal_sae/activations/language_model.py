@@ -13,7 +13,7 @@ from torch import Tensor
 from temporal_sae.activations.hooks import find_hook_point, first_tensor, with_first_tensor
 from temporal_sae.activations.pretrained import load_pretrained
 from temporal_sae.activations.shared import shared_activations
-from temporal_sae.errors import InvalidOption, check_choice
+from temporal_sae.errors import InvalidOption, check_choice, check_words
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Edit = Callable[[Tensor], Tensor]
@@ -49,6 +49,7 @@ class LanguageModel:
         check_choice("dtype", dtype, tuple(DTYPES))
         if not isinstance(hook_name, str):
             raise InvalidOption("hook_name", hook_name, "a name such as blocks.3.hook_resid_post")
+        check_words("revision", revision, null=True)
         self.device = torch.device(device)
         self.model, self.tokenizer = load_pretrained(name, DTYPES[dtype], revision)
         self.model.to(self.device).eval().requires_grad_(False)

@@ -13,7 +13,14 @@ import torch
 
 from temporal_sae.data.readers import Rows, open_rows, why
 from temporal_sae.data.sources import LeftOut, Split, TextSource, hash_fraction
-from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int, check_number
+from temporal_sae.errors import (
+    InvalidOption,
+    RunError,
+    check_bool,
+    check_int,
+    check_number,
+    check_words,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +65,13 @@ class HubText(TextSource):
         skip_broken: int = 0,
         folder: Path | None = None,
     ) -> None:
+        for option, value in (
+            ("name", name),
+            ("dataset_split", dataset_split),
+            ("text_column", text_column),
+        ):
+            check_words(option, value)
+        check_words("subset", subset, null=True)
         if folder is not None and folder.resolve().is_relative_to(Path(str(name)).resolve()):
             allowed = "a data set that does not hold the run's own folder (hydra.run.dir)"
             raise InvalidOption("name", name, allowed)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sysconfig
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ class TextFiles(TextSource):
 
 def is_list_of_names(value: Any) -> bool:
     """Whether it is a collection of strings, which a string is not."""
-    if isinstance(value, str) or not isinstance(value, Collection):
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Collection):
         return False
     return all(isinstance(name, str) for name in value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,14 @@ import torch
 from temporal_sae import schemas
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
-from temporal_sae.errors import InvalidOption, RunError, check_choice, check_number, keep_int
+from temporal_sae.errors import (
+    InvalidOption,
+    RunError,
+    check_choice,
+    check_number,
+    check_words,
+    keep_int,
+)
 from temporal_sae.eval.saebench import collect, needs
 from temporal_sae.eval.saebench.guards import artifacts_name, package_version
 from temporal_sae.eval.saebench.options import completed
@@ -86,13 +93,15 @@ class SAEBenchEvaluation:
 
     def __post_init__(self) -> None:
         given = self.evals
-        if isinstance(given, str) or not given:
+        if isinstance(given, str) or not isinstance(given, Sequence) or not given:
             raise InvalidOption("evals", given, f"a list of some of {', '.join(EVALUATIONS)}")
         for name in given:
             check_choice("evals", name, EVALUATIONS)
         self._set("evals", tuple(name for name in EVALUATIONS if name in given))
         for name in EVALUATIONS:
             self._set(name, completed(name, getattr(self, name)))
+        for option in ("model_name", "data_folder", "artifacts_path"):
+            check_words(option, getattr(self, option), null=True)
         if self.llm_dtype is not None:
             check_choice("llm_dtype", self.llm_dtype, DTYPES)
         keep_int(self, "llm_batch_size", 1)

@@ -12,6 +12,7 @@ from temporal_sae.errors import (
     check_choice,
     check_int,
     check_number,
+    check_words,
 )
 
 BIOS_AND_REVIEWS = ["LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5"]
@@ -138,7 +139,10 @@ RECORDED = {
     "n_values": (2, 5, 10, 20, 50, 100, 500),
 }
 MAY_BE_NEGATIVE = ("prompt_token_pos",)
-NUMBER_OR_NULL = ("full_dataset_downsample",)
+# Those that are null by default are texts, but for these.
+COUNT_OR_NULL = ("full_dataset_downsample",)
+NUMBER_OR_NULL = ("temperature",)
+TEXTS_OR_NULL = ("dataset_names",)
 # What an SAE is judged by, once the activations and the probes on them are there.
 OF_THE_SAE_ALONE = (
     "n_values",
@@ -163,6 +167,8 @@ def completed(evaluation: str, given: Mapping[str, Any] | None) -> dict[str, Any
         InvalidOption: a key is unknown, or a value is not of the kind that its default is.
     """
     defaults = DEFAULTS[evaluation]
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidOption(evaluation, given, f"options such as {', '.join(defaults)}")
     chosen = dict(given or {})
     if unknown := sorted(chosen.keys() - defaults.keys()):
         allowed = f"left out, as the options are {', '.join(defaults)}"
@@ -176,21 +182,39 @@ def completed(evaluation: str, given: Mapping[str, Any] | None) -> dict[str, Any
 
 
 def _checked(option: str, value: Any, like: Any) -> Any:
-    """The value, if it is of the kind of `like`; null stands for anything."""
+    """The value, if it is of the kind of `like`."""
     key = option.split(".")[-1]
-    if key in RECORDED:
-        return _recorded_sizes(option, value, RECORDED[key])
-    if isinstance(like, bool):
-        return check_bool(option, value)
-    if isinstance(like, int) or (key in NUMBER_OR_NULL and value is not None):
-        return check_int(option, value, -(2**31) if key in MAY_BE_NEGATIVE else 1)
-    if isinstance(like, float):
-        return check_number(option, value)
-    if isinstance(like, list):
-        return _checked_list(option, value, like[0])
-    if isinstance(like, str) and not (isinstance(value, str) and value):
-        raise InvalidOption(option, value, "a text")
-    return value
+    if like is None:
+        checked = None if value is None else _checked(option, value, _like_of_null(key))
+    elif key in RECORDED:
+        checked = _recorded_sizes(option, value, RECORDED[key])
+    elif isinstance(like, bool):
+        checked = check_bool(option, value)
+    elif isinstance(like, int):
+        checked = check_int(option, value, -(2**31) if key in MAY_BE_NEGATIVE else 1)
+    elif isinstance(like, float):
+        checked = check_number(option, value)
+    elif isinstance(like, list):
+        checked = _checked_list(option, value, like[0])
+    elif isinstance(like, Mapping):
+        checked = _checked_lists(option, value)
+    else:
+        checked = check_words(option, value)
+    return checked
+
+
+def _like_of_null(key: str) -> Any:
+    """A value of the kind that an option has when it is not null."""
+    kinds = ((COUNT_OR_NULL, 1), (NUMBER_OR_NULL, 1.0), (TEXTS_OR_NULL, ["text"]))
+    return next((like for keys, like in kinds if key in keys), "text")
+
+
+def _checked_lists(option: str, value: Any) -> Mapping[str, Any]:
+    """A list for each of some names."""
+    lists = isinstance(value, Mapping) and all(isinstance(each, list) for each in value.values())
+    if not lists or not value:
+        raise InvalidOption(option, value, "a list for each name, {name: [a, b]}")
+    return dict(value)
 
 
 def _checked_list(option: str, value: Any, like: Any) -> list[Any]:

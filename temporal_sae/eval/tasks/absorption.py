@@ -127,6 +127,8 @@ class Absorption:
     def __post_init__(self) -> None:
         for option in ("max_k", "min_letters", "batch_prompts", "n_resamples"):
             keep_int(self, option, 1)
+        if not isinstance(self.template, str) or "{word}" not in self.template:
+            raise InvalidOption("template", self.template, "a line with {word} and {letter} in it")
         keep_int(self, "n_examples", 0)
         keep_int(self, "max_words", 100)
         keep_int(self, "seed", 0)
