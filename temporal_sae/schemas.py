@@ -22,12 +22,19 @@ T = TypeVar("T")
 Number = float | None  # JSON has no NaN: where there is none, it says null
 
 
+class TextFacts(TypedDict):
+    """What a run has read."""
+
+    accepted_changes: list[str]
+
+
 class RunRecord(TypedDict):
     """`run.json`, as far as a run of any state has it."""
 
     status: Literal["running", "stopped", "failed", "finished"]
     config: dict[str, Any]
     reason: NotRequired[str | None]
+    data: NotRequired[TextFacts]
 
 
 class ComparedConfig(TypedDict):

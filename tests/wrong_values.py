@@ -100,10 +100,12 @@ RANGES = {
         "held_out_fraction": number(0, 1),
         "shuffle_buffer": whole(0),
         "skip_broken": whole(0),
+        "changed": choice(),
     },
     "data=stdlib": {
         "held_out_fraction": number(0, 1),
         "max_document_chars": whole(null=True),
+        "changed": choice(),
     },
     "data=text_files": {
         "path": text(),
@@ -111,6 +113,7 @@ RANGES = {
         "exclude": listed(3, None, [1], empty=True),
         "held_out_fraction": number(0, 1),
         "max_document_chars": whole(null=True),
+        "changed": choice(),
     },
     "activations": {
         "context_size": whole(2),

@@ -22,7 +22,7 @@ from temporal_sae.errors import RunError
 from temporal_sae.files import read_json
 
 # What `datasets` reads by type, which as text would be markup.
-TABLES = (".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
+TABLES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 OF_A_TABLE = "read by data=hub"
 SEEN = "read under another name"
 # What tells the folder of a run or a sweep, and keys that it has.

@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from temporal_sae.data.readers import Rows, open_rows, why
-from temporal_sae.data.sources import LeftOut, Split, TextSource, hash_fraction
+from temporal_sae.data.readers import Rows, find_files, open_rows, why
+from temporal_sae.data.reading import look_at
+from temporal_sae.data.sources import CHANGED, LeftOut, Split, TextSource, hash_fraction, hash_of
 from temporal_sae.errors import (
     InvalidOption,
     RunError,
     check_bool,
+    check_choice,
     check_int,
     check_number,
     check_words,
@@ -47,6 +50,8 @@ class HubText(TextSource):
         held_out_fraction: share of the documents kept for evaluation, chosen by their content.
         shuffle_buffer: documents that `datasets` shuffles among; 0 keeps the stored order.
         skip_broken: rows that may be passed over although they are no text; each is told.
+        changed: when a run is continued and the files of a local data set are not those it has
+            begun with, `refuse`, or `accept` that it goes on with other text.
         folder: the run's own, which is not read.
 
     Raises:
@@ -63,6 +68,7 @@ class HubText(TextSource):
         held_out_fraction: float = 0.01,
         shuffle_buffer: int = 0,
         skip_broken: int = 0,
+        changed: str = "refuse",
         folder: Path | None = None,
     ) -> None:
         for option, value in (
@@ -80,6 +86,7 @@ class HubText(TextSource):
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         self.shuffle_buffer = check_int("shuffle_buffer", shuffle_buffer, 0)
         self.skip_broken = check_int("skip_broken", skip_broken, 0)
+        self.changed = check_choice("changed", changed, CHANGED)
         self._opened: Rows | None = None
         self._column_is_there = False
         self._broken: set[int] = set()
@@ -179,6 +186,19 @@ class HubText(TextSource):
             broken.add(BROKEN, f"row {number}")
         empty = {"count": self._n_empty, "example": f"row {self._first_empty}"}
         return {**broken.summary(), **({NO_TEXT: empty} if self._n_empty else {})}
+
+    def describe(self) -> dict[str, Any]:
+        """Number of files of a local data set, and a hash over `listing`."""
+        listing = self.listing()
+        return {"files": len(listing), "hash": hash_of(listing)} if listing else {}
+
+    def listing(self) -> dict[str, Any]:
+        """Size and CRC-32 of the first 64 KiB of every file of a local data set."""
+        path = Path(os.path.expanduser(str(self.name)))
+        inside = path.rglob("*") if path.is_dir() else find_files(path)
+        files = sorted(file for file in inside if file.is_file())
+        looks = {os.path.relpath(file, path.parent): look_at(file) for file in files}
+        return {name: [look.size, look.crc32] for name, look in looks.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Which rows have been passed over as broken."""

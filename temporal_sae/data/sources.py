@@ -12,6 +12,7 @@ folder lies, and between machines.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 from collections import defaultdict
@@ -22,6 +23,7 @@ from temporal_sae.errors import printable
 
 T = TypeVar("T")
 Split = Literal["train", "held_out"]
+CHANGED = ("refuse", "accept")
 
 
 class LeftOut:
@@ -45,13 +47,17 @@ class LeftOut:
             for reason, names in sorted(self._names.items())
         }
 
-    def in_words(self) -> str:
-        """`28 empty (such as a.txt), 1 not UTF-8 (b.txt)`."""
-        return ", ".join(
-            f"{about['count']} {reason} "
-            f"({'such as ' if about['count'] > 1 else ''}{about['example']})"
-            for reason, about in self.summary().items()
-        )
+
+def in_words(left_out: dict[str, dict[str, Any]]) -> str:
+    """`28 empty (such as a.txt), 1 not UTF-8 (b.txt)`."""
+    return ", ".join(
+        counted(about["count"], reason, about["example"]) for reason, about in left_out.items()
+    )
+
+
+def counted(count: int, what: str, example: str) -> str:
+    """`28 empty (such as a.txt)`."""
+    return f"{count} {what} ({'such as ' if count > 1 else ''}{example})"
 
 
 @runtime_checkable
@@ -62,9 +68,12 @@ class TextSource(Protocol):
     the run's own folder, which is never text, or None.
 
     Attributes:
+        changed: whether a run goes on where the text is not that which it has begun with: `refuse`
+            or `accept`.
         held_out_advice: what helps where there is too little text for the evaluation, in words.
     """
 
+    changed: str = "refuse"
     held_out_advice: str = "give data.held_out_fraction a larger value, or use eval=none"
 
     def documents(
@@ -98,6 +107,11 @@ def hash_fraction(name: str) -> float:
     """A number in [0, 1) that depends on `name` alone, which may be one that is not UTF-8."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def hash_of(listing: dict[str, Any]) -> str:
+    """SHA-256 of what a source lists."""
+    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
 
 
 def held_out_below(ranks: Collection[float], fraction: float) -> float:

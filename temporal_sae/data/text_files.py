@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import sysconfig
@@ -15,13 +13,16 @@ from temporal_sae.data.find import OF_A_TABLE, find_files, is_same_folder
 from temporal_sae.data.pieces import divide_text
 from temporal_sae.data.reading import look_at, read_text
 from temporal_sae.data.sources import (
+    CHANGED,
     Split,
     TextSource,
     hash_fraction,
+    hash_of,
     held_out_below,
+    in_words,
     shuffled,
 )
-from temporal_sae.errors import InvalidOption, check_int, check_number
+from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class TextFiles(TextSource):
         held_out_fraction: share of the files kept for evaluation, in [0, 1).
         max_document_chars: longer files are cut there, so that a few huge ones cannot dominate;
             null for no limit.
+        changed: when a run is continued and the files are not those it has begun with, `refuse`,
+            or `accept` that it goes on with other text.
         folder: the run's own, which is not read.
 
     Raises:
@@ -62,6 +65,7 @@ class TextFiles(TextSource):
         exclude: Collection[str] = (),
         held_out_fraction: float = 0.1,
         max_document_chars: int | None = None,
+        changed: str = "refuse",
         folder: Path | None = None,
     ) -> None:
         if not isinstance(path, (str, int, Path)) or not str(path):
@@ -75,6 +79,7 @@ class TextFiles(TextSource):
         if max_document_chars is not None:
             max_document_chars = check_int("max_document_chars", max_document_chars, 1)
         self.max_document_chars = max_document_chars
+        self.changed = check_choice("changed", changed, CHANGED)
         found = find_files(Path(os.path.expanduser(self.path)), pattern, exclude, folder)
         if folder is not None and found.walked and is_same_folder(found.root, folder):
             allowed = "text outside the run's own folder (hydra.run.dir)"
@@ -88,7 +93,7 @@ class TextFiles(TextSource):
         if not self._usable or (len(self._usable) == 1 and not self._text(self._usable[0])):
             raise InvalidOption("path", self.path, self._text_wanted())
         self.splits = self._divide()
-        log.info("; ".join(self._in_words()))
+        log.info("; ".join(self._told()))
 
     def _text_wanted(self) -> str:
         reasons = self._left_out.reasons()
@@ -98,7 +103,7 @@ class TextFiles(TextSource):
                 f"text files; {ending} is read by data=hub data.name=FILE data.text_column=COLUMN, "
                 f"or with its markup by data.pattern='*{ending}'"
             )
-        return SOME_TEXT + (f"; left out: {self._left_out.in_words()}" if reasons else "")
+        return SOME_TEXT + (f"; left out: {in_words(self.left_out())}" if reasons else "")
 
     def _divide(self) -> dict[Split, list[str]]:
         """Names of files by split, from a hash of each.
@@ -117,7 +122,7 @@ class TextFiles(TextSource):
     def _in_pieces(self) -> bool:
         return len(self._usable) == 1 and self.held_out_fraction > 0
 
-    def _in_words(self) -> Iterator[str]:
+    def _told(self) -> Iterator[str]:
         facts = self.describe()
         yield f"text: {facts['files']:,} file(s), {facts['bytes'] / 2**20:.1f} MiB"
         if self._in_pieces:
@@ -125,7 +130,7 @@ class TextFiles(TextSource):
             n_held_out, n_train = len(pieces["held_out"]), len(pieces["train"])
             yield f"cut into {n_held_out + n_train} pieces, of which {n_held_out} are held out"
         if self._left_out.reasons():
-            yield f"left out: {self._left_out.in_words()}"
+            yield f"left out: {in_words(self.left_out())}"
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
@@ -156,11 +161,10 @@ class TextFiles(TextSource):
 
     def describe(self) -> dict[str, Any]:
         """Number and bytes of the files with text, and a hash over `listing`."""
-        listing = json.dumps(self.listing(), sort_keys=True)
         return {
             "files": len(self._usable),
             "bytes": sum(self._looks[name].size for name in self._usable),
-            "hash": hashlib.sha256(listing.encode()).hexdigest(),
+            "hash": hash_of(self.listing()),
         }
 
     def listing(self) -> dict[str, Any]:
@@ -185,13 +189,15 @@ class StdlibText(TextFiles):
     Args:
         held_out_fraction: share of the files kept for evaluation, in [0, 1).
         max_document_chars: see TextFiles.
-        folder: the run's own, which is not read.
+        changed: see TextFiles; Python may have been updated.
+        folder: see TextFiles.
     """
 
     def __init__(
         self,
         held_out_fraction: float = 0.1,
         max_document_chars: int | None = 20_000,
+        changed: str = "refuse",
         folder: Path | None = None,
     ) -> None:
         super().__init__(
@@ -200,5 +206,6 @@ class StdlibText(TextFiles):
             exclude=("site-packages", "dist-packages"),
             held_out_fraction=held_out_fraction,
             max_document_chars=max_document_chars,
+            changed=changed,
             folder=folder,
         )

@@ -52,7 +52,7 @@ def _main(arguments: list[str] | None) -> None:
     overrides = [w for w in words if Path(w) not in folders]
     if not folders:
         parser.error("name at least one folder")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("temporal_sae").setLevel(logging.INFO)
     try:
         failed = [folder for folder in folders if not evaluated(folder, overrides)]

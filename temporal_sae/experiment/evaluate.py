@@ -19,6 +19,7 @@ from temporal_sae.experiment.components import check_stored, load_plugins
 from temporal_sae.experiment.construct import naming
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.folder import RECORD, RunFolder
+from temporal_sae.experiment.text_record import changes_of
 from temporal_sae.files import write_json
 from temporal_sae.report import build_report
 from temporal_sae.report.build import read_run
@@ -45,7 +46,7 @@ def subject_of(
         "sae": weights_hash(sae),
         "model": [judges.model.name, judges.model.hook_name, judges.model.dtype],
         "window": [judges.source.context_size, judges.source.prepend_bos],
-        "data": data,
+        "data": [{k: v for k, v in data.items() if k != "changed"}, judges.text.describe()],
         "version": version("temporal_sae"),
     }
     files = EvaluationFiles(folder, identity)
@@ -83,7 +84,7 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
         read_run(folder)  # what reports tell of it, before any work
         cfg = judges_config(folder, options)
         run.set_aside_misfits()
-        failures = evaluate_saved(folder / "sae", cfg, folder)
+        failures = evaluate_saved(folder / "sae", cfg, folder, record)
         if record["status"] == "failed" and not failures:
             record = {k: v for k, v in record.items() if k != "reason"} | {"status": "finished"}
         record["config"]["eval"] = OmegaConf.to_container(cfg.eval, resolve=True)
@@ -120,13 +121,20 @@ def evaluate_foreign(folder: Path, options: DictConfig) -> dict[str, str]:
     return evaluate_saved(folder, options, folder)
 
 
-def evaluate_saved(sae_folder: Path, cfg: DictConfig, folder: Path) -> dict[str, str]:
-    """Evaluate the SAE in `sae_folder`, writing `eval/` and `results.json` in `folder`."""
+def evaluate_saved(
+    sae_folder: Path, cfg: DictConfig, folder: Path, record: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """Evaluate the SAE in `sae_folder`, writing `eval/` and `results.json` in `folder`.
+
+    `record` is that of the run that has trained it, if one of this package has.
+    """
     earlier = results_in(folder)
     if (folder / "eval").exists() and not (folder / "eval").is_dir():
         raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file an evaluation")
     sae = load_sae(sae_folder)
     judges = build_judges(cfg, folder)
+    if record and (changes := changes_of(judges.text, record, folder)):
+        log.warning("this is not the text that the SAE was trained on: %s", changes)
     if sae.d_in != judges.model.d_in:
         raise InvalidOption(
             "model.hook_name",

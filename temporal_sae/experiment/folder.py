@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae import schemas
+from temporal_sae.data import TextSource
 from temporal_sae.errors import RunError
+from temporal_sae.experiment.text_record import LISTING, changes_of
 from temporal_sae.files import (
     remove_all,
     remove_if_empty,
@@ -21,17 +23,19 @@ from temporal_sae.files import (
     write_atomically,
 )
 from temporal_sae.locks import ProcessLock, Timeout
+from temporal_sae.training import Checkpoints
 
 log = logging.getLogger(__name__)
 
 RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
 SECONDS_TO_LOCK = 0.2
-FOLDERS = (".hydra", "checkpoints", "sae", "eval", "wandb")
-FILES = ("metrics.jsonl", "results.json", "notes.md", RECORD)
+FOLDERS = (".hydra", CHECKPOINTS, "sae", "eval", "wandb")
+FILES = ("metrics.jsonl", "results.json", "notes.md", LISTING, RECORD)
 ARTIFACTS = (*FOLDERS, *FILES)
 # Options that may differ between the parts of one run: they do not change what it computes.
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
-FREE_IN = {"trainer": ("resume", "checkpoint_every"), "data": ("skip_broken",)}
+FREE_IN = {"trainer": ("resume", "checkpoint_every"), "data": ("changed", "skip_broken")}
 
 
 class RunFolder:
@@ -68,32 +72,45 @@ class RunFolder:
             told = f"{self.path}: another process is running in this folder{self._lock.holder()}"
             raise RunError(told) from None
 
-    def claim(self, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    def claim(
+        self, config: dict[str, Any], overwrite: bool, text: TextSource | None = None
+    ) -> dict[str, Any] | None:
         """Make the folder this run's own; what it holds stays until `make_ready`.
+
+        Args:
+            config: of the run.
+            overwrite: whether what cannot be continued is to be replaced.
+            text: what the run reads.
 
         Returns:
             The record of the run that is to be continued; None for a new one.
 
         Raises:
             RunError: it cannot be written, another process uses it, it holds a finished run (or an
-                unfinished one of another config) and `overwrite` is not set.
+                unfinished one of another config or text) and `overwrite` is not set.
         """
         self._is_new = not self.path.exists()
         check_writable(self.path)
         self._acquire()
         try:
-            return self._judge(config, overwrite)
+            return self._judge(config, overwrite, text)
         except BaseException:
             self.release()
             raise
 
-    def _judge(self, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    def _judge(
+        self, config: dict[str, Any], overwrite: bool, text: TextSource | None
+    ) -> dict[str, Any] | None:
         record = self.read()
         if record is None:
             self._refuse_files_of_no_run()
             return None
         changed = differing_keys(comparable(record["config"]), comparable(config))
-        self._is_to_be_cleared = overwrite and (record["status"] == "finished" or bool(changed))
+        other_text = None
+        if text is not None and text.changed == "refuse":
+            other_text = self.changes_of_text(text, record, config)
+        cannot_go_on = record["status"] == "finished" or changed or other_text
+        self._is_to_be_cleared = overwrite and bool(cannot_go_on)
         if self._is_to_be_cleared:
             return None
         if record["status"] == "finished":
@@ -105,7 +122,24 @@ class RunFolder:
                 f"{self.path}: holds a run with other options ({'; '.join(changed[:3])}); choose "
                 "another hydra.run.dir or overwrite=true"
             )
+        if other_text:
+            raise RunError(
+                f"{self.path}: holds a run of other text ({other_text}); choose another "
+                "hydra.run.dir, overwrite=true, or data.changed=accept to go on all the same"
+            )
         return record
+
+    def changes_of_text(
+        self, text: TextSource, record: dict[str, Any] | None, config: dict[str, Any]
+    ) -> str | None:
+        """How `text` differs from what the checkpoint to be continued was made with, in words.
+
+        None: not at all, or there is none.
+        """
+        checkpoints = Checkpoints(self.path / CHECKPOINTS).files()
+        if record is None or not checkpoints or config["trainer"]["resume"] != "auto":
+            return None
+        return changes_of(text, record, self.path)
 
     def make_ready(self) -> None:
         """Remove what a killed writer has left, and a run that is to be overwritten.

@@ -21,13 +21,19 @@ from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_cheap, build_components, uses_cuda
 from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.evaluate import subject_of
-from temporal_sae.experiment.folder import RunFolder
+from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder
 from temporal_sae.experiment.record import environment, peak_memory
 from temporal_sae.experiment.results import (
     cost_section,
     find_objective,
     summary_of,
     training_section,
+)
+from temporal_sae.experiment.text_record import (
+    say_what_was_left_out,
+    text_section,
+    with_what_was_left_out,
+    write_listing,
 )
 from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
@@ -99,12 +105,15 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
     cheap = agreement.everywhere(lambda: build_cheap(cfg, run_folder.path))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     # Before anything slow: a folder that has to be refused is refused at once.
-    continued = agreement.together(lambda: run_folder.claim(config, cfg.overwrite))
+    continued = agreement.together(lambda: run_folder.claim(config, cfg.overwrite, cheap.text))
     try:
         with threads_of(continued, cheap.device):
             parts = agreement.everywhere(lambda: build_components(cfg, cheap))
             agreement.together(run_folder.make_ready)
             record = describe(cfg, config, overrides, parts) if is_first else {}
+            if is_first:
+                changes = run_folder.changes_of_text(parts.text, continued, config)
+                record["data"] = text_section(parts.text, continued, changes)
             parts.logger = parts.logger if is_first else NoLogger()
             with closing(parts.logger):
                 objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
@@ -128,11 +137,16 @@ def _work(
 ) -> float:
     """Train and evaluate in a folder that is the run's own; returns the objective."""
     is_first = processes.is_first()
-    write = run_folder.write if is_first else lambda record: None
+
+    def write(record: dict[str, Any]) -> None:
+        if is_first:
+            run_folder.write(with_what_was_left_out(record, parts.text))
+
     try:
         write(record)
         if is_first:
             save_config(cfg, overrides, run_folder.path)
+            write_listing(run_folder.path, parts.text)
         parts.logger.start(About(config, overrides))
         with deterministic_on_cpu(parts.device):
             trained, co_activation = _train(parts, run_folder.path, console)
@@ -143,6 +157,7 @@ def _work(
                 objective, outcome, failures = judged
                 record.update(outcome, wall_seconds=time.monotonic() - began)
                 write({**record, "status": "failed" if failures else "finished"})
+                say_what_was_left_out(record, parts.text)
                 build_report(run_folder.path)
                 print_summary(run_folder.path, console)
                 if failures:
@@ -222,7 +237,7 @@ def _train(
             tracker=parts.tracker,
             separation=parts.separation,
             logger=parts.logger,
-            checkpoints=Checkpoints(folder / "checkpoints"),
+            checkpoints=Checkpoints(folder / CHECKPOINTS),
             progress=ProgressDisplay(parts.trainer.total_steps, console),
             stability=stability,
         )

@@ -22,6 +22,7 @@ FILES = {
     "eval/": "one file an evaluation",
     "checkpoints/": "the newest two, for continuing",
     "run.json": "config, versions, time, memory, and the command that repeats the run",
+    "text.json": "the local files that it reads",
     ".hydra/": "the composed config",
 }
 CO_ACTIVATION = {

@@ -37,6 +37,7 @@ FREE_TO_CHANGE = (
     "trainer.resume",
     "trainer.checkpoint_every",
     "data.skip_broken",
+    "data.changed",
 )
 
 

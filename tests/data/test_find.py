@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from temporal_sae.data.find import find_files
+from temporal_sae.data.find import TABLES, find_files
+from temporal_sae.data.readers import READERS
 
 
 def names(path, *rest, **options):
@@ -106,6 +107,7 @@ def test_what_runs_and_sweeps_leave_is_not_found(tree):
 
 
 def test_tables_are_left_out_unless_the_pattern_names_them(tree):
+    assert set(TABLES) == READERS.keys() - {".txt"}
     for name in ("x.jsonl", "y.CSV", "z.parquet"):
         (tree / name).write_text("{}")
     assert len(names(tree)) == 4

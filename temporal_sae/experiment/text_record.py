@@ -1,0 +1,91 @@
+"""What a run reads: told in run.json and, file by file, in text.json; compared when it goes on.
+
+A checkpoint says how far a run has come in its text, as a number of documents. With other files the
+same number is another place, and held-out files may have been trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from temporal_sae import schemas
+from temporal_sae.data import TextSource
+from temporal_sae.data.sources import counted, in_words
+from temporal_sae.errors import RunError, printable
+from temporal_sae.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+LISTING = "text.json"
+
+
+def text_section(
+    text: TextSource, earlier: dict[str, Any] | None, changes: str | None
+) -> dict[str, Any]:
+    """What run.json says of the text.
+
+    Args:
+        text: as it is now.
+        earlier: the record of the run that is continued, if one is.
+        changes: how the text differs from what that run has begun with.
+    """
+    accepted = (earlier or {}).get("data", {}).get("accepted_changes", [])
+    return {
+        **text.describe(),
+        "left_out": text.left_out(),
+        "accepted_changes": [*accepted, *([changes] if changes else [])],
+    }
+
+
+def with_what_was_left_out(record: dict[str, Any], text: TextSource) -> dict[str, Any]:
+    """A record that also tells of files that have turned out to hold no text."""
+    return {**record, "data": {**record["data"], "left_out": text.left_out()}}
+
+
+def say_what_was_left_out(record: dict[str, Any], text: TextSource) -> None:
+    """Tell of what was left out while the text was read, which nobody knew when the run began."""
+    before, now = record["data"]["left_out"], text.left_out()
+    if new := {reason: about for reason, about in now.items() if about != before.get(reason)}:
+        log.info("left out of the text while it was read: %s", in_words(new))
+
+
+def write_listing(folder: Path, text: TextSource) -> None:
+    """Note every file, so that a change can be told by name."""
+    if listing := text.listing():
+        write_atomically(folder / LISTING, json.dumps(listing) + "\n")
+
+
+def changes_of(text: TextSource, record: dict[str, Any], folder: Path) -> str | None:
+    """How `text` differs from what the run in `folder` has begun with, in words.
+
+    None: not at all, or its record does not tell.
+    """
+    before, now = record.get("data"), text.describe()
+    if not before or all(before.get(key) == value for key, value in now.items()):
+        return None
+    try:
+        listed = schemas.read(folder / LISTING, dict[str, Any])
+    except (FileNotFoundError, RunError):
+        listed = {}
+    return (listed and changed_files(listed, text.listing())) or ", ".join(
+        f"{key}: {before.get(key)} → {value}"
+        for key, value in now.items()
+        if before.get(key) != value
+    )
+
+
+def changed_files(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """`2 file(s) added (such as a.txt), 1 file(s) changed (b.txt)`; empty where nothing is."""
+    kinds = {
+        "added": now.keys() - before.keys(),
+        "removed": before.keys() - now.keys(),
+        "changed": {name for name in now.keys() & before.keys() if now[name] != before[name]},
+    }
+    return ", ".join(
+        counted(len(names), f"file(s) {kind}", printable(min(names)))
+        for kind, names in kinds.items()
+        if names
+    )
