@@ -344,6 +344,17 @@ def test_a_run_leaves_what_the_help_says_and_a_second_is_refused(command, random
     assert command(*small(random_gemma), "hydra.run.dir=mine", "overwrite=true")[0] == 0
 
 
+def test_rates_are_tokens_over_seconds(command, random_gemma):
+    options = ["trainer.log_every=1", "trainer.num_tokens=1024", "hydra.run.dir=run"]
+    code, _, err = command(*small(random_gemma), *options)
+    assert code == 0, err
+    record = json.loads(Path("run/run.json").read_text())
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert record["tokens_per_second"] == pytest.approx(1024 / record["training_seconds"])
+    by_steps = sum(1024 / len(lines) / line["tokens_per_second"] for line in lines)
+    assert by_steps == pytest.approx(record["training_seconds"], rel=0.2)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(command, random_gemma, monkeypatch):
     from temporal_sae.training import checkpoint
 

@@ -306,3 +306,17 @@ def test_the_bundled_model_in_seconds(tmp_path):
     assert metrics["model_performance_preservation"]["ce_loss_score"] > 0.8
     assert metrics["reconstruction_quality"]["explained_variance"] > 0.6
     assert metrics["sparsity"]["l0"] == pytest.approx(32, abs=0.5)
+
+
+def test_a_first_run_says_that_it_compiles_and_does_not_count_it(options, tmp_path, monkeypatch):
+    """With numba's cache empty; the second run finds it filled."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    said, seconds = [], []
+    for name in ("first", "second"):
+        output = finish(*options, "trainer.num_tokens=7680", f"hydra.run.dir={tmp_path / name}")
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        said.append(output.count("compiling kernels (once"))
+        seconds.append((record["wall_seconds"], record["training_seconds"]))
+    assert said == [1, 0]
+    compiling = seconds[0][0] - seconds[1][0]
+    assert seconds[0][1] - seconds[1][1] < 0.3 * compiling

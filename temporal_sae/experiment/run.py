@@ -270,7 +270,7 @@ def _judge(
     write_json(folder / "results.json", results)
     outcome = {
         "training_seconds": trained.seconds,  # of all parts of a continued run
-        "tokens_per_second": trained.metrics["tokens_per_second"],
+        "tokens_per_second": trained.metrics["tokens"] / max(trained.seconds, 1e-9),
         "peak_memory_bytes": peak_memory(parts.device),
     }
     parts.logger.summarise(summary_of(results))

@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from temporal_sae.kernels import compiling
+
+compiling.watch()
+
 LEAST_BYTES = 2**16  # of the arrays: with fewer, waking a thread takes longer than the work
 
 

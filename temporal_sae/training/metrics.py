@@ -50,7 +50,7 @@ def measure(
         "lr": run.optimizer.lr,
         "gradient_norm": float(gradient_norm),
         "windows_closed": parts.tracker.windows_closed,
-        "tokens_per_second": tokens / max(run.seconds, 1e-9),
+        "tokens_per_second": run.clock.tokens_per_second(tokens),
         **{name: float(value) for name, value in parts.batches.metrics().items()},
         **{f"seconds_{name}": watch.seconds() for name, watch in run.stopwatches.items()},
     }

@@ -15,7 +15,7 @@ from temporal_sae.training.health import Health
 from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
-from temporal_sae.training.stopwatch import Stopwatch
+from temporal_sae.training.stopwatch import Clock, Stopwatch
 
 LONGEST_PROBLEM = 200  # characters; torch lists every tensor
 
@@ -32,6 +32,7 @@ class TrainingState:
     steps_negligible: int = 0
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
 
 
 def load_newest(checkpoints: Checkpoints) -> State | None:

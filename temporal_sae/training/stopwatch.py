@@ -1,4 +1,4 @@
-"""Time spent in a part of the step, on the CPU or on a GPU, without waiting for the GPU."""
+"""Time of a run and of a part of its steps, without waiting for a GPU; compiling does not count."""
 
 from __future__ import annotations
 
@@ -7,6 +7,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from temporal_sae.kernels import compiling
+
+
+def now() -> float:
+    """Seconds on a clock that stands still while kernels are compiled."""
+    return time.perf_counter() - compiling.seconds()
+
+
+class Clock:
+    """Seconds of training so far, and the rate since it was last asked for.
+
+    Args:
+        seconds: of the parts of the run before this one.
+        tokens: that were trained on in them.
+    """
+
+    def __init__(self, seconds: float = 0.0, tokens: int = 0) -> None:
+        self._last = now()
+        self._began = self._last - seconds
+        self._tokens = tokens
+
+    def seconds(self) -> float:
+        """Seconds of training, of all parts of the run."""
+        return now() - self._began
+
+    def tokens_per_second(self, tokens: int) -> float:
+        """The rate since the last call, or the beginning; `tokens` have been trained on by now."""
+        time, trained = now() - self._last, tokens - self._tokens
+        self._last, self._tokens = self._last + time, tokens
+        return trained / max(time, 1e-9)
 
 
 class Stopwatch:
@@ -34,9 +65,9 @@ class Stopwatch:
             end.record()
             self._pending.append((begin, end))
         else:
-            start = time.perf_counter()
+            start = now()
             yield
-            self._seconds += time.perf_counter() - start
+            self._seconds += now() - start
 
     def seconds(self) -> float:
         """Seconds so far."""

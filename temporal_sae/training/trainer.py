@@ -8,7 +8,6 @@ model and decides nothing about files.
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.state import TrainingState, load_newest, restore, snapshot
-from temporal_sae.training.stopwatch import Stopwatch
+from temporal_sae.training.stopwatch import Clock, Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +163,12 @@ class Trainer:
                 activations are all equal; or the text cannot be read on, with a checkpoint written.
         """
         run = self._start(parts)
-        began = time.monotonic() - run.seconds
+        run.clock = Clock(run.seconds, run.step * self.batch_size)
         with StopRequest() as stop, parts.progress:
-            parts.progress.start_at(run.step)
+            parts.progress.start_at(run.step, run.step * self.batch_size)
             while run.step < self.total_steps:
                 self._step(parts, run)
-                run.seconds = time.monotonic() - began
+                run.seconds = run.clock.seconds()
                 asked = stop.agreed()
                 if asked or run.step % self.checkpoint_every == 0:
                     self._save(parts, run)

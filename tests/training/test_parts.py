@@ -2,23 +2,26 @@
 
 import copy
 import json
+import logging
 import os
 import signal
 import time
+from importlib import import_module
 
+import numba
+import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from temporal_sae import processes
 from temporal_sae.sae import JumpReLUSAE, StandardSAE, TopKSAE
 from temporal_sae.signals import Terminated
-from temporal_sae.training import JsonlLogger, ProgressDisplay
+from temporal_sae.training import JsonlLogger
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.initial import fit_encoder, geometric_median
 from temporal_sae.training.interrupts import StopRequest
 from temporal_sae.training.schedule import learning_rate_factor
-from temporal_sae.training.stopwatch import Stopwatch
+from temporal_sae.training.stopwatch import Clock, Stopwatch
 from temporal_sae.training.wandb_logger import has_wandb_key
 
 CPU = torch.device("cpu")
@@ -182,23 +185,26 @@ def test_stopwatch_adds_up_and_continues():
     assert watch.seconds() == 10.0
 
 
-METRICS = {
-    "tokens_per_second": 12345.6,
-    "loss": 0.1234,
-    "explained_variance": 0.9,
-    "l0": 32.0,
-    "dead_share": 0.05,
-}
+def test_no_clock_runs_while_kernels_are_compiled(caplog):
+    import_module("temporal_sae.kernels.cpu")  # brings the compiler
+    watch, clock = Stopwatch(CPU), Clock(seconds=5.0)
+    before = time.perf_counter()
+    with caplog.at_level(logging.INFO, "temporal_sae"), watch.running():
+        numba.njit(lambda x: x[0] + 1)(np.arange(3.0))
+    compiling = time.perf_counter() - before
+    assert watch.seconds() < compiling / 2
+    assert clock.seconds() < 5 + compiling / 2
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_the_numbers(terminal, capsys):
-    console = Console(force_terminal=terminal, width=150)
-    with ProgressDisplay(10, console) as display:
-        display.show(10, METRICS)
-    shown = capsys.readouterr().out
-    for part in ("12,346 tokens/s", "loss 0.1234", "EV 0.900", "L0 32.0", "dead 5.0%", "10/10"):
-        assert part in shown
+def test_a_rate_is_that_since_the_last_one():
+    clock = Clock(seconds=1000.0, tokens=500)
+    rates = []
+    for tokens, seconds in ((600, 0.02), (700, 0.2), (1700, 0.02)):
+        time.sleep(seconds)
+        rates.append(clock.tokens_per_second(tokens))
+    assert 100 < rates[0] <= 100 / 0.02
+    assert rates[1] <= 100 / 0.2
+    assert 1000 < rates[2] <= 1000 / 0.02
 
 
 def test_wandb_goes_online_only_with_a_key(monkeypatch, tmp_path):
