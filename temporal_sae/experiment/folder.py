@@ -30,12 +30,15 @@ log = logging.getLogger(__name__)
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 SECONDS_TO_LOCK = 0.2
-FOLDERS = (".hydra", CHECKPOINTS, "sae", "eval", "wandb")
+FOLDERS = (".hydra", CHECKPOINTS, "snapshots", "sae", "eval", "wandb")
 FILES = ("metrics.jsonl", "results.json", "notes.md", LISTING, RECORD)
 ARTIFACTS = (*FOLDERS, *FILES)
 # Options that may differ between the parts of one run: they do not change what it computes.
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
-FREE_IN = {"trainer": ("resume", "checkpoint_every"), "data": ("changed", "skip_broken")}
+FREE_IN = {
+    "trainer": ("resume", "checkpoint_every", "keep_every"),
+    "data": ("changed", "skip_broken"),
+}
 
 
 class RunFolder:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from temporal_sae.experiment.text_record import (
 )
 from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
+from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub
 from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
@@ -48,6 +50,7 @@ from temporal_sae.training import (
     Parts,
     Preempted,
     ProgressDisplay,
+    Snapshots,
     Stopped,
 )
 from temporal_sae.training.state import TrainingState
@@ -240,6 +243,7 @@ def _train(
             checkpoints=Checkpoints(folder / CHECKPOINTS),
             progress=ProgressDisplay(parts.trainer.total_steps, console),
             stability=stability,
+            snapshots=Snapshots(folder / "snapshots", partial(save_sae, parts)),
         )
     )
     return trained, stability.summary(parts.tracker) if stability else {}
@@ -255,8 +259,7 @@ def _judge(
 ) -> tuple[float, dict[str, Any], dict[str, str]]:
     """Save and evaluate; returns the objective, what the record gains, and what failed."""
     (folder / "sae").mkdir(exist_ok=True)
-    parts.sae.fold_input_scale(parts.stream.scale)
-    parts.sae.save(folder / "sae", sae_metadata(parts))
+    save_sae(parts, parts.sae, trained.step, folder / "sae")
     results: dict[str, Any] = {
         f"training results for layer {parts.model.layer}": training_section(
             parts, cfg.seed, trained.step, trained.metrics
@@ -281,7 +284,13 @@ def _judge(
     return objective, outcome, {}
 
 
-def sae_metadata(parts: Components) -> dict[str, Any]:
+def save_sae(parts: Components, sae: SparseAutoencoder, step: int, folder: Path) -> None:
+    """Write an SAE of this run; from now on it takes activations as the model gives them."""
+    sae.fold_input_scale(parts.stream.scale)
+    sae.save(folder, sae_metadata(parts, step))
+
+
+def sae_metadata(parts: Components, step: int) -> dict[str, Any]:
     """Where the SAE belongs, for `cfg.json`."""
     return {
         "model_name": parts.model.name,
@@ -289,7 +298,7 @@ def sae_metadata(parts: Components) -> dict[str, Any]:
         "context_size": parts.source.context_size,
         "prepend_bos": parts.source.prepend_bos,
         "include_bos": parts.source.include_bos,
-        "training_tokens": parts.trainer.total_steps * parts.trainer.batch_size,
+        "training_tokens": step * parts.trainer.batch_size,
         "model_from_pretrained_kwargs": {},
     }
 

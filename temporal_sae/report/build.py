@@ -21,6 +21,7 @@ FILES = {
     "metrics.jsonl": "one line a logged step",
     "eval/": "one file an evaluation",
     "checkpoints/": "the newest two, for continuing",
+    "snapshots/": "SAEs on the way, as `sae/`, where `trainer.keep_every` is set",
     "run.json": "config, versions, time, memory, and the command that repeats the run",
     "text.json": "the local files that it reads",
     ".hydra/": "the composed config",

@@ -4,6 +4,7 @@ from temporal_sae.training.checkpoint import Checkpoints
 from temporal_sae.training.loggers import About, JsonlLogger, MetricsLogger, NoLogger
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.progress import ProgressDisplay
+from temporal_sae.training.snapshots import Snapshots
 from temporal_sae.training.trainer import Preempted, Stopped, Trainer
 from temporal_sae.training.wandb_logger import WandbLogger
 
@@ -16,6 +17,7 @@ __all__ = [
     "Parts",
     "Preempted",
     "ProgressDisplay",
+    "Snapshots",
     "Stopped",
     "Trainer",
     "WandbLogger",

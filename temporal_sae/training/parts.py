@@ -14,6 +14,7 @@ from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training.checkpoint import Checkpoints, State
 from temporal_sae.training.loggers import MetricsLogger
 from temporal_sae.training.progress import ProgressDisplay
+from temporal_sae.training.snapshots import Snapshots
 
 
 class Batches(Protocol):
@@ -71,3 +72,4 @@ class Parts:
     checkpoints: Checkpoints
     progress: ProgressDisplay
     stability: StabilityMonitor | None = None
+    snapshots: Snapshots | None = None  # where `Trainer.keep_every` is set

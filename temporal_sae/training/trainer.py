@@ -8,6 +8,7 @@ model and decides nothing about files.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
+from temporal_sae.training.snapshots import Snapshots, check_keep_every, is_kept
 from temporal_sae.training.state import TrainingState, load_newest, restore, snapshot
 from temporal_sae.training.stopwatch import Clock, Stopwatch
 
@@ -88,6 +90,8 @@ class Trainer:
         compile: compile the SAE's part of a step by torch.compile; it needs `step=dense`.
         log_every: steps between logged metrics.
         checkpoint_every: steps between checkpoints.
+        keep_every: steps between SAEs that are kept for good, each loadable by itself; `log` keeps
+            those after 1, 2, 4, 8, … steps, null none.
         resume: `auto` continues where the output folder has a checkpoint; `never` starts again and
             deletes it.
 
@@ -115,6 +119,7 @@ class Trainer:
         compile: bool = False,
         log_every: int = 10,
         checkpoint_every: int = 1000,
+        keep_every: int | str | None = None,
         resume: str = "auto",
     ) -> None:
         self.batch_size = check_int("batch_size", batch_size, 1)
@@ -143,6 +148,7 @@ class Trainer:
             raise InvalidOption("compile", compile, "false unless trainer.step=dense")
         self.log_every = check_int("log_every", log_every, 1)
         self.checkpoint_every = check_int("checkpoint_every", checkpoint_every, 1)
+        self.keep_every = check_keep_every(keep_every)
         self.resume = check_choice("resume", resume, ("auto", "never"))
         if self.warmup_steps > self.total_steps:
             raise InvalidOption(
@@ -169,6 +175,8 @@ class Trainer:
             while run.step < self.total_steps:
                 self._step(parts, run)
                 run.seconds = run.clock.seconds()
+                if parts.snapshots and is_kept(run.step, self.keep_every):
+                    self._keep(parts.snapshots, parts.sae, run)
                 asked = stop.agreed()
                 if asked or run.step % self.checkpoint_every == 0:
                     self._save(parts, run)
@@ -184,6 +192,10 @@ class Trainer:
         state = snapshot(parts, run)
         agreement.together(lambda: parts.checkpoints.save(run.step, state))
 
+    def _keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
+        run.health.raise_if_sick()
+        agreement.together(lambda: snapshots.keep(run.step, sae))
+
     def _hand_on(self, stop: StopRequest, run: TrainingState) -> None:
         try:
             stop.hand_on()
@@ -192,6 +204,8 @@ class Trainer:
 
     def _start(self, parts: Parts) -> TrainingState:
         """Fresh state, or that of the newest whole checkpoint."""
+        if self.keep_every is not None and parts.snapshots is None:
+            raise InvalidOption("keep_every", self.keep_every, "null without Parts.snapshots")
         sae, device = parts.sae, parts.sae.W_dec.device
         run = TrainingState(
             SAEAdam(sae, self.betas, self.eps, self.grad_clip),
@@ -209,6 +223,8 @@ class Trainer:
             restore(parts, run, state)
             log.info("continuing at step %d of %d", run.step, self.total_steps)
         parts.logger.rewind(run.step)
+        if parts.snapshots:
+            agreement.together(partial(parts.snapshots.rewind, run.step))
         return run
 
     @torch.no_grad()
