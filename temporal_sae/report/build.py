@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from temporal_sae import schemas
 from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
-from temporal_sae.report.comparison import comparison, with_short_names
+from temporal_sae.report.comparison import DASH, comparison, with_short_names
 from temporal_sae.report.tasks import tasks_table
 
 NOTES = "notes.md"
@@ -49,12 +50,13 @@ def build_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     results, record = read_run(folder)
+    compared = comparison(folder, results)
     parts = [
         "# Notes on a run",
         headline(results, record),
-        "## Beside the reference runs",
-        REFERENCE_CAVEAT,
-        markdown_table(*comparison(results)),
+        "## What it measured",
+        markdown_table(compared.header, compared.rows),
+        *compared.legend,
         *tasks_part(results),
         "## What the tracker saw",
         co_activation_table(results.get("co-activation results", {})),
@@ -81,13 +83,6 @@ def read_run(folder: Path) -> tuple[dict[str, Any], schemas.ToldRecord]:
         if not any(name.startswith(section) for name in results):
             raise RunError(f"{path}: cannot be read (it has no section '{section}')")
     return results, schemas.read(folder / "run.json", schemas.ToldRecord)
-
-
-REFERENCE_CAVEAT = (
-    "The reference runs are on google/gemma-2-2b, layer 12, with contexts of 128 tokens; another "
-    "model's numbers show where a run stands, not which method is better. Their published "
-    "explained variance is the older per-batch value, here `explained_variance_legacy`."
-)
 
 
 def tasks_part(results: dict[str, Any]) -> list[str]:
@@ -162,16 +157,23 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def print_summary(folder: str | Path, console: Console) -> None:
-    """The table at the end of a run, its cost, and where everything was written."""
+def print_summary(folder: str | Path, console: Console, reference: bool = False) -> None:
+    """The table at the end of a run, its cost, and where everything was written.
+
+    Args:
+        folder: of the run.
+        console: where to print; a narrow one is enough.
+        reference: beside the reference runs too, whatever the model.
+    """
     folder = Path(folder)
     results, record = read_run(folder)
-    columns, rows = comparison(results)
-    table = Table(title="this run beside the reference runs (gemma-2-2b)", title_justify="left")
-    for n, name in enumerate(columns):
+    compared = comparison(folder, results, reference)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for n, name in enumerate(compared.header):
         table.add_column(name, justify="left" if n == 0 else "right", no_wrap=n == 0)
-    for row in rows:
-        table.add_row(*row)
+    for row in compared.rows:
+        table.add_row(*(cell.replace(DASH, "-") for cell in row))
     console.print(table)
-    console.print(cost_line(results["cost"], record), highlight=False, soft_wrap=True)
-    console.print(f"written to {folder} (read {NOTES})", highlight=False, soft_wrap=True)
+    lines = [*compared.legend, cost_line(results["cost"], record)]
+    for line in [*lines, f"written to {folder} (read {NOTES})"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,15 +1,23 @@
-"""A run beside the reference runs: which numbers, under which names, from which results."""
+"""A run beside others: which numbers, under which names, from which results."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from temporal_sae.assets import REFERENCE
+from temporal_sae.report.neighbours import neighbours
 
 DASH = "–"
+LETTERS = "ABCDEFGH"
+REFERENCE_CAVEAT = (
+    "The reference runs are on google/gemma-2-2b, layer 12, with contexts of 128 tokens; another "
+    "model's numbers show where a run stands, not which method is better. Their published "
+    "explained variance is the older per-batch value, here `explained_variance_legacy`."
+)
 CORE = "core evaluation results"
 PROBING = "sparse probing evaluation results"
 ABSORPTION = "absorption evaluation results"
@@ -72,14 +80,39 @@ ROWS = (
 )
 
 
-def comparison(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(column names, rows) of this run beside the reference runs."""
-    columns = {"this run": results, **reference_results()}
-    runs = [with_short_names(r) for r in columns.values()]
-    rows = [[row.name, *(row.of(run) for run in runs)] for row in ROWS]
-    measured = {r.name for r in ROWS if r.path[0] in ("training", CORE) or r.of(runs[0]) != DASH}
-    rows = [row for row in rows if row[0] in measured]
-    return ["metric", *(name.replace("_", " ") for name in columns)], rows
+class Comparison(NamedTuple):
+    """A table, and what its columns are."""
+
+    header: list[str]
+    rows: list[list[str]]
+    legend: list[str]
+
+
+def comparison(folder: Path, results: dict[str, Any], reference: bool = False) -> Comparison:
+    """What a run has measured, beside its neighbours' and, for their model, the reference runs'.
+
+    Args:
+        folder: of the run.
+        results: of the run.
+        reference: beside the reference runs, whatever the model.
+    """
+    columns, legend = {"this run": results}, []
+    for letter, other in zip(LETTERS, neighbours(folder, results), strict=False):
+        columns[letter] = other.results
+        what = ": the same without tracker and penalty" if other.is_baseline else ""
+        legend.append(f"{letter} is {other.name}{what}")
+    if reference or is_of_reference_model(results):
+        columns |= {name.replace("_", " "): run for name, run in reference_results().items()}
+        legend.append(REFERENCE_CAVEAT)
+    runs = [with_short_names(run) for run in columns.values()]
+    rows = [[row.name, *(row.of(run) for run in runs)] for row in ROWS if row.of(runs[0]) != DASH]
+    return Comparison(["metric", *columns], rows, legend)
+
+
+def is_of_reference_model(results: dict[str, Any]) -> bool:
+    """Whether a run is on the language model of the reference runs."""
+    config = with_short_names(results)["training"].get("config", {})
+    return str(config.get("lm_name")).split("/")[-1] == "gemma-2-2b"
 
 
 @cache

@@ -1,11 +1,16 @@
 """notes.md and the printed table."""
 
+import copy
+import io
 import json
+import os
+import re
 
 import pytest
 from rich.console import Console
 
 from temporal_sae.report import build_report, print_summary
+from temporal_sae.report.__main__ import main
 from temporal_sae.report.build import number
 from temporal_sae.report.comparison import comparison, reference_results
 
@@ -63,9 +68,9 @@ def test_notes_tell_the_story(folder):
     notes = build_report(folder).read_text()
     for part in (
         "4,096 latents (AutoEncoderTopK, k 8) on tiny",
-        "| CE score | 0.988 | 0.714 | 0.992 | 0.984 |",
-        "| dead latents | 12.5% | – | – | – |",
-        "| L0 | – | 48.9 | 320.0 | 160.0 |",
+        "| metric | this run |",
+        "| CE score | 0.988 |",
+        "| dead latents | 12.5% |",
         "| their mean stability 1 - s | 0.75 |",
         "has halved | not reached |",
         "10 windows apart | 0.5 |",
@@ -81,21 +86,98 @@ def test_a_run_without_tracker_and_evaluation(folder):
     (folder / "results.json").write_text(json.dumps(bare))
     notes = build_report(folder).read_text()
     assert "The tracker was off." in notes
-    assert "| CE score | – | 0.714 |" in notes
+    assert "CE score" not in notes
 
 
-def test_the_printed_table_fits_a_terminal(folder, capsys):
-    print_summary(folder, Console(width=80))
-    lines = capsys.readouterr().out.splitlines()
-    assert any("CE score" in line and "0.988" in line for line in lines)
-    assert max(len(line) for line in lines if "│" in line) <= 80
+def leave(folder, config=None, ce_loss_score=0.5, status="finished", **training):
+    """A run's folder with some results."""
+    folder.mkdir()
+    results = copy.deepcopy(RESULTS)
+    results["training results for layer 3"]["config"] |= training
+    quality = results["core evaluation results"]["metrics"]["model_performance_preservation"]
+    quality["ce_loss_score"] = ce_loss_score
+    (folder / "results.json").write_text(json.dumps(results))
+    record = {**RECORD, "status": status, "config": config or {"seed": 5}}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def shown(folder, width, **options):
+    console = Console(width=width, file=io.StringIO())
+    print_summary(folder, console, **options)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_printed_table_fits_a_terminal(tmp_path, width):
+    folder = leave(tmp_path / "mine", ce_loss_score=0.25)
+    for n in range(5):
+        leave(tmp_path / f"a run of a very long name {n}", ce_loss_score=0.5 + n / 10)
+    lines = shown(folder, width)
+    (header,) = (line for line in lines if "metric" in line)
+    assert header.split() == ["metric", "this", "run", "A", "B", "C"]
+    (score,) = (line for line in lines if "CE score" in line)
+    assert score.split()[:3] == ["CE", "score", "0.250"]
+    end = next(n for n, line in enumerate(lines) if line.startswith("A is"))
+    assert max(map(len, lines[:end])) <= width
     assert f"written to {folder}" in lines[-1]
 
 
-def test_published_explained_variance_is_the_legacy_one():
-    header, rows = comparison(RESULTS)
-    column = header.index("baseline topk")
-    values = {row[0]: row[column] for row in rows}
+def test_the_baseline_comes_first_then_the_newest_of_the_same_model(tmp_path):
+    config = {"seed": 5, "model": {"name": "tiny"}, "tracker": {"window_size": 5}}
+    folder = leave(tmp_path / "mine", config)
+    off = {**config, "tracker": {"window_size": None}}
+    left = [
+        leave(tmp_path / "baseline", off, ce_loss_score=0.1, ortho_weight=0.0),
+        leave(tmp_path / "other seed", {**off, "seed": 6}, ce_loss_score=0.2, ortho_weight=0.0),
+        leave(tmp_path / "other weight", config, ce_loss_score=0.3, ortho_weight=1.0),
+        leave(tmp_path / "older", config, ce_loss_score=0.4),
+        leave(tmp_path / "other model", config, lm_name="gpt2"),
+        leave(tmp_path / "running", config, status="running"),
+        leave(tmp_path / "damaged", config),
+        leave(tmp_path / "of another kind", config),
+    ]
+    (left[-2] / "results.json").write_text("[1, 2")
+    (left[-1] / "results.json").write_text('{"training results for layer 3": {"config": []}}')
+    for age, path in enumerate(left):
+        os.utime(path / "results.json", (10**9 - age, 10**9 - age))
+    text = "\n".join(shown(folder, 80))
+    assert re.search(r"CE score +0.500 +0.100 +0.200 +0.300", text)
+    assert "A is baseline: the same without tracker and penalty" in text
+    assert "C is other weight" in text
+    notes = build_report(folder).read_text()
+    assert "| CE score | 0.500 | 0.100 | 0.200 | 0.300 |" in notes
+    assert "A is baseline: the same" in notes
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("model", ["tiny", "google/gemma-2-2b"])
+def test_reference_runs_only_beside_their_model_or_when_asked(tmp_path, model, asked):
+    folder = leave(tmp_path / "mine", lm_name=model)
+    text = "\n".join(shown(folder, 120, reference=asked))
+    is_there = asked or model != "tiny"
+    assert ("baseline topk" in text) == is_there
+    assert ("google/gemma-2-2b, layer 12" in text) == is_there
+    assert "–" not in text  # not in every encoding
+
+
+def test_the_table_again_from_the_command_line(tmp_path, capsys):
+    folder = leave(tmp_path / "mine")
+    main(["show", str(folder), "--reference"])
+    assert "0.992" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["show", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_published_explained_variance_is_the_legacy_one(tmp_path):
+    quality = {"explained_variance": 0.9, "explained_variance_legacy": 0.8}
+    core = {"metrics": {"reconstruction_quality": quality}}
+    run = {**RESULTS, "core evaluation results": core}
+    compared = comparison(tmp_path, run, reference=True)
+    column = compared.header.index("baseline topk")
+    values = {row[0]: row[column] for row in compared.rows}
     assert values["explained variance"] == "–"
     assert values["the same, legacy"] == "0.777"
     assert set(reference_results()) == {"baseline_standard", "baseline_topk", "temporal_run_1"}
@@ -135,5 +217,5 @@ def test_tasks_and_saebench_appear_once_they_are_done(folder):
     assert "| `absorption_full` | 0.125 | 0.100 to 0.150 |" in text
     assert "| `absorption_letters` | 20 | – |" in text
     assert "| `tpp_total_threshold_20` | 0.000 | – |" in text
-    assert "| unlearning | 0.250 | 0.028 | 0.002 | 0.022 |" in text
-    assert "| SCR, 20 latents | 0.375 | " in text
+    assert "| unlearning | 0.250 |" in text
+    assert "| SCR, 20 latents | 0.375 |" in text

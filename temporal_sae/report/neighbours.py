@@ -1,0 +1,73 @@
+"""Beside which runs a run is shown: finished ones of the same model in the same parent folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from temporal_sae import schemas
+from temporal_sae.errors import RunError, printable
+
+MOST = 3
+LOOKED_AT = 50  # of the newest: a sweep may have thousands
+# What a run and its baseline, the plain SAE, have in common.
+COMMON = ("model", "data", "activations", "sae", "trainer", "seed")
+
+
+class Neighbour(NamedTuple):
+    """A finished run: its folder's name, its results, and whether it is the baseline."""
+
+    name: str
+    results: dict[str, Any]
+    is_baseline: bool
+
+
+def neighbours(folder: Path, results: dict[str, Any]) -> list[Neighbour]:
+    """The baseline, if it is there, and the newest others; what cannot be read is left out.
+
+    Args:
+        folder: of the run.
+        results: of the run.
+    """
+    try:
+        config = schemas.read(folder / "run.json", schemas.RunRecord)["config"]
+    except (OSError, RunError):
+        return []
+    found = []
+    for other in _newest_first(folder):
+        if (neighbour := _read(other, config, _training(results))) is not None:
+            found.append(neighbour)
+    return sorted(found, key=lambda neighbour: not neighbour.is_baseline)[:MOST]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    own = folder.resolve()
+    times = []
+    try:
+        for path in own.parent.iterdir():
+            if path != own and (path / "results.json").is_file():
+                times.append(((path / "results.json").stat().st_mtime_ns, path))
+    except OSError:
+        return []
+    return [path for _, path in sorted(times, reverse=True)[:LOOKED_AT]]
+
+
+def _read(folder: Path, config: dict[str, Any], training: dict[str, Any]) -> Neighbour | None:
+    try:
+        record = schemas.read(folder / "run.json", schemas.RunRecord)
+        results = schemas.read_results(folder / "results.json", schemas.TOLD)
+    except (OSError, RunError):
+        return None
+    other = _training(results)
+    place = ("lm_name", "submodule_name")
+    if record["status"] != "finished" or any(other.get(k) != training.get(k) for k in place):
+        return None
+    alike = all(record["config"].get(key) == config.get(key) for key in COMMON)
+    is_baseline = alike and not other.get("ortho_weight") and bool(training.get("ortho_weight"))
+    return Neighbour(printable(folder.name), results, is_baseline)
+
+
+def _training(results: dict[str, Any]) -> dict[str, Any]:
+    found = [v for name, v in results.items() if name.startswith("training results")]
+    config: dict[str, Any] = found[0]["config"] if found else {}
+    return config
