@@ -103,18 +103,26 @@ def interpreter() -> str:
 
 
 class _Unread(io.FileIO):
-    """A file whose reader may go away: what is written from then on goes nowhere."""
+    """A file that may stop taking what is written, which goes nowhere from then on.
+
+    The reader of a pipe goes away, or a disk is full.
+    """
 
     def write(self, data: object) -> int:
         try:
             return super().write(data)  # type: ignore[arg-type]
-        except BrokenPipeError:
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             return super().write(data)  # type: ignore[arg-type]
 
 
 def let_readers_leave() -> None:
-    """Let whoever reads our output stop reading, as `head` does, without an end to our work."""
+    """Let whoever reads our output stop reading, as `head` does, without an end to our work.
+
+    What the output's encoding does not have is a `?` there.
+    """
+    if isinstance(sys.__stdout__, io.TextIOWrapper):
+        sys.__stdout__.reconfigure(errors="replace")
     if sys.stdout is sys.__stdout__:
         sys.stdout = _forgiving(sys.__stdout__)
     if sys.stderr is sys.__stderr__:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -40,6 +40,7 @@ from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub
+from temporal_sae.terminal import Forgiving
 from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import (
@@ -103,6 +104,7 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
     """What each process of a run does, of which the first has the folder and writes."""
     began, is_first = time.monotonic(), processes.is_first()
     console = (console or Console()) if is_first else Console(quiet=True)
+    console.file = cast(IO[str], Forgiving(console.file))
     shared = agreement.together(folder.absolute)  # each process may have got another one
     run_folder = RunFolder(folder if is_first else shared)
     cheap = agreement.everywhere(lambda: build_cheap(cfg, run_folder.path))

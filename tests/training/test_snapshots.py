@@ -19,6 +19,7 @@ def kept(folder):
 
 
 def parts_with_snapshots(folder, **options):
+    folder.mkdir(exist_ok=True)
     parts = make_parts(folder, **options)
     parts.snapshots = Snapshots(folder / "snapshots", lambda sae, step, to: sae.save(to))
     return parts
@@ -34,7 +35,8 @@ def test_which_steps(keep_every, steps):
 def test_a_run_leaves_saes_over_time(command, random_gemma):
     options = ["hydra.run.dir=run", "eval=none", "activations.normalize=true"]
     run = [*small(random_gemma, without=["eval=none"]), *options]
-    assert command(*run, "trainer.keep_every=log")[0] == 0
+    code, _, err = command(*run, "trainer.keep_every=log")
+    assert code == 0, err
     assert kept("run/snapshots") == [1, 2, 4, 8, 16]
     saes = [load_sae(f"run/snapshots/step_{step:09d}") for step in (1, 16)]
     last = load_sae("run/sae")
