@@ -36,6 +36,7 @@ FREE_TO_CHANGE = (
     "plugins",
     "trainer.resume",
     "trainer.checkpoint_every",
+    "trainer.keep_every",
     "data.skip_broken",
     "data.changed",
 )
