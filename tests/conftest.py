@@ -11,8 +11,10 @@ from temporal_sae.assets import TINY_MODEL
 from temporal_sae.cli import launch, run_command_line
 from temporal_sae.commands import CONF
 
-# What a shell starts in the background ignores Ctrl-C, and so would every run that a test starts.
+# What a shell starts in the background ignores Ctrl-C, and what nohup starts a closed terminal; so
+# would every run that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

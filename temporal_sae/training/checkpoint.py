@@ -82,7 +82,8 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Delete all checkpoints: a run that starts afresh must not find them later."""
+        """An empty folder: a run that starts afresh must not find checkpoints later."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.files():
             path.unlink()
 

@@ -55,13 +55,13 @@ class JsonlLogger:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / METRICS
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def start(self, about: About) -> None:
         """The run keeps its config itself."""
 
     def rewind(self, step: int) -> None:
         """Forget lines after `step` (which a resumed run writes again) and broken ones."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open_regular(self.path) as file:
                 lines = file.read().splitlines()
