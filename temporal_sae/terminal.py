@@ -1,7 +1,11 @@
-"""What a run prints does not decide how it ends."""
+"""What a run prints fits its terminal, and does not decide how it ends."""
 
 from __future__ import annotations
 
+import logging
+import shutil
+import sys
+import textwrap
 from contextlib import suppress
 from typing import IO, Any
 
@@ -34,3 +38,29 @@ class Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class WrappingFormatter(logging.Formatter):
+    """Breaks lines between words where a terminal would break them anywhere.
+
+    Only information: a warning may hold a command or a path to be copied. Where standard output is
+    no terminal a line stays a line.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        text = super().format(record)
+        if record.levelno > logging.INFO or not sys.stdout.isatty():
+            return text
+        return "\n".join(map(_wrapped, text.split("\n")))
+
+
+def _wrapped(line: str) -> str:
+    indent = line[: len(line) - len(line.lstrip())] or "  "
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

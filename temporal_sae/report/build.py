@@ -174,6 +174,8 @@ def print_summary(folder: str | Path, console: Console, reference: bool = False)
     for row in compared.rows:
         table.add_row(*(cell.replace(DASH, "-") for cell in row))
     console.print(table)
-    lines = [*compared.legend, cost_line(results["cost"], record)]
-    for line in [*lines, f"written to {folder} (read {NOTES})"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    whole = not console.is_terminal  # a file has no width
+    for line in [*compared.legend, cost_line(results["cost"], record)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=whole)
+    last = f"written to {folder} (read {NOTES})"
+    console.print(last, markup=False, highlight=False, soft_wrap=True)
