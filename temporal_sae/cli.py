@@ -68,14 +68,14 @@ def run_job(cfg: DictConfig) -> float:
         JobFailed: the job of a sweep has failed; the reason is logged.
     """
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
+    folder = Path(as_written(hydra.runtime)["output_dir"])
     relative = Path(os.path.relpath(folder))
     shown = folder if relative.parts[:1] == ("..",) else relative
     run = run_in_sweep if hydra.mode == RunMode.MULTIRUN else run_alone
     try:
         if hydra.mode == RunMode.MULTIRUN:
             check_sweep_is_there(hydra)
-        return run(cfg, shown, as_typed(hydra.overrides.task))
+        return run(cfg, shown, as_written(hydra.overrides.task))
     finally:
         remove_if_empty(folder)
 
@@ -91,9 +91,9 @@ def check_sweep_is_there(hydra: HydraConf) -> None:
         raise JobRefused(f"{folder}: the folder was removed while the sweep was going on")
 
 
-def as_typed(overrides: Any) -> list[str]:
-    """The overrides as they were typed; looked at one by one, `${…}` in them would be replaced."""
-    return [str(typed) for typed in OmegaConf.to_container(overrides, resolve=False) or ()]
+def as_written(config: Any) -> Any:
+    """A part of Hydra's config as it is: looked at one by one, `${…}` in it would be replaced."""
+    return OmegaConf.to_container(config, resolve=False)
 
 
 def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:

@@ -75,7 +75,7 @@ BAD = {
     ),
     "a data set that is not there": (
         ["data=hub", "data.name=/no/such"],
-        "data.name='/no/such': must be a data set that can be loaded",
+        "data.name='/no/such': must be a data set on the hub, or an existing folder",
     ),
     "no sampling with the transcript": (
         ["tracker=transcript", "loss.estimator=sampled"],
@@ -279,7 +279,8 @@ def test_nothing_is_left_outside_the_working_directory_either(command, random_ge
 
 def test_a_penalty_that_cannot_act_is_said_to(command, random_gemma):
     for choice in (["tracker=off"], ["tracker.window_size=5000"]):
-        _, out, _ = command(*small(random_gemma, without=choice), *choice, "hydra.run.dir=r")
+        folder = f"hydra.run.dir={choice[0].split('=')[0]}"
+        _, out, _ = command(*small(random_gemma, without=choice), *choice, folder)
         assert "so loss.ortho_weight=3 does nothing" in out
 
 
@@ -407,7 +408,10 @@ def test_a_folder_whose_name_needs_quotes_is_continued_by_the_command_that_is_pr
     command, random_gemma
 ):
     folder = "it's a=b, ${日本}"
-    typed = f"hydra.run.dir={quoted(folder)}"
-    assert command(*small(random_gemma), "eval=none", typed)[0] == 0
+    typed = [*small(random_gemma, ["eval=none"]), "eval=none", f"hydra.run.dir={quoted(folder)}"]
+    code, _, err = command(*typed)
+    assert code == 0, err
     assert Path(folder, "run.json").exists()
-    assert command(*small(random_gemma), "eval=none", typed)[0] == 2  # it is found again
+    code, _, err = command(*typed)
+    assert code == 2
+    assert "holds a finished run" in err
