@@ -101,7 +101,9 @@ class ActivationSource:
     ) -> ActivationStream:
         """The endless, resumable training stream."""
         if batch_size > self.buffer_tokens:
-            raise InvalidOption("buffer_tokens", self.buffer_tokens, f"at least {batch_size}")
+            raise InvalidOption(
+                "buffer_tokens", self.buffer_tokens, f"at least trainer.batch_size={batch_size}"
+            )
         windows = self.windows(text, model, "train", seed)
         return ActivationStream(self, windows, model, batch_size, seed, ordered)
 
