@@ -6,6 +6,7 @@ config only ever chooses among the architectures named there; it never names a c
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -49,12 +50,12 @@ def load_sae(path: str | Path, device: str = "cpu") -> SparseAutoencoder:
 
 def _find(path: Path) -> tuple[Format, Path]:
     """The format and the weights file that a path means."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         named = [f for f in FORMATS if fnmatch(path.name, f.pattern)]
         if named:
             return named[0], path
         raise RunError(f"{path}: is no weights file; looked for {_looked_for()}")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise RunError(f"{path}: there is no such file or folder")
     found = [f for f in FORMATS if (path / f.weights).exists()]
     if len(found) > 1:

@@ -150,7 +150,7 @@ class SweepFolder:
 
     def exists(self) -> bool:
         """Whether there is a sweep."""
-        return (self.path / NOTE).exists()
+        return os.path.exists(self.path / NOTE)
 
     def read(self) -> dict[str, Any]:
         """What `sweep.json` says; without one, an empty sweep.
