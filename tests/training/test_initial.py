@@ -46,7 +46,7 @@ def test_activations_that_are_all_equal_end_a_run_before_its_first_step(
 
 
 def test_an_evaluation_on_activations_that_are_all_equal_says_so(
-    constant_model, text_folder, tmp_path, capsys, caplog
+    constant_model, text_folder, tmp_path, capsys
 ):
     TopKSAE(16, 32, k=4).save(tmp_path / "sae")
     main(
@@ -59,7 +59,7 @@ def test_an_evaluation_on_activations_that_are_all_equal_says_so(
     results = (tmp_path / "sae" / "results.json").read_text()
     assert '"explained_variance": null' in results
     assert '"explained_variance_legacy": null' in results
-    assert "explained variance is undefined" in caplog.text
+    assert "explained variance is undefined" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e4, 1e-9])
