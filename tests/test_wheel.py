@@ -57,7 +57,7 @@ def test_the_script_explains_itself_and_answers_mistakes(run, installed):
     assert (code, err) == (0, "")
     assert "USAGE" in out
     code, _, err = run(script, "tracker.windw_size=3")
-    assert code == 2
+    assert code == 2, err
     assert err.startswith("error: tracker.windw_size: unknown key; the nearest valid key is")
     assert err.count("\n") == 1
 

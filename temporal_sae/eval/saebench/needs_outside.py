@@ -246,9 +246,7 @@ def prompt_problems(entity: str, attributes: Sequence[str], folder: Path) -> Ite
 
 
 def sae_probes_problems(options: Mapping[str, Any]) -> Iterator[InvalidOption]:
-    """Names of data sets that the sae_probes package has, and the kind of its probes."""
-    if options.get("reg_type", "l1") not in ("l1", "l2"):
-        yield InvalidOption("sae_probes.reg_type", options["reg_type"], "one of l1, l2")
+    """Names of data sets that the sae_probes package has."""
     known, names = probing_data(), options.get("dataset_names") or ()
     for name in [names] if isinstance(names, str) else names:
         if known and name not in known:

@@ -178,6 +178,8 @@ def completed(evaluation: str, given: Mapping[str, Any] | None) -> dict[str, Any
     if known_sets := defaults.get("dataset_names"):  # SAEBench has code for these alone
         for name in checked["dataset_names"]:
             check_choice(f"{evaluation}.dataset_names", name, known_sets)
+    if "reg_type" in checked:
+        check_choice(f"{evaluation}.reg_type", checked["reg_type"], ("l1", "l2"))
     return checked
 
 

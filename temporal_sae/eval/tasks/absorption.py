@@ -135,7 +135,7 @@ class Absorption:
         check_number("test_share", self.test_share, 0, 0.9, above=True)
         check_number("probe_weight_decay", self.probe_weight_decay, above=True)
         check_number("l1_decay", self.l1_decay, above=True)
-        check_number("f1_jump_threshold", self.f1_jump_threshold)
+        check_number("f1_jump_threshold", self.f1_jump_threshold, 0, 1)
         check_number("min_probe_f1", self.min_probe_f1, 0, 1)
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:

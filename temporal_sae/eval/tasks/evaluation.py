@@ -65,7 +65,7 @@ class TasksEvaluation:
 
     def __post_init__(self) -> None:
         listed = isinstance(self.tasks, Sequence) and not isinstance(self.tasks, str)
-        if not listed or not self.tasks or not set(self.tasks) <= set(TASKS):
+        if not listed or not self.tasks or not all(task in TASKS for task in self.tasks):
             raise InvalidOption("tasks", self.tasks, f"a list of some of {', '.join(TASKS)}")
         keep_int(self, "batch_texts", 1)
         for part in fields(self):

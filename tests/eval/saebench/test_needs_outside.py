@@ -140,4 +140,3 @@ def test_names_of_the_probing_data(extra):
     assert problems("sae_probes", options={"dataset_names": ["5_hist_fig"]}) == []
     line = only(problems("sae_probes", options={"dataset_names": ["5_hist_fig", "7_birth"]}))
     assert "'7_birth': must be one of the 2 data sets" in line and "5_hist_fig" in line
-    assert "one of l1, l2" in only(problems("sae_probes", options={"reg_type": "l0"}))
