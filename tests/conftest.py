@@ -22,6 +22,13 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_tracebacks(monkeypatch):
+    """The command line sets these for its own process, which in a test is everybody's."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setenv("TEMPORAL_SAE_TRACEBACK", "")
+
+
 @pytest.fixture(scope="session")
 def random_gemma(tmp_path_factory):
     """Folder of an untrained Gemma-2 with 3 layers of width 16 and the bundled tokenizer."""
@@ -67,8 +74,6 @@ def command(monkeypatch, tmp_path, capsys):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setenv("TEMPORAL_SAE_TRACEBACK", "")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])

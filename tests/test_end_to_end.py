@@ -37,13 +37,11 @@ LONGER = (
 
 
 def start(*arguments):
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "launch.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
     )
 
 

@@ -165,12 +165,10 @@ def unquoted(value):
 
 
 def start(arguments, **environment):
-    values = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    values |= {"PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=values,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

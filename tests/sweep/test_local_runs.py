@@ -36,13 +36,11 @@ def start(options, folder):
         f"tracker.window_size={windows}",
         f"hydra.sweep.dir={folder}",
     ]
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
         start_new_session=True,
     )
 

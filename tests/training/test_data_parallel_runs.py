@@ -38,8 +38,7 @@ def options(random_gemma):
 
 def start(folder, *arguments, rank=None, port=None, program=()):
     """The command line in a folder, on one core; its output is that of the process."""
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if rank is not None:
         environment |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
