@@ -14,6 +14,7 @@ from temporal_sae.activations.hooks import find_hook_point, first_tensor, with_f
 from temporal_sae.activations.pretrained import load_pretrained
 from temporal_sae.activations.shared import shared_activations
 from temporal_sae.errors import InvalidOption, check_choice, check_words
+from temporal_sae.registry import component
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Edit = Callable[[Tensor], Tensor]
@@ -23,6 +24,7 @@ class _Reached(Exception):
     """The forward pass has come as far as it is needed."""
 
 
+@component("model")
 class LanguageModel:
     """A causal language model and the place in it that an SAE reads.
 

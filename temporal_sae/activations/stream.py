@@ -24,6 +24,7 @@ from temporal_sae.errors import (
     check_int,
     check_number,
 )
+from temporal_sae.registry import component
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ActivationBatch:
     ordered: tuple[Float[Tensor, "tokens d_in"], ...] = ()
 
 
+@component("activations")
 class ActivationSource:
     """How text becomes activations: windows, BOS, language-model batches, buffer, scale.
 

@@ -24,6 +24,7 @@ from temporal_sae.errors import (
     check_number,
     check_words,
 )
+from temporal_sae.registry import component
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ NUMBER = "temporal_sae: row number"  # a column beside those of the data set
 NO_TEXT, BROKEN = "rows without text", "broken rows"
 
 
+@component("data")
 class HubText(TextSource):
     """A text data set of the Hugging Face hub, or local files that `datasets` can load.
 

@@ -23,12 +23,14 @@ from temporal_sae.data.sources import (
     shuffled,
 )
 from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
+from temporal_sae.registry import component
 
 log = logging.getLogger(__name__)
 
 SOME_TEXT = "a folder, file or glob that holds text files"
 
 
+@component("data")
 class TextFiles(TextSource):
     """Text files of a folder, or those that a glob pattern matches.
 
@@ -183,6 +185,7 @@ def is_list_of_names(value: Any) -> bool:
     return all(isinstance(name, str) for name in value)
 
 
+@component("data")
 class StdlibText(TextFiles):
     """The sources of the running interpreter's standard library: real text on every machine.
 

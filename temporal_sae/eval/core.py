@@ -26,6 +26,7 @@ from temporal_sae.errors import RunError, keep_int
 from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 SECTION = "core evaluation results"
 
 
+@component("eval")
+@component("eval.core")
 @dataclass(frozen=True)
 class CoreEvaluation:
     """Options of the evaluation.

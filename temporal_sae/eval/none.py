@@ -8,9 +8,11 @@ from typing import ClassVar
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 
+@component("eval")
 class NoEvaluation:
     """Measures nothing and needs no held-out text."""
 

@@ -1,8 +1,8 @@
 """Which classes a config may name.
 
 What a person types may name any class. A config that lies in a folder may have been written by
-anybody, and building what it names would run their code: from there only the classes of one table
-are built, and those of modules that the person names in `plugins`, each time anew.
+anybody, and building what it names would run their code: from there only classes that are announced
+in `registry` are built, and those of modules that the person names in `plugins`, each time anew.
 """
 
 from __future__ import annotations
@@ -15,51 +15,7 @@ from typing import Any
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment.construct import TARGET
-
-# By the key of the config below which it stands: full names, compared as a whole. A prefix would
-# protect nothing, since `temporal_sae.files.os.system` has that of this package.
-COMPONENTS: dict[str, tuple[str, ...]] = {
-    "model": ("temporal_sae.activations.LanguageModel",),
-    "data": (
-        "temporal_sae.data.StdlibText",
-        "temporal_sae.data.TextFiles",
-        "temporal_sae.data.HubText",
-    ),
-    "activations": ("temporal_sae.activations.ActivationSource",),
-    "sae": (
-        "temporal_sae.sae.TopKSAE",
-        "temporal_sae.sae.BatchTopKSAE",
-        "temporal_sae.sae.MatryoshkaSAE",
-        "temporal_sae.sae.StandardSAE",
-        "temporal_sae.sae.JumpReLUSAE",
-        "temporal_sae.sae.GatedSAE",
-    ),
-    "tracker": (
-        "temporal_sae.tracker.CoActivationTracker",
-        "temporal_sae.tracker.TranscriptTracker",
-        "temporal_sae.tracker.NoTracker",
-    ),
-    "loss": (
-        "temporal_sae.loss.OrthogonalityLoss",
-        "temporal_sae.loss.ConsecutiveLoss",
-        "temporal_sae.loss.ChunkedOrthogonalityLoss",
-    ),
-    "trainer": ("temporal_sae.training.Trainer",),
-    "eval": (
-        "temporal_sae.eval.CoreEvaluation",
-        "temporal_sae.eval.NoEvaluation",
-        "temporal_sae.eval.tasks.TasksEvaluation",
-        "temporal_sae.eval.saebench.SAEBenchEvaluation",
-    ),
-    "eval.core": ("temporal_sae.eval.CoreEvaluation",),
-    "eval.snippets": ("temporal_sae.eval.tasks.SnippetOptions",),
-    "eval.sparse_probing": ("temporal_sae.eval.tasks.SparseProbing",),
-    "eval.scr": ("temporal_sae.eval.tasks.SpuriousCorrelationRemoval",),
-    "eval.tpp": ("temporal_sae.eval.tasks.TargetedProbePerturbation",),
-    "eval.absorption": ("temporal_sae.eval.tasks.Absorption",),
-    "eval.downstream": ("temporal_sae.eval.tasks.Downstream",),
-    "logger": ("temporal_sae.training.JsonlLogger", "temporal_sae.training.WandbLogger"),
-}
+from temporal_sae.registry import components, names_of
 
 
 def load_plugins(names: Any) -> None:
@@ -94,7 +50,7 @@ def check_stored(config: Any, plugins: Sequence[str], source: Path) -> None:
     """
     for place, key, value in entries(config):
         if key == TARGET and not is_known(place, value, plugins):
-            known = " or ".join(COMPONENTS.get(place, ())) or "left out here"
+            known = " or ".join(names_of(cls)[0] for cls in components(place)) or "left out here"
             raise RunError(
                 f"{source}: {place}.{key}={value!r}: must be {known}; where it is a class of your "
                 "own, name its module: plugins=[my_module]"
@@ -126,7 +82,9 @@ def is_known(place: str, target: Any, plugins: Sequence[str]) -> bool:
     """Whether a class that a file names may be built below the key `place`."""
     if not isinstance(target, str):
         return False
-    return target in COMPONENTS.get(place, ()) or is_of_plugin(target, plugins)
+    # Compared as a whole: `temporal_sae.files.os.system` has a prefix of this package, too.
+    announced = any(target in names_of(cls) for cls in components(place))
+    return announced or is_of_plugin(target, plugins)
 
 
 def is_of_plugin(target: str, plugins: Sequence[str]) -> bool:

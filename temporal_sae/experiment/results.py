@@ -9,30 +9,12 @@ from temporal_sae.errors import RunError
 from temporal_sae.experiment.build import Components
 from temporal_sae.training.loggers import Metrics
 
-# What decides an architecture's sparsity and upkeep, by the names that the reference files give it.
-RECIPE = {
-    "k": "k",
-    "l1_penalty": "l1_weight",
-    "l0_target": "l0_target",
-    "l0_weight": "l0_weight",
-    "resample_steps": "resample_every",
-}
-# What the reference files call the same things (dictionary_learning's class names).
-TRAINER_NAMES = {
-    "topk": ("TrainerTopK", "AutoEncoderTopK"),
-    "batch_topk": ("BatchTopKTrainer", "BatchTopKSAE"),
-    "matryoshka": ("MatryoshkaBatchTopKTrainer", "MatryoshkaBatchTopKSAE"),
-    "standard": ("StandardTrainer", "AutoEncoder"),
-    "jumprelu": ("JumpReluTrainer", "JumpReluAutoEncoder"),
-    "gated": ("GatedSAETrainer", "GatedAutoEncoder"),
-}
-
 
 def training_section(parts: Components, seed: int, steps: int, metrics: Metrics) -> dict[str, Any]:
     """What was trained and how it ended, as the reference files tell it."""
     sae, trainer = parts.sae, parts.trainer
     lr = trainer.learning_rate(sae)
-    trainer_class, dict_class = TRAINER_NAMES[sae.trained_as]
+    trainer_class, dict_class = sae.reference_names
     config = {
         "trainer_class": trainer_class,
         "dict_class": dict_class,
@@ -41,7 +23,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "seed": seed,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
-        **{name: getattr(sae, ours) for name, ours in RECIPE.items() if hasattr(sae, ours)},
+        **{name: getattr(sae, ours) for name, ours in sae.reference_options.items()},
         "warmup_steps": trainer.warmup_steps,
         "device": str(parts.device),
         "layer": parts.model.layer,

@@ -12,6 +12,7 @@ from temporal_sae.loss.pairs import (
     PairWeights,
     activation_gram,
 )
+from temporal_sae.registry import component
 
 
 def consecutive_scores(window: Int[Tensor, "tokens k"], d_sae: int) -> Float[Tensor, "F F"]:
@@ -26,6 +27,7 @@ def consecutive_scores(window: Int[Tensor, "tokens k"], d_sae: int) -> Float[Ten
     return (adjacent + adjacent.T) / (2 * max(1, window.shape[0] - 1))
 
 
+@component("loss")
 class ConsecutiveLoss:
     """Σ_{i≠j} c_ij (1 + β q_ij) (f_iᵀf_j / B)² / F²: pair intersections times activation overlap.
 

@@ -21,6 +21,7 @@ from temporal_sae.loss.pairs import (
 )
 from temporal_sae.loss.products import WithGradient, differentiable
 from temporal_sae.loss.sums import PairSums
+from temporal_sae.registry import component
 from temporal_sae.tracker.weights import WEIGHTINGS
 
 
@@ -32,6 +33,7 @@ class Term(NamedTuple):
     x: Tensor
 
 
+@component("loss")
 class OrthogonalityLoss:
     """Overlap of pairs of latents, weighted by their co-activation.
 

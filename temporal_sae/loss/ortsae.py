@@ -21,10 +21,12 @@ from temporal_sae.loss.products import (
     row_blocks,
     unit_rows_and_norms,
 )
+from temporal_sae.registry import component
 
 CHUNK_OF_THE_PAPER = 8192
 
 
+@component("loss")
 class ChunkedOrthogonalityLoss:
     """(1/K) Σ_chunks (1/n) Σ_{i in chunk} (max_{j≠i in chunk} cos(d_i, d_j))², over decoder rows d.
 

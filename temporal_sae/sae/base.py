@@ -73,13 +73,29 @@ class SparseAutoencoder(nn.Module, ABC):
         d_sae: number of latents.
     """
 
-    architecture: ClassVar[str]  # of the saved function, a name that SAELens knows
-    trained_as: ClassVar[str]  # the option of `sae=` that it is
+    # Of the saved function, a name that SAELens knows if it can load it; else the class's name.
+    architecture: ClassVar[str]
+    # The option of `sae=` that it is, where it is saved as another's function; else `architecture`.
+    trained_as: ClassVar[str]
     config_keys: ClassVar[tuple[str, ...]] = ("d_in", "d_sae")  # what `cfg.json` holds of it
+    # What the reference results call its trainer and itself; else the class's name.
+    reference_names: ClassVar[tuple[str, str]]
+    # What decides its sparsity and upkeep: the reference results' name, and that of the attribute.
+    reference_options: ClassVar[Mapping[str, str]] = {}
+    activation_fn: ClassVar[str] = "relu"  # in SAEBench's records
     unit_decoder = True  # rows of the decoder are kept at length 1
     # Latents of a token that the tracker sees at most, the largest ones. Without a k there may be
     # thousands in the first steps, and pairs grow with their square.
     tracked_latents = TRACKED_LATENTS
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "architecture"):
+            cls.architecture = cls.__name__
+        if "architecture" in vars(cls) and "trained_as" not in vars(cls):
+            cls.trained_as = cls.architecture
+        if not hasattr(cls, "reference_names"):
+            cls.reference_names = (cls.__name__, cls.__name__)
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()

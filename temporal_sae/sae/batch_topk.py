@@ -12,10 +12,12 @@ from torch import Tensor
 from temporal_sae import processes
 from temporal_sae.errors import check_int, check_number
 from temporal_sae.kernels import step_kernels_for
+from temporal_sae.registry import component
 from temporal_sae.sae.base import TRACKED_LATENTS, SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.topk import check_k, choose_k_aux
 
 
+@component("sae")
 class BatchTopKSAE(SparseAutoencoder):
     """In training f keeps the B·k largest pre-activations of a batch, those equal to the last too.
 
@@ -40,6 +42,9 @@ class BatchTopKSAE(SparseAutoencoder):
     architecture = "jumprelu"
     config_keys: ClassVar[tuple[str, ...]] = ("d_in", "d_sae", "k")
     trained_as = "batch_topk"
+    reference_names = ("BatchTopKTrainer", "BatchTopKSAE")
+    reference_options: ClassVar[dict[str, str]] = {"k": "k"}
+    activation_fn = "jumprelu"
 
     threshold: Tensor  # pre-activations; negative until a step has set it
 

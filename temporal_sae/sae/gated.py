@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,9 +11,11 @@ from torch import Tensor, nn
 from temporal_sae.errors import check_choice, check_int, check_number
 from temporal_sae.latents import as_rows, with_leading
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
+from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 
 
+@component("sae")
 class GatedSAE(SparseAutoencoder):
     """f = H(π) ReLU(m) with u = (x - b_dec) W_enc, π = u + b_gate and m = exp(r_mag) u + b_mag.
 
@@ -30,7 +34,10 @@ class GatedSAE(SparseAutoencoder):
         InvalidOption: an option is out of range.
     """
 
-    architecture = trained_as = "gated"
+    architecture = "gated"
+    reference_names = ("GatedSAETrainer", "GatedAutoEncoder")
+    reference_options: ClassVar[dict[str, str]] = {"l1_penalty": "l1_weight"}
+    activation_fn = "gated"
 
     def __init__(
         self,

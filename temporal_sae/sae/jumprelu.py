@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from temporal_sae import processes
 from temporal_sae.errors import check_int, check_number
+from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 
 
+@component("sae")
 class JumpReLUSAE(SparseAutoencoder):
     """f = z H(z - θ) with z = (x - b_dec) W_enc + b_enc and θ ≥ 0.
 
@@ -32,7 +34,13 @@ class JumpReLUSAE(SparseAutoencoder):
         InvalidOption: an option is out of range.
     """
 
-    architecture = trained_as = "jumprelu"
+    architecture = "jumprelu"
+    reference_names = ("JumpReluTrainer", "JumpReluAutoEncoder")
+    reference_options: ClassVar[dict[str, str]] = {
+        "l0_target": "l0_target",
+        "l0_weight": "l0_weight",
+    }
+    activation_fn = "jumprelu"
 
     def __init__(
         self,

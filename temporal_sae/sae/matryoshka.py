@@ -13,12 +13,14 @@ from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_number
 from temporal_sae.kernels import step_kernels_for
+from temporal_sae.registry import component
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.step_ops import Chosen
 
 FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
 
 
+@component("sae")
 class MatryoshkaSAE(BatchTopKSAE):
     """BatchTopK whose first m latents reconstruct on their own, for several m.
 
@@ -41,6 +43,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     """
 
     trained_as = "matryoshka"
+    reference_names = ("MatryoshkaBatchTopKTrainer", "MatryoshkaBatchTopKSAE")
     config_keys = (*BatchTopKSAE.config_keys, "group_fractions")
 
     def __init__(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from temporal_sae.errors import check_choice, check_int, check_number
 from temporal_sae.processes import gather
+from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.resampling import resample
 
 
+@component("sae")
 class StandardSAE(SparseAutoencoder):
     """f = ReLU((x - b_dec) W_enc + b_enc).
 
@@ -29,7 +33,12 @@ class StandardSAE(SparseAutoencoder):
         InvalidOption: an option is out of range.
     """
 
-    architecture = trained_as = "standard"
+    architecture = "standard"
+    reference_names = ("StandardTrainer", "AutoEncoder")
+    reference_options: ClassVar[dict[str, str]] = {
+        "l1_penalty": "l1_weight",
+        "resample_steps": "resample_every",
+    }
 
     def __init__(
         self,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_int, check_number
 from temporal_sae.kernels import step_kernels_for
 from temporal_sae.latents import Latents, as_rows
+from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.step_ops import Chosen, prefers_sparse
 
 
+@component("sae")
 class TopKSAE(SparseAutoencoder):
     """f = ReLU(TopK((x - b_dec) W_enc + b_enc)).
 
@@ -26,7 +31,10 @@ class TopKSAE(SparseAutoencoder):
         InvalidOption: k or k_aux exceeds d_sae, or an option is out of range.
     """
 
-    architecture = trained_as = "topk"
+    architecture = "topk"
+    reference_names = ("TrainerTopK", "AutoEncoderTopK")
+    reference_options: ClassVar[dict[str, str]] = {"k": "k"}
+    activation_fn = "topk"
     config_keys = ("d_in", "d_sae", "k")
 
     def __init__(
@@ -50,6 +58,8 @@ class TopKSAE(SparseAutoencoder):
     def encode(self, x: Float[Tensor, "*tokens d_in"]) -> Latents:
         """The k candidates of each token; those with value 0 are not active."""
         pre_acts = as_rows(self.pre_activations(x))
+        if pre_acts.dtype != torch.float32:  # for which there is no kernel
+            return Latents(*pre_acts.relu().topk(self.k)).with_leading(x.shape[:-1])
         _, indices = step_kernels_for(x.device).select_topk(pre_acts.detach(), self.k)
         values = pre_acts.gather(1, indices.clamp(min=0)) * (indices >= 0)
         return Latents(values, indices).with_leading(x.shape[:-1])

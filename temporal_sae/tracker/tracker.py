@@ -21,6 +21,7 @@ from torch import Tensor
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 from temporal_sae.kernels import kernels_for
 from temporal_sae.processes import n_processes
+from temporal_sae.registry import component
 from temporal_sae.tracker.alpha import AlphaRule
 from temporal_sae.tracker.checks import check_indices, check_pair
 from temporal_sae.tracker.choice import check_storage, choose_storage
@@ -67,6 +68,7 @@ class OpenWindow:
         return tokens
 
 
+@component("tracker")
 class CoActivationTracker:
     """Windowed co-activation rates of all pairs of latents and their running averages.
 

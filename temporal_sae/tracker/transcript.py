@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.registry import component
 from temporal_sae.tracker.reference import ReferenceState, count_pairs
 from temporal_sae.tracker.tracker import CoActivationTracker
 from temporal_sae.tracker.weights import Weighting
@@ -59,6 +60,7 @@ class TranscriptState(ReferenceState):
             self.rates = count_pairs(rows, self.n_latents) / rows.shape[0]
 
 
+@component("tracker")
 class TranscriptTracker(CoActivationTracker):
     """`CoActivationTracker` with the transcript's windows, α and weights.
 
@@ -124,6 +126,7 @@ class TranscriptTracker(CoActivationTracker):
         return super().weight_sum("average")
 
 
+@component("tracker")
 class NoTracker:
     """`tracker=off`: weighs nothing, so the plain SAE remains; it only counts tokens.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from temporal_sae.files import open_regular, write_atomically
+from temporal_sae.registry import component
 from temporal_sae.schemas import metrics_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class MetricsLogger(Protocol):
     def finish(self, exit_code: int) -> None: ...
 
 
+@component("logger")
 class JsonlLogger:
     """One JSON object a line in `metrics.jsonl`.
 

@@ -25,6 +25,7 @@ from temporal_sae.errors import (
     check_number,
 )
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.training.backward import backward
 from temporal_sae.training.compiled import compile_step
@@ -62,6 +63,7 @@ class Preempted(SystemExit):
         self.step = step
 
 
+@component("trainer")
 class Trainer:
     """Trains an SAE on a stream of activations.
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.files import write_atomically
+from temporal_sae.registry import component
 from temporal_sae.training.loggers import About, JsonlLogger, Metrics
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ TIME_OF_DAY = re.compile(r"\d\d-\d\d-\d\d.*")
 SWEEP = "sweep.json"
 
 
+@component("logger")
 class WandbLogger(JsonlLogger):
     """`metrics.jsonl` and a Weights & Biases run.
 

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.experiment.components import COMPONENTS, check_stored, entries, load_plugins
+from temporal_sae.experiment.components import check_stored, entries, load_plugins
+from temporal_sae.registry import components, names_of
 
 CONF = Path(__file__).parents[2] / "conf"
 SOURCE = Path("run.json")
@@ -35,7 +36,8 @@ def plugin(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_the_table_is_what_the_groups_of_conf_name():
+def named_by_conf():
+    """Full names of classes by the key of the config where an option names them."""
     named: dict[str, set[str]] = {}
     for option in CONF.rglob("*.yaml"):
         group = option.parent.relative_to(CONF).parts[0] if option.parent != CONF else ""
@@ -45,11 +47,17 @@ def test_the_table_is_what_the_groups_of_conf_name():
         for place, key, value in entries(config, group):
             if key == "_target_":
                 named.setdefault(place, set()).add(value)
-    assert {place: set(targets) for place, targets in COMPONENTS.items()} == named
+    return named
+
+
+def test_what_is_announced_is_what_the_groups_of_conf_name():
+    named = named_by_conf()
+    announced = {place: {names_of(cls)[0] for cls in components(place)} for place in named}
+    assert announced == named
 
 
 def test_what_conf_names_is_allowed():
-    for place, targets in COMPONENTS.items():
+    for place, targets in named_by_conf().items():
         group, _, below = place.partition(".")
         for target in targets:
             options = {"_target_": target, "path": "notes", "n": [1, {"deep": None}]}

@@ -11,17 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from temporal_sae.eval.saebench.work import Job
-from temporal_sae.sae import SparseAutoencoder, TopKSAE
+from temporal_sae.sae import SparseAutoencoder
 
 UNIT_TOLERANCE = 1e-6  # of a row's length, in float32
-ACTIVATION_FUNCTIONS = {
-    "topk": "topk",
-    "batch_topk": "jumprelu",
-    "matryoshka": "jumprelu",
-    "jumprelu": "jumprelu",
-    "gated": "gated",
-    "standard": "relu",
-}
 Observer = Callable[[Tensor, Tensor], None]
 
 
@@ -84,7 +76,7 @@ class SAEBenchSAE(nn.Module):
             hook_layer=job.layer,
             hook_name=job.hook_name,
             architecture=job.architecture,
-            activation_fn_str=ACTIVATION_FUNCTIONS.get(sae.trained_as, sae.trained_as),
+            activation_fn_str=sae.activation_fn,
             prepend_bos=job.prepend_bos,
             dtype=name_of(sae.W_dec.dtype),
         )
@@ -132,7 +124,7 @@ class SAEBenchSAE(nn.Module):
     def encode(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
         """Dense latents, of the SAE's type whatever x is of; the caller may change them."""
         flat = x.reshape(-1, x.shape[-1]).to(self.device, self.dtype)
-        acts = self._scaled(encode_dense(self.sae, flat))
+        acts = self._scaled(self.sae.encode_dense(flat))
         if self.observer is not None:
             self.observer(flat, acts)
         return acts.view(*x.shape[:-1], -1)
@@ -158,14 +150,6 @@ def make_unit_decoder(sae: SparseAutoencoder) -> Float[Tensor, " F"] | None:
         return None
     sae.W_dec.div_(torch.where(norms > 0, norms, 1.0)[:, None])
     return norms
-
-
-def encode_dense(sae: SparseAutoencoder, x: Float[Tensor, "tokens D"]) -> Float[Tensor, "tokens F"]:
-    """Latents; TopK's selection has no kernel for half precision on the CPU, so torch does it."""
-    if not isinstance(sae, TopKSAE) or x.dtype == torch.float32:
-        return sae.encode_dense(x)
-    values, indices = sae.pre_activations(x).relu().topk(sae.k, dim=-1)
-    return values.new_zeros(len(x), sae.d_sae).scatter_(1, indices, values)
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -36,6 +36,7 @@ from temporal_sae.eval.saebench.process import (
 from temporal_sae.eval.saebench.work import EVALUATIONS, Job
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.locks import ProcessLock, Timeout
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 Options = Mapping[str, Any]
@@ -45,6 +46,7 @@ LAYER = re.compile(r"blocks\.(\d+)\.")
 UNFINISHED = ".unfinished"  # lies in a folder of artifacts while it is written
 
 
+@component("eval")
 @dataclass(frozen=True)
 class SAEBenchEvaluation:
     """Options; those of each evaluation have SAEBench's names.

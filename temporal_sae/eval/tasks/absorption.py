@@ -46,6 +46,7 @@ from temporal_sae.eval.tasks.words import (
     make_prompts,
     split_words,
 )
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 ENOUGH_LETTERS = 20  # with fewer SAEBench gives no score
@@ -77,6 +78,7 @@ class Concept(NamedTuple):
         }
 
 
+@component("eval.absorption")
 @dataclass(frozen=True)
 class Absorption:
     """Options of the task.

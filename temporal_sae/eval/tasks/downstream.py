@@ -27,9 +27,11 @@ from temporal_sae.eval.subject import Subject
 from temporal_sae.eval.tasks.activations import CellActivations, Tokens, tokenize
 from temporal_sae.eval.tasks.python_sources import KINDS
 from temporal_sae.eval.tasks.snippets import Snippets
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 
+@component("eval.downstream")
 @dataclass(frozen=True)
 class Downstream:
     """Options of the task.

@@ -21,6 +21,7 @@ from temporal_sae.eval.tasks.scr import SpuriousCorrelationRemoval
 from temporal_sae.eval.tasks.snippets import SnippetOptions, standard_library
 from temporal_sae.eval.tasks.sparse_probing import SparseProbing
 from temporal_sae.eval.tasks.tpp import TargetedProbePerturbation
+from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 SECTION = "tasks results"
@@ -35,6 +36,7 @@ HEADLINES = (
 )
 
 
+@component("eval")
 @dataclass(frozen=True)
 class TasksEvaluation:
     """Which tasks are done, and their options.

@@ -38,11 +38,13 @@ from temporal_sae.eval.tasks.probes import (
 )
 from temporal_sae.eval.tasks.snippets import Cell, Snippets
 from temporal_sae.eval.tasks.verdicts import Verdicts, score_intervals
+from temporal_sae.registry import component
 
 LEAST_GAP = 0.001
 ROLES = ("kind", "package", "biased")
 
 
+@component("eval.scr")
 @dataclass(frozen=True)
 class SpuriousCorrelationRemoval(AblationOptions):
     """SCR over all pairs of packages; some probes take twice as many rows of two cells."""

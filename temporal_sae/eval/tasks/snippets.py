@@ -21,6 +21,7 @@ from temporal_sae.data.reading import read_text
 from temporal_sae.data.sources import hash_fraction
 from temporal_sae.errors import InvalidOption, RunError, check_number, keep_int
 from temporal_sae.eval.tasks.python_sources import KINDS, Kind, Piece, pieces_of
+from temporal_sae.registry import component
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ LEFT_OUT = frozenset(
 )
 
 
+@component("eval.snippets")
 @dataclass(frozen=True)
 class SnippetOptions:
     """Which snippets there are.

@@ -30,6 +30,7 @@ from temporal_sae.eval.tasks.probes import (
 from temporal_sae.eval.tasks.python_sources import KINDS
 from temporal_sae.eval.tasks.snippets import Cell, Snippets
 from temporal_sae.eval.tasks.verdicts import Verdicts, score_intervals
+from temporal_sae.registry import component
 
 QUESTIONS = ("package", "kind")
 
@@ -48,6 +49,7 @@ class View(NamedTuple):
     k: int | None
 
 
+@component("eval.sparse_probing")
 @dataclass(frozen=True)
 class SparseProbing:
     """Two questions: which package a snippet comes from, and what kind of snippet it is.

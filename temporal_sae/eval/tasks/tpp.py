@@ -34,10 +34,12 @@ from temporal_sae.eval.tasks.probes import (
 from temporal_sae.eval.tasks.scr import cells_of
 from temporal_sae.eval.tasks.snippets import Snippets
 from temporal_sae.eval.tasks.verdicts import Verdicts, score_intervals
+from temporal_sae.registry import component
 
 SCORES = ("tpp_total", "tpp_intended", "tpp_unintended")
 
 
+@component("eval.tpp")
 @dataclass(frozen=True)
 class TargetedProbePerturbation(AblationOptions):
     """TPP over the packages."""

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from temporal_sae.errors import RunError, check_int, check_number
+from temporal_sae.registry import components
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.formats.folding import (
@@ -31,24 +32,14 @@ from temporal_sae.sae.formats.stored import (
     read_safetensors,
     shown,
 )
-from temporal_sae.sae.gated import GatedSAE
 from temporal_sae.sae.jumprelu import JumpReLUSAE
 from temporal_sae.sae.matryoshka import MatryoshkaSAE
 from temporal_sae.sae.saving import CONFIG, WEIGHTS
-from temporal_sae.sae.standard import StandardSAE
-from temporal_sae.sae.topk import TopKSAE
 
-ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {
-    cls.architecture: cls for cls in (TopKSAE, StandardSAE, JumpReLUSAE, GatedSAE)
-}
 # Names that exist while SAELens trains; its inference model is a JumpReLU SAE.
 IN_TRAINING: dict[str, type[SparseAutoencoder]] = {
     "batchtopk": BatchTopKSAE,
     "matryoshka_batchtopk": MatryoshkaSAE,
-}
-# What a JumpReLU SAE was in training, where our `cfg.json` says so.
-TRAINED_AS: dict[str, type[SparseAutoencoder]] = {
-    cls.trained_as: cls for cls in (BatchTopKSAE, MatryoshkaSAE)
 }
 SCALER = "activation_scaler.json"  # beside the weights of a checkpoint
 RESCALED = ("topk", *IN_TRAINING)  # may have rescale_acts_by_decoder_norm
@@ -86,13 +77,27 @@ def read(weights: Path) -> Stored:
 
 def _class_of(folder: Path, config: Mapping[str, Any]) -> type[SparseAutoencoder]:
     name = config["architecture"]
-    known = ARCHITECTURES | IN_TRAINING
-    if "trained_as" in config:
-        name, known = config["trained_as"]["architecture"], TRAINED_AS
+    known = IN_TRAINING | _announced(saved_as_trained=True)
+    if "trained_as" in config:  # what a JumpReLU SAE, say, was in training
+        name, known = config["trained_as"]["architecture"], _announced(saved_as_trained=False)
     if name not in known:
         names = ", ".join(known)
         raise RunError(f"{folder}: architecture {shown(name)} is not known; known: {names}")
     return known[name]
+
+
+def _announced(saved_as_trained: bool) -> dict[str, type[SparseAutoencoder]]:
+    """Architectures by name, those saved as another's function apart from those that are not."""
+    known: dict[str, type[SparseAutoencoder]] = {}
+    for cls in components("sae"):
+        if not issubclass(cls, SparseAutoencoder):
+            continue
+        if (cls.trained_as == cls.architecture) is not saved_as_trained:
+            continue
+        if known.setdefault(cls.trained_as, cls) is not cls:
+            both = f"{known[cls.trained_as].__qualname__} and {cls.__qualname__}"
+            raise RunError(f"{both} are both {cls.trained_as!r}; give one another `architecture`")
+    return known
 
 
 def _in_terms_of_6(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
