@@ -46,6 +46,19 @@ class Free:
         return f"{self.n_bytes / MIB:,.0f}{of_limit}"
 
 
+@dataclass(frozen=True)
+class Planned:
+    """Memory that a component will take.
+
+    Args:
+        n_bytes: how much.
+        smaller: keys of the config that make it smaller, as typed; the most helpful first.
+    """
+
+    n_bytes: int
+    smaller: tuple[str, ...]
+
+
 def free_memory(device: torch.device) -> Free | None:
     """What this process can still allocate on a device; None where the system does not say."""
     if device.type == "cuda":

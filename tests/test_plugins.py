@@ -50,6 +50,9 @@ class AllPairsLoss:
     def __init__(self, ortho_weight=1.0):
         self.ortho_weight = ortho_weight
 
+    def planned_bytes(self, n_latents, d_in):
+        return {}
+
     def check_tracker(self, tracker):
         pass
 

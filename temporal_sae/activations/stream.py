@@ -24,6 +24,7 @@ from temporal_sae.errors import (
     check_int,
     check_number,
 )
+from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 
 
@@ -75,6 +76,12 @@ class ActivationSource:
         self.buffer_tokens = check_int("buffer_tokens", buffer_tokens, 1)
         self.outliers = check_choice("outliers", outliers, OUTLIERS)
         self.outlier_factor = check_number("outlier_factor", outlier_factor, minimum=1.0)
+
+    def planned_bytes(self, model: LanguageModel) -> dict[str, Planned]:
+        """What the stream takes on the model's device, by purpose."""
+        size = {"float32": 4}.get(model.dtype, 2)
+        n_bytes = self.buffer_tokens * model.d_in * size
+        return {"shuffle buffer": Planned(n_bytes, ("activations.buffer_tokens",))}
 
     def counted(
         self, tokens: Int[Tensor, "windows context"], model: LanguageModel

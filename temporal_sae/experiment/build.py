@@ -20,9 +20,9 @@ from temporal_sae.experiment.memory import check_memory
 from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import check_repo_id
-from temporal_sae.tracker import NoTracker
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
+from temporal_sae.training.parts import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,16 @@ def build_judges(cfg: DictConfig, folder: Path) -> Judges:
 
 @dataclass
 class Cheap:
-    """What is ready before the language model is loaded."""
+    """What is ready before the language model is loaded.
+
+    The tracker has the run's options and one latent: it only says what it will need.
+    """
 
     device: torch.device
     seed: int
     trainer: Trainer
     separation: Any
+    tracker: Tracker
     evaluation: Evaluation
     source: ActivationSource
     text: TextSource
@@ -108,11 +112,11 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     evaluation: Evaluation = build(cfg, "eval")
     check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
     source: ActivationSource = build(cfg, "activations")
-    build(cfg, "tracker", n_latents=1, device="cpu")
+    tracker: Tracker = build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)
     text: TextSource = build(cfg, "data", folder=folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
-    return Cheap(device, seed, trainer, separation, evaluation, source, text, logger)
+    return Cheap(device, seed, trainer, separation, tracker, evaluation, source, text, logger)
 
 
 def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
@@ -134,8 +138,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
     planned = build_without_memory(cfg, model.d_in)
     with naming("eval"):
         evaluation.check(model, planned, text)
-    batch_of_a_process = trainer.batch_size // n_processes()
-    memory = check_memory(cfg, model, planned, source, batch_of_a_process, evaluation.batches)
+    memory = check_memory(cfg, cheap, model, planned)
     torch.manual_seed(cheap.seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(cheap.device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=cheap.device)
@@ -170,7 +173,7 @@ def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:
     if separation.ortho_weight == 0 or not separation.needs_tracker:
         return
     idle = f"so loss.ortho_weight={separation.ortho_weight:g} does nothing"
-    if isinstance(tracker, NoTracker):
+    if not tracker.gives_weights:
         log.warning("tracker=off: no pair has a weight, %s", idle)
     elif tracker.window_size > cfg.trainer.num_tokens:
         log.warning("tracker.window_size: no window closes within trainer.num_tokens, %s", idle)

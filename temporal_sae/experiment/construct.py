@@ -54,8 +54,11 @@ def build(cfg: DictConfig, group: str, **given: Any) -> Any:
     check_options(group, options, given)
     with naming(group):
         built = instantiate(options, **given, _convert_="all")
-    if not isinstance(built, KINDS[group]):
-        allowed = f"a class with all that {KINDS[group].__name__} has"
+    kind = KINDS[group]
+    if not isinstance(built, kind):
+        members = sorted({*vars(kind), *getattr(kind, "__annotations__", ())})
+        lacking = [m for m in members if not m.startswith("_") and not hasattr(built, m)]
+        allowed = f"a class with all that {kind.__name__} has; it lacks {', '.join(lacking)}"
         raise InvalidOption(f"{group}.{TARGET}", options[TARGET], allowed)
     return built
 

@@ -41,7 +41,6 @@ from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub
 from temporal_sae.terminal import Forgiving
-from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import (
     About,
@@ -234,7 +233,7 @@ def _train(
     parts: Components, folder: Path, console: Console
 ) -> tuple[TrainingState, dict[str, Any]]:
     """Train, in all processes; returns how it ended, and the measures of co-activation."""
-    stability = None if isinstance(parts.tracker, NoTracker) else StabilityMonitor()
+    stability = StabilityMonitor() if parts.tracker.gives_weights else None
     trained = parts.trainer.fit(
         Parts(
             sae=parts.sae,

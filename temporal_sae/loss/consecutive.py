@@ -12,6 +12,8 @@ from temporal_sae.loss.pairs import (
     PairWeights,
     activation_gram,
 )
+from temporal_sae.loss.products import FLOAT, PAIR_TEMPORARIES, SMALLER
+from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 
 
@@ -46,6 +48,10 @@ class ConsecutiveLoss:
     def __init__(self, ortho_weight: float = 0.1, beta: float = -0.05) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
         self.beta = check_number("beta", beta, minimum=-1.0)
+
+    def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
+        """Matrices of all pairs."""
+        return {"penalty": Planned(PAIR_TEMPORARIES * n_latents**2 * FLOAT, SMALLER)}
 
     def check_tracker(self, tracker: PairWeights) -> None:
         """Any tracker will do."""

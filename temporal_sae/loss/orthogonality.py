@@ -19,8 +19,9 @@ from temporal_sae.loss.pairs import (
     check_decoder,
     reduction_factor,
 )
-from temporal_sae.loss.products import WithGradient, differentiable
+from temporal_sae.loss.products import WithGradient, differentiable, planned_for_rows
 from temporal_sae.loss.sums import PairSums
+from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 from temporal_sae.tracker.weights import WEIGHTINGS
 
@@ -100,6 +101,10 @@ class OrthogonalityLoss:
     def _can_sample(self) -> bool:
         """Sampling looks at the window's own pairs, so no other pair may carry a weight."""
         return self.gram == "decoder" and self.weighting != "average"
+
+    def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
+        """A gradient of the decoder, and the pairs that are looked at together."""
+        return planned_for_rows(n_latents, d_in)
 
     def check_tracker(self, tracker: PairWeights) -> None:
         """Raise InvalidOption where this penalty cannot be computed with that tracker."""

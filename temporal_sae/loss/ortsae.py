@@ -18,9 +18,11 @@ from temporal_sae.loss.products import (
     WithGradient,
     add_through_norms,
     differentiable,
+    planned_for_rows,
     row_blocks,
     unit_rows_and_norms,
 )
+from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 
 CHUNK_OF_THE_PAPER = 8192
@@ -53,6 +55,10 @@ class ChunkedOrthogonalityLoss:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
         self.n_chunks = None if n_chunks is None else check_int("n_chunks", n_chunks, 1)
         self.seed = check_int("seed", seed, 0)
+
+    def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
+        """A gradient of the decoder, and the pairs that are looked at together."""
+        return planned_for_rows(n_latents, d_in)
 
     def check_tracker(self, tracker: PairWeights) -> None:
         """Any tracker will do; raises InvalidOption where a chunk would hold a latent alone."""

@@ -20,11 +20,21 @@ from torch import Tensor
 
 from temporal_sae.kernels import kernels_for
 from temporal_sae.kernels.plain import EPSILON, overlap_and_slope
+from temporal_sae.machine import Planned
 
 BYTES_AT_ONCE = 2**21
+PAIR_TEMPORARIES = 4  # overlaps, weights, their product, a gradient
+FLOAT = 4
+SMALLER = ("sae.d_sae", "loss.ortho_weight=0")
 Scale = Tensor | float
 # (x, into, scale) -> V(x), adding scale · ∂V/∂x to `into` if there is one
 WithGradient = Callable[[Tensor, Tensor | None, Scale], Tensor]
+
+
+def planned_for_rows(n_latents: int, d_in: int) -> dict[str, Planned]:
+    """What the sums over pairs of decoder rows take: a gradient, and the pairs seen at once."""
+    gradient = n_latents * d_in * FLOAT
+    return {"penalty": Planned(gradient + PAIR_TEMPORARIES * BYTES_AT_ONCE, SMALLER)}
 
 
 class _Node(torch.autograd.Function):

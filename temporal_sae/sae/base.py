@@ -16,10 +16,12 @@ from temporal_sae.errors import check_int
 from temporal_sae.kernels import step_kernels_for
 from temporal_sae.latents import Latents, as_rows, with_leading
 from temporal_sae.loss.terms import auxk_loss
+from temporal_sae.machine import Planned
 from temporal_sae.sae.saving import write_folder
 from temporal_sae.sae.step_ops import Chosen, Encoded, SparseProduct, prefers_sparse
 
 TRACKED_LATENTS = 512
+DENSE_COPIES_OF_A_BATCH = 5  # pre-activations, latents and their gradients
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,15 @@ class SparseAutoencoder(nn.Module, ABC):
             None.
         """
         return None
+
+    def planned_bytes(self, batch_size: int) -> dict[str, Planned]:
+        """What training it takes on a device, by purpose; asked of an SAE that has only shapes."""
+        weights = sum(p.nbytes for p in self.parameters())
+        of_a_batch = DENSE_COPIES_OF_A_BATCH * batch_size * self.d_sae * self.W_dec.itemsize
+        return {
+            "SAE, gradients, Adam": Planned(4 * weights, ("sae.d_sae",)),
+            "batch": Planned(of_a_batch, ("trainer.batch_size", "sae.d_sae")),
+        }
 
     def default_lr(self) -> float:
         """The learning rate used when `trainer.lr` is null."""

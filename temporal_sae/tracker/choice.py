@@ -9,6 +9,7 @@ from temporal_sae.machine import free_memory
 
 STORAGES = ("auto", "dense", "sparse", "reference")
 BYTES_OF_A_SPARSE_PAIR = 10
+BYTES_OF_A_SLOT = 12  # a latent, and where it is found again
 WINDOWS_TO_EXPECT = 100
 SHARE_FOR_DENSE = 0.25
 GIB = 2**30
@@ -31,6 +32,15 @@ def storage_bytes(storage: str, n_latents: int, k: int, window_size: int) -> int
         return 6 * 4 * n_latents**2
     sizes = {"dense": dense_bytes(n_latents), "sparse": sparse_bytes(n_latents, k, window_size)}
     return sizes[storage]
+
+
+def window_bytes(
+    storage: str, n_latents: int, k: int, window_size: int, device: torch.device
+) -> int:
+    """Bytes of a window's tokens with the index from a latent to its tokens."""
+    labels = min(n_latents, window_size * k) if storage == "sparse" else n_latents
+    tokens_a_byte = 1 if device.type == "cuda" else 8
+    return window_size * (BYTES_OF_A_SLOT * k + labels // tokens_a_byte)
 
 
 def choose_storage(

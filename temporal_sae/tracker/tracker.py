@@ -20,11 +20,17 @@ from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 from temporal_sae.kernels import kernels_for
+from temporal_sae.machine import Planned
 from temporal_sae.processes import n_processes
 from temporal_sae.registry import component
 from temporal_sae.tracker.alpha import AlphaRule
 from temporal_sae.tracker.checks import check_indices, check_pair
-from temporal_sae.tracker.choice import check_storage, choose_storage
+from temporal_sae.tracker.choice import (
+    check_storage,
+    choose_storage,
+    storage_bytes,
+    window_bytes,
+)
 from temporal_sae.tracker.dense import DenseAverages
 from temporal_sae.tracker.processes import (
     ShardedAverages,
@@ -103,6 +109,7 @@ class CoActivationTracker:
 
     # Whether w / c of a pair is a function of its rates, as sampling the window's tokens needs.
     weights_follow_window = True
+    gives_weights = True
 
     def __init__(
         self,
@@ -148,6 +155,24 @@ class CoActivationTracker:
         if self.sharded:
             averages = ShardedAverages(averages)
         return WindowedState(self.n_latents, self.alpha, averages)
+
+    def planned_bytes(self, n_latents: int, k: int, device: torch.device) -> dict[str, Planned]:
+        """What a tracker with these options takes for a run's SAE: averages and two windows.
+
+        Args:
+            n_latents: F of that SAE; this tracker may have been built with another.
+            k: latents of a token at most.
+            device: where it would live.
+        """
+        shards = n_processes() if self.sharded else 1
+        storage, _ = choose_storage(self.storage, n_latents, k, self.window_size, device, shards)
+        # The pairs of `sparse` are not known yet; they come as they are seen.
+        pairs = 0
+        if storage != "sparse":
+            pairs = storage_bytes(storage, n_latents, k, self.window_size) // shards
+        of_windows = 2 * window_bytes(storage, n_latents, k, self.window_size, device)
+        keys = ("tracker.window_size", "sae.k") if of_windows > pairs else ("sae.d_sae",)
+        return {"tracker": Planned(of_windows + pairs, keys)}
 
     def _prepare(self, k: int) -> PairState:
         """The state; `auto` is settled once the number of active latents is known."""

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 from temporal_sae.tracker.reference import ReferenceState, count_pairs
 from temporal_sae.tracker.tracker import CoActivationTracker
@@ -135,12 +136,17 @@ class NoTracker:
 
     stream = "shuffled"
     weights_follow_window = False
+    gives_weights = False
     windows_closed = 0
     last_window: None = None
 
     def __init__(self, n_latents: int, device: str | torch.device = "cpu") -> None:
         self.n_latents = n_latents
         self.tokens_seen = 0
+
+    def planned_bytes(self, n_latents: int, k: int, device: torch.device) -> dict[str, Planned]:
+        """Nothing is held."""
+        return {}
 
     def update(self, indices: Int[Tensor, "tokens k"]) -> None:
         """Count the tokens."""

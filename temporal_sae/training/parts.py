@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.latents import Latents
+from temporal_sae.machine import Planned
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training.checkpoint import Checkpoints, State
@@ -29,10 +31,17 @@ class Batches(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What the trainer needs of a tracker; the penalty needs more."""
+    """What the trainer needs of a tracker; the penalty needs more.
+
+    `gives_weights` says whether any pair will ever have a weight. `planned_bytes` is asked of a
+    tracker with the options of a run, before there is the one that it trains with.
+    """
 
     stream: str
     windows_closed: int
+    gives_weights: bool
+
+    def planned_bytes(self, n_latents: int, k: int, device: torch.device) -> dict[str, Planned]: ...
 
     def update(self, indices: Tensor) -> None: ...
     def state_dict(self) -> State: ...
@@ -51,6 +60,7 @@ class Separation(Protocol):
     through_latents: bool
     needs_tracker: bool
 
+    def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]: ...
     def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
 
 
