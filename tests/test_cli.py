@@ -206,7 +206,7 @@ BAD = {
     ),
     "a class of another kind": (
         ["data._target_=builtins.dict"],
-        "data._target_='builtins.dict': must be a class with all that TextSource has; it lacks describe",
+        "must be a class with all that TextSource has; it lacks describe",
     ),
     "a class that there is not": (["sae._target_=torch.Nothing"], "sae._target_='torch.Nothing'"),
     "a key that only Hydra obeys": (["+sae._partial_=true"], "sae._partial_: unknown key"),

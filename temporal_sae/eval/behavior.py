@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,9 +11,26 @@ from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.eval.window_sums import WindowSums, nonzero
+from temporal_sae.metrics import CORE_SECTION, Metric, declare
 from temporal_sae.sae import SparseAutoencoder
 
 NOTHING = 1e-9  # nats a token: below what any change of a distribution in float32 comes to
+
+of_performance = partial(
+    Metric, sections=(CORE_SECTION,), groups=("metrics", "model_performance_preservation")
+)
+of_behavior = partial(
+    Metric, sections=(CORE_SECTION,), groups=("metrics", "model_behavior_preservation")
+)
+METRICS = declare(
+    of_performance(name="ce_loss_score", better="higher", label="CE score"),
+    of_behavior(name="kl_div_score", better="higher", label="KL score"),
+    of_performance(name="ce_loss_with_sae", better="lower"),
+    of_performance(name="ce_loss_without_sae", compared=False),
+    of_performance(name="ce_loss_with_ablation", compared=False),
+    of_behavior(name="kl_div_with_sae", better="lower"),
+    of_behavior(name="kl_div_with_ablation", compared=False),
+)
 
 
 class BehaviorSums:

@@ -23,15 +23,15 @@ from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource, TokenWindows, is_text
 from temporal_sae.errors import RunError, keep_int
+from temporal_sae.eval import behavior, reconstruction
 from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.metrics import CORE_SECTION, Metric
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
-
-SECTION = "core evaluation results"
 
 
 @component("eval")
@@ -57,18 +57,8 @@ class CoreEvaluation:
 
     name: ClassVar[str] = "core"
     needs_held_out_text: ClassVar[bool] = True
-    metric_names: ClassVar[tuple[str, ...]] = (
-        "ce_loss_score",
-        "kl_div_score",
-        "explained_variance",
-        "explained_variance_legacy",
-        "mse",
-        "cossim",
-        "l2_ratio",
-        "l0",
-        "l1",
-        "frac_alive",
-        "dead_share",
+    metrics: ClassVar[tuple[Metric, ...]] = tuple(
+        m for m in (*behavior.METRICS, *reconstruction.METRICS) if m.compared
     )
 
     def __post_init__(self) -> None:
@@ -97,7 +87,7 @@ class CoreEvaluation:
                 "intervals": sums.intervals(self.seed) | behavior.intervals(self.seed),
             }
             subject.files.write(self.name, options, section)
-        return Outcome({SECTION: section})
+        return Outcome({CORE_SECTION: section})
 
     def measure(
         self,

@@ -8,6 +8,7 @@ from typing import ClassVar
 from temporal_sae.activations import LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.metrics import Metric
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
@@ -18,7 +19,7 @@ class NoEvaluation:
 
     name: ClassVar[str] = "none"
     needs_held_out_text: ClassVar[bool] = False
-    metric_names: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[Metric, ...]] = ()
     batches: ClassVar[Mapping[str, int]] = {}
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,8 +12,30 @@ from torch import Tensor
 from temporal_sae.eval.window_sums import WindowSums, nonzero
 from temporal_sae.latents import Latents
 from temporal_sae.loss.terms import is_constant
+from temporal_sae.metrics import CORE_SECTION, Metric, declare
 
 DENSE_ABOVE = 0.1
+
+of_quality, of_shrinkage, of_sparsity, of_use = (
+    partial(Metric, sections=(CORE_SECTION,), groups=("metrics", group))
+    for group in ("reconstruction_quality", "shrinkage", "sparsity", "misc_metrics")
+)
+METRICS = declare(
+    of_quality(name="explained_variance", better="higher", label="explained variance"),
+    of_quality(name="explained_variance_legacy", better="higher", label="the same, legacy"),
+    of_quality(name="mse", better="lower"),
+    of_quality(name="cossim", better="higher", label="cosine"),
+    of_shrinkage(name="l2_norm_in", compared=False),
+    of_shrinkage(name="l2_norm_out"),
+    of_shrinkage(name="l2_ratio", label="L2 ratio"),
+    of_shrinkage(name="relative_reconstruction_bias", label="reconstruction bias"),
+    of_sparsity(name="l0", label="L0", form="{:.1f}"),
+    of_sparsity(name="l1"),
+    of_use(name="frac_alive", better="higher"),
+    of_use(name="dead_share", better="lower", label="dead latents", form="{:.1%}"),
+    of_use(name="freq_over_1_percent"),
+    of_use(name="freq_over_10_percent", label="latents on > 10 %", form="{:.1%}"),
+)
 
 
 class ReconstructionSums:

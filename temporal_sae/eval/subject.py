@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.eval.files import EvaluationFiles
+from temporal_sae.metrics import Metric
 from temporal_sae.sae import SparseAutoencoder
 
 
@@ -57,8 +58,8 @@ class Evaluation(Protocol):
     needs_held_out_text: ClassVar[bool]
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        """What `objective` may name."""
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `objective` may name; no two of one name."""
         ...
 
     @property

@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 
 from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
 from temporal_sae.data import Split, TextSource
-from temporal_sae.errors import InvalidOption, RunError, check_bool, check_choice, check_int
+from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.components import load_plugins
 from temporal_sae.experiment.construct import KINDS, build, naming, plain
 from temporal_sae.experiment.memory import check_memory
+from temporal_sae.experiment.results import check_objective
 from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import check_repo_id
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 SETTINGS = {"seed", "device", "objective", "push_to_hub", "overwrite", "debug", "plugins"}
 TOP_LEVEL = {*KINDS, *SETTINGS}
-TRAINING_METRICS = ("explained_variance", "final_loss", "l0", "dead_share")
 
 
 @dataclass
@@ -110,7 +110,7 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
         raise InvalidOption("trainer.batch_size", trainer.batch_size, allowed)
     separation = build(cfg, "loss")
     evaluation: Evaluation = build(cfg, "eval")
-    check_choice("objective", cfg.objective, (*TRAINING_METRICS, *evaluation.metric_names))
+    check_objective(cfg.objective, evaluation)
     source: ActivationSource = build(cfg, "activations")
     tracker: Tracker = build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)

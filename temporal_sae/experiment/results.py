@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from temporal_sae.errors import RunError
-from temporal_sae.experiment.build import Components
+from temporal_sae.errors import InvalidOption, RunError, check_choice
+from temporal_sae.eval import Evaluation
+from temporal_sae.metrics import TRAINING_SECTION, Metric, fitting
 from temporal_sae.training.loggers import Metrics
+
+if TYPE_CHECKING:
+    from temporal_sae.experiment.build import Components
+
+# What `objective` may name whatever the evaluation: the averages over the last steps.
+TRAINING_METRICS = {
+    name: Metric(name=name, sections=(TRAINING_SECTION,), groups=("final_info",))
+    for name in ("explained_variance", "final_loss", "l0", "dead_share")
+}
 
 
 def training_section(parts: Components, seed: int, steps: int, metrics: Metrics) -> dict[str, Any]:
@@ -56,14 +66,35 @@ def cost_section(parts: Components, metrics: Metrics, seconds: float) -> dict[st
     }
 
 
-def find_objective(name: str, results: dict[str, Any]) -> float:
-    """The number called `name` in the results; the evaluation's goes before the training's.
+def check_objective(name: Any, evaluation: Evaluation) -> None:
+    """Refuse an objective that the run will not measure, or of which there would be two.
 
     Raises:
-        RunError: it is not a finite number.
+        InvalidOption: see above.
     """
-    value = dict(_leaves(results)).get(name)
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    names = [metric.name for metric in evaluation.metrics]
+    check_choice("objective", name, (*dict.fromkeys((*names, *TRAINING_METRICS)),))
+    if names.count(name) > 1:
+        raise InvalidOption("objective", name, f"the name of one metric; {evaluation.name} has two")
+
+
+def find_objective(name: str, results: dict[str, Any]) -> float:
+    """The metric of that name, where its declaration says; an evaluation's before the training's.
+
+    Raises:
+        RunError: it is not a finite number, or two evaluations have measured one of that name.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for metric in fitting(name):
+        value = metric.called(name).of(results)
+        if value is not None:
+            found.setdefault(metric.sections, value)
+    if len(found) > 1:
+        both = " and in ".join(repr(sections[0]) for sections in found)
+        raise RunError(f"the objective {name} stands in {both}")
+    training = TRAINING_METRICS[name].of(results) if name in TRAINING_METRICS else None
+    value = next(iter(found.values()), training)
+    if value is None or not math.isfinite(value):
         raise RunError(f"the objective {name} is {value}")
     return float(value)
 

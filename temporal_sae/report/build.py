@@ -12,7 +12,8 @@ from rich.table import Table
 from temporal_sae import schemas
 from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
-from temporal_sae.report.comparison import DASH, comparison, with_short_names
+from temporal_sae.metrics import DASH
+from temporal_sae.report.comparison import comparison, training_config
 from temporal_sae.report.tasks import tasks_table
 
 NOTES = "notes.md"
@@ -102,7 +103,7 @@ TASKS_CAVEAT = (
 
 def headline(results: dict[str, Any], record: schemas.ToldRecord) -> str:
     """What was trained, in a sentence."""
-    config = with_short_names(results)["training"]["config"]
+    config = training_config(results)
     named = {"k": "k", "l1_penalty": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
     # A weight of 0 is worth saying; an architecture need not have any of these.
     sparsity = [

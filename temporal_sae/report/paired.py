@@ -17,10 +17,9 @@ from temporal_sae import schemas
 from temporal_sae.commands import module_command
 from temporal_sae.errors import RunError, printable
 from temporal_sae.eval.statistics import PairedDifference, paired_difference
+from temporal_sae.metrics import TASKS_SECTION, better_when_higher, finite_leaves, is_compared
 from temporal_sae.report.build import number
-from temporal_sae.report.directions import better_when_higher, is_compared
 
-TASKS = "tasks results"
 LEVEL = 0.95
 UNDEFINED_IN_SAEBENCH = -1.0  # it writes this for NaN
 
@@ -125,7 +124,7 @@ def read_run(folder: Path) -> Run:
 def sections_of(results: dict[str, Any]) -> Iterator[tuple[str, Section]]:
     """The evaluations in the results, each with the scores that depend on the SAE."""
     for name, content in results.items():
-        if name == TASKS:
+        if name == TASKS_SECTION:
             for task, options in content["options"].items():
                 own = {n: v for n, v in content["scores"].items() if n.startswith(task)}
                 yield f"tasks/{task}", Section(options, scores_of(own))
@@ -144,16 +143,7 @@ def short_name(section: str) -> str:
 
 def scores_of(metrics: dict[str, Any]) -> dict[str, float]:
     """The metrics, in groups or not, that depend on the SAE and are numbers."""
-    return {name: v for name, v in leaves(metrics) if is_compared(name)}
-
-
-def leaves(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """(name, value) of all finite numbers in nested groups."""
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            yield from leaves(value)
-        elif isinstance(value, (int, float)) and math.isfinite(value):
-            yield name, float(value)
+    return {name: v for name, v in finite_leaves(metrics) if is_compared(name)}
 
 
 def by_seed(runs: list[Run]) -> dict[int, Run]:

@@ -8,8 +8,8 @@ import pytest
 
 from temporal_sae.errors import RunError
 from temporal_sae.eval.statistics import IMPROVEMENT, TOO_FEW, UNCLEAR, WORSE
+from temporal_sae.metrics import better_when_higher
 from temporal_sae.report.__main__ import main
-from temporal_sae.report.directions import better_when_higher
 from temporal_sae.report.paired import compare_runs
 
 CONFIG = {

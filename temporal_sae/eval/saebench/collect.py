@@ -7,10 +7,13 @@ SAEBench has changed a definition since, `comparability` says which value compar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from temporal_sae.eval.core import CoreEvaluation
+from temporal_sae.metrics import CORE_SECTION, Metric, declare
+
 Record = dict[str, Any]
-CORE = "core evaluation results"
 SCR, TPP, SCR_AND_TPP = (
     "scr evaluations results",
     "tpp evaluations results",
@@ -24,29 +27,86 @@ SECTIONS = {
     "ravel": "ravel evaluation results",
     "sae_probes": "sae probes evaluation results",
 }
-# What `objective` may name. Absorption is better when lower.
-METRIC_NAMES = (
-    "ce_loss_score",
-    "kl_div_score",
-    "explained_variance",
-    "explained_variance_legacy",
-    "mse",
-    "mse_per_element",
-    "cossim",
-    "l2_ratio",
-    "l0",
-    "l1",
-    "frac_alive",
-    "sae_test_accuracy",
-    *(f"sae_top_{k}_test_accuracy" for k in (1, 2, 5, 10, 20, 50, 100)),
-    *(f"scr_metric_threshold_{n}" for n in (2, 5, 10, 20, 50, 100, 500)),
-    *(f"tpp_threshold_{n}_total_metric" for n in (2, 5, 10, 20, 50, 100, 500)),
-    "mean_absorption_fraction_score",
-    "mean_full_absorption_score",
-    "mean_absorption_score",
-    "unlearning_score",
-    "autointerp_score",
-    "disentanglement_score",
+PROBING, ABSORPTION, UNLEARNING = (
+    partial(Metric, sections=(SECTIONS[name],), groups=("eval_result_metrics", group))
+    for name, group in (
+        ("sparse_probing", "sae"),
+        ("absorption", "mean"),
+        ("unlearning", "unlearning"),
+    )
+)
+OF_SCR = partial(Metric, sections=(SCR_AND_TPP, SCR), groups=("eval_result_metrics", "scr_metrics"))
+OF_TPP = partial(Metric, sections=(TPP,), groups=("eval_result_metrics", "tpp_metrics"))
+OF_AUTOINTERP = partial(
+    Metric, sections=(SECTIONS["autointerp"],), groups=("eval_result_metrics", "autointerp")
+)
+OF_RAVEL = partial(Metric, sections=(SECTIONS["ravel"],), groups=("eval_result_metrics", "ravel"))
+THRESHOLDS = (2, 5, 10, 20, 50, 100, 500)
+# What `objective` may name beside the core metrics.
+OWN = declare(
+    Metric(
+        name="mse_per_element",
+        sections=(CORE_SECTION,),
+        groups=("metrics", "reconstruction_quality"),
+        better="lower",
+    ),
+    PROBING(name="sae_test_accuracy", better="higher"),
+    *(
+        PROBING(
+            name=f"sae_top_{k}_test_accuracy",
+            better="higher",
+            label={1: "probe on 1 latent", 5: "probe on 5 latents"}.get(k, ""),
+        )
+        for k in (1, 2, 5, 10, 20, 50, 100)
+    ),
+    *(
+        OF_SCR(
+            name=f"scr_metric_threshold_{n}",
+            better="higher",
+            label="SCR, 20 latents" if n == 20 else "",
+        )
+        for n in THRESHOLDS
+    ),
+    *(
+        OF_TPP(
+            name=f"tpp_threshold_{n}_total_metric",
+            better="higher",
+            label="TPP, 20 latents" if n == 20 else "",
+        )
+        for n in THRESHOLDS
+    ),
+    ABSORPTION(name="mean_absorption_fraction_score", better="lower"),
+    ABSORPTION(name="mean_full_absorption_score", better="lower"),
+    ABSORPTION(
+        name="mean_absorption_score", better="lower", compared=False, label="absorption (lower)"
+    ),
+    UNLEARNING(name="unlearning_score", better="higher", label="unlearning"),
+    OF_AUTOINTERP(name="autointerp_score", better="higher"),
+    OF_RAVEL(name="disentanglement_score", better="higher"),
+)
+# What else its records hold; `llm_…` is the language model's own, `std_dev_…` no score.
+declare(
+    PROBING(
+        name="llm_test_accuracy",
+        groups=("eval_result_metrics", "llm"),
+        compared=False,
+        label="probe on activations",
+    ),
+    Metric(name="explained_variance*", better="higher"),
+    Metric(name="*accuracy*", better="higher"),
+    Metric(name="scr_*", better="higher"),
+    Metric(name="tpp_*", better="higher"),
+    Metric(name="*unintended_diff_only", better="lower"),
+    Metric(name="cause_score", better="higher"),
+    Metric(name="isolation_score", better="higher"),
+    Metric(name="llm_*", compared=False),
+    Metric(name="llm_*accuracy*", compared=False),
+    Metric(name="std_dev_*", compared=False),
+    Metric(name="total_tokens_*", compared=False),
+)
+METRICS = (
+    *(m for m in CoreEvaluation.metrics if m.name != "dead_share"),  # it has frac_alive alone
+    *OWN,
 )
 NAMES_OF_JANUARY = {  # today's name of what a January file calls otherwise
     "mean_full_absorption_score": "mean_absorption_score",
@@ -63,7 +123,7 @@ def sections(records: Mapping[str, Record]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if "core" in records:
-        found[CORE] = core_section(records["core"])
+        found[CORE_SECTION] = core_section(records["core"])
     if "scr" in records:
         scr = {**records["scr"], "comparability": scr_comparability(records["scr"])}
         if "tpp" in records:

@@ -36,6 +36,7 @@ from temporal_sae.eval.saebench.process import (
 from temporal_sae.eval.saebench.work import EVALUATIONS, Job
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.locks import ProcessLock, Timeout
+from temporal_sae.metrics import Metric
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
@@ -90,7 +91,7 @@ class SAEBenchEvaluation:
 
     name: ClassVar[str] = "saebench"
     needs_held_out_text: ClassVar[bool] = False
-    metric_names: ClassVar[tuple[str, ...]] = collect.METRIC_NAMES
+    metrics: ClassVar[tuple[Metric, ...]] = collect.METRICS
     batches: ClassVar[Mapping[str, int]] = {}  # the language model runs elsewhere
 
     def __post_init__(self) -> None:

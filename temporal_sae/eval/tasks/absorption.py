@@ -46,6 +46,7 @@ from temporal_sae.eval.tasks.words import (
     make_prompts,
     split_words,
 )
+from temporal_sae.metrics import declare, of_tasks
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
@@ -76,6 +77,36 @@ class Concept(NamedTuple):
             "fraction": float(fraction.mean()),
             "absorbed": {words.texts[int(self.result.words[i])]: int(top[i]) for i in absorbed},
         }
+
+
+METRICS = declare(
+    of_tasks(
+        name="absorption_full",
+        better="lower",
+        label="absorption of first letters, full (lower is better)",
+    ),
+    of_tasks(
+        name="absorption_fraction",
+        better="lower",
+        label="absorption of first letters, fraction (lower is better)",
+    ),
+    of_tasks(name="absorption_split_latents"),
+    of_tasks(
+        name="absorption_letters",
+        compared=False,
+        label="letters that the model knows, on which this was measured",
+    ),
+    of_tasks(
+        name="absorption_shape_full",
+        better="lower",
+        label="absorption of a leading space or capital, full",
+    ),
+    of_tasks(
+        name="absorption_shape_fraction",
+        better="lower",
+        label="absorption of a leading space or capital, fraction",
+    ),
+)
 
 
 @component("eval.absorption")
@@ -117,14 +148,7 @@ class Absorption:
     seed: int = 0
 
     name: ClassVar[str] = "absorption"
-    metric_names: ClassVar[tuple[str, ...]] = (
-        "absorption_full",
-        "absorption_fraction",
-        "absorption_split_latents",
-        "absorption_letters",
-        "absorption_shape_full",
-        "absorption_shape_fraction",
-    )
+    metric_names: ClassVar[tuple[str, ...]] = tuple(m.name for m in METRICS)
 
     def __post_init__(self) -> None:
         for option in ("max_k", "min_letters", "batch_prompts", "n_resamples"):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+
+from temporal_sae.eval.tasks.probes import classifier
 
 WIDE = 512  # above this a Newton step, with its width² numbers, no longer pays
 
@@ -55,9 +55,9 @@ def true_probes(
     weights, biases = [], []
     for positive in labels.numpy().T:
         strength = scale**2 * 2 * int((~positive).sum()) / (n**2 * weight_decay)
-        probe = LogisticRegression(
-            C=strength, class_weight="balanced", solver=solver, max_iter=1000
-        ).fit(features, positive)
+        probe = classifier(C=strength, class_weight="balanced", solver=solver, max_iter=1000).fit(
+            features, positive
+        )
         weights.append(probe.coef_[0] / scale)
         biases.append(probe.intercept_[0])
     return LinearProbes(
@@ -74,11 +74,13 @@ def sparse_weights(
     Minimises mean_i u_i BCE_i + l1_decay |w|₁ with u as in `true_probes`; in scikit-learn's terms
     C = 2 n_negative / (n² l1_decay). The latents' few values are walked as a sparse matrix.
     """
+    from scipy.sparse import csr_matrix  # slow to import
+
     features = csr_matrix(acts.numpy()).astype(np.float64)
     n = len(acts)
     weights = []
     for positive in labels.numpy().T:
-        probe = LogisticRegression(
+        probe = classifier(
             l1_ratio=1.0,
             C=2 * int((~positive).sum()) / (n**2 * l1_decay),
             class_weight="balanced",
@@ -130,7 +132,7 @@ def sparse_probe_scores(
     learned: Float[Tensor, "words k"], labels: Bool[Tensor, " words"], tested: Float[Tensor, "n k"]
 ) -> Float[Tensor, " n"]:
     """Log-odds of the test words by a balanced logistic regression on k latents."""
-    probe = LogisticRegression(max_iter=500, class_weight="balanced")
+    probe = classifier(max_iter=500, class_weight="balanced")
     probe.fit(learned.numpy(), labels.numpy())
     return tested @ torch.tensor(probe.coef_[0]).float() + float(probe.intercept_[0])
 

@@ -27,8 +27,25 @@ from temporal_sae.eval.subject import Subject
 from temporal_sae.eval.tasks.activations import CellActivations, Tokens, tokenize
 from temporal_sae.eval.tasks.python_sources import KINDS
 from temporal_sae.eval.tasks.snippets import Snippets
+from temporal_sae.metrics import declare, of_tasks
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
+
+METRICS = declare(
+    of_tasks(name="downstream_ce_increase"),
+    of_tasks(name="downstream_ce_increase_others"),
+    of_tasks(
+        name="downstream_selectivity",
+        better="higher",
+        label="cross-entropy that ablating a kind's latents costs it beyond others",
+    ),
+    of_tasks(name="downstream_control_ce_increase", compared=False),
+    of_tasks(
+        name="downstream_control_selectivity",
+        compared=False,
+        label="… with as many latents drawn at random",
+    ),
+)
 
 
 @component("eval.downstream")
@@ -56,13 +73,7 @@ class Downstream:
     seed: int = 0
 
     name: ClassVar[str] = "downstream"
-    metric_names: ClassVar[tuple[str, ...]] = (
-        "downstream_ce_increase",
-        "downstream_ce_increase_others",
-        "downstream_selectivity",
-        "downstream_control_ce_increase",
-        "downstream_control_selectivity",
-    )
+    metric_names: ClassVar[tuple[str, ...]] = tuple(m.name for m in METRICS)
 
     def __post_init__(self) -> None:
         for option in ("n_latents", "train_rows", "test_rows", "batch_texts", "n_resamples"):

@@ -21,10 +21,10 @@ from temporal_sae.eval.tasks.scr import SpuriousCorrelationRemoval
 from temporal_sae.eval.tasks.snippets import SnippetOptions, standard_library
 from temporal_sae.eval.tasks.sparse_probing import SparseProbing
 from temporal_sae.eval.tasks.tpp import TargetedProbePerturbation
+from temporal_sae.metrics import TASKS_SECTION, Metric, of_tasks
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
-SECTION = "tasks results"
 TASKS = ("sparse_probing", "scr", "tpp", "absorption", "downstream")
 # What is said of a task while there is more to come.
 HEADLINES = (
@@ -76,10 +76,10 @@ class TasksEvaluation:
                 raise InvalidOption(part.name, given, f"the options of {kind.__name__}")
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """The core metrics and the scores of the tasks that are done."""
-        own = [name for task in self.tasks for name in getattr(self, task).metric_names]
-        return (*self.core.metric_names, *own)
+        names = [name for task in self.tasks for name in getattr(self, task).metric_names]
+        return (*self.core.metrics, *(of_tasks(name=name) for name in names))
 
     @property
     def batches(self) -> Mapping[str, int]:
@@ -134,7 +134,7 @@ class TasksEvaluation:
             except (InvalidOption, RunError) as error:
                 outcome.failures[f"{self.name}_{task}"] = str(error)
         if results:
-            outcome.sections[SECTION] = tasks_section(results)
+            outcome.sections[TASKS_SECTION] = tasks_section(results)
         return outcome
 
     def _result(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 class Rows(NamedTuple):
@@ -53,11 +54,20 @@ def most_different(
     return torch.argsort(difference.abs(), descending=True)[:k].sort().values
 
 
+def classifier(**options: Any) -> LogisticRegression:
+    """scikit-learn's; imported when it is needed, which takes a second or two."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(**options)
+
+
 def logistic_regression(
     features: Float[Tensor, "rows n"], labels: Int[Tensor, " rows"]
 ) -> LogisticRegression:
     """scikit-learn's, with an L2 penalty, C = 1 and at most 1000 iterations."""
-    probe = LogisticRegression(C=1.0, max_iter=1000)
+    from sklearn.exceptions import ConvergenceWarning
+
+    probe = classifier(C=1.0, max_iter=1000)
     with warnings.catch_warnings():
         # Activations are not standardised; what 1000 iterations reach is the definition.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -38,10 +38,21 @@ from temporal_sae.eval.tasks.probes import (
 )
 from temporal_sae.eval.tasks.snippets import Cell, Snippets
 from temporal_sae.eval.tasks.verdicts import Verdicts, score_intervals
+from temporal_sae.metrics import declare, of_tasks
 from temporal_sae.registry import component
 
 LEAST_GAP = 0.001
 ROLES = ("kind", "package", "biased")
+
+
+declare(
+    of_tasks(
+        name="scr_metric_threshold_20",
+        better="higher",
+        label="SCR, 20 latents ablated (1: the spurious attribute is gone)",
+    ),
+    of_tasks(name="scr_metric_threshold_*", better="higher"),
+)
 
 
 @component("eval.scr")

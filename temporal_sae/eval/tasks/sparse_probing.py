@@ -30,6 +30,7 @@ from temporal_sae.eval.tasks.probes import (
 from temporal_sae.eval.tasks.python_sources import KINDS
 from temporal_sae.eval.tasks.snippets import Cell, Snippets
 from temporal_sae.eval.tasks.verdicts import Verdicts, score_intervals
+from temporal_sae.metrics import declare, of_tasks
 from temporal_sae.registry import component
 
 QUESTIONS = ("package", "kind")
@@ -47,6 +48,39 @@ class View(NamedTuple):
 
     name: str
     k: int | None
+
+
+declare(
+    of_tasks(
+        name="sparse_probing_package_sae_top_1",
+        better="higher",
+        label="package of a snippet, by a probe on 1 latent (accuracy)",
+    ),
+    of_tasks(name="sparse_probing_package_sae_top_5", better="higher", label="… on 5 latents"),
+    of_tasks(
+        name="sparse_probing_package_llm_top_5",
+        compared=False,
+        label="… on 5 dimensions of the activations",
+    ),
+    of_tasks(
+        name="sparse_probing_package_llm_all",
+        compared=False,
+        label="… on all dimensions of the activations",
+    ),
+    of_tasks(
+        name="sparse_probing_kind_sae_top_1",
+        better="higher",
+        label="code, docstring or comment, by a probe on 1 latent",
+    ),
+    of_tasks(name="sparse_probing_kind_sae_top_5", better="higher", label="… on 5 latents"),
+    of_tasks(
+        name="sparse_probing_kind_llm_all",
+        compared=False,
+        label="… on all dimensions of the activations",
+    ),
+    of_tasks(name="sparse_probing_*", better="higher"),
+    of_tasks(name="sparse_probing_*_llm_*", compared=False),
+)
 
 
 @component("eval.sparse_probing")

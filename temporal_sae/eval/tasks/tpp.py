@@ -34,9 +34,22 @@ from temporal_sae.eval.tasks.probes import (
 from temporal_sae.eval.tasks.scr import cells_of
 from temporal_sae.eval.tasks.snippets import Snippets
 from temporal_sae.eval.tasks.verdicts import Verdicts, score_intervals
+from temporal_sae.metrics import declare, of_tasks
 from temporal_sae.registry import component
 
 SCORES = ("tpp_total", "tpp_intended", "tpp_unintended")
+
+
+declare(
+    of_tasks(
+        name="tpp_total_threshold_20",
+        better="higher",
+        label="TPP, 20 latents ablated (accuracy lost on the class alone)",
+    ),
+    of_tasks(name="tpp_total_threshold_*", better="higher"),
+    of_tasks(name="tpp_intended_threshold_*", better="higher"),
+    of_tasks(name="tpp_unintended_threshold_*", better="lower"),
+)
 
 
 @component("eval.tpp")

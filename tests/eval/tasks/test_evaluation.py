@@ -62,7 +62,7 @@ def test_sections_and_files(subject):
     assert not outcome.failures
     assert list(outcome.sections) == ["core evaluation results", "tasks results"]
     section = outcome.sections["tasks results"]
-    names = set(task.metric_names) - set(task.core.metric_names)
+    names = {m.name for m in task.metrics} - {m.name for m in task.core.metrics}
     assert set(section["scores"]) == set(section["intervals"]) == names
     assert set(section["details"]) == set(section["options"]) == set(POOLED)
     for name, score in section["scores"].items():
@@ -142,10 +142,8 @@ def test_unknown_tasks(tasks):
 
 
 def test_metric_names_follow_the_options():
-    names = evaluation(["sparse_probing", "tpp"]).metric_names
-    assert {"sparse_probing_package_sae_top_4", "tpp_total_threshold_5", "ce_loss_score"} <= {
-        *names
-    }
+    names = {m.name for m in evaluation(["sparse_probing", "tpp"]).metrics}
+    assert {"sparse_probing_package_sae_top_4", "tpp_total_threshold_5", "ce_loss_score"} <= names
     assert "sparse_probing_package_sae_top_5" not in names
     assert not any(name.startswith("scr") for name in names)
     stable = {
@@ -153,7 +151,7 @@ def test_metric_names_follow_the_options():
         *("scr_metric_threshold_10", "tpp_total_threshold_10", "tpp_unintended_threshold_500"),
         *("absorption_full", "absorption_fraction", "downstream_selectivity"),
     }
-    assert stable <= set(TasksEvaluation().metric_names)
+    assert stable <= {m.name for m in TasksEvaluation().metrics}
 
 
 def as_lists(value):
