@@ -34,6 +34,17 @@ def fail(message: str) -> NoReturn:
     sys.exit(WRONG_INPUT)
 
 
+def why_unusable(error: OSError) -> str | None:
+    """One line on a file or folder that the system does not give us; None where it is our mistake.
+
+    Something else may stand in its place, or the disk may be read-only.
+    """
+    if error.filename is None or isinstance(error, FileNotFoundError):
+        return None
+    path = error.filename2 if error.filename2 is not None else error.filename
+    return f"{os.fsdecode(path)}: cannot be used ({error.strerror})"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of arguments whose answer to a mistake is one line and exit code 2."""
 
