@@ -204,15 +204,16 @@ def _launch(launch: Callable[[], object], conf: Path, traceback: bool) -> None:
             raise
         own = isinstance(error.__cause__, (InvalidOption, RunError))  # of a launcher or a sweeper
         fail(str(error.__cause__) if own else explain(error, conf))
-    except OSError as error:
-        if traceback or why_unusable(error) is None:
-            raise
-        fail(f"{why_unusable(error)}")
     except Exception as error:
-        # Before our own code runs, whatever is raised is Hydra's answer to what was typed.
-        if traceback or _inside_package(error):
+        if traceback:
             raise
-        fail(explain_unusable(error, sys.argv[1:]))
+        # Before our own code runs, whatever is raised is Hydra's answer to what was typed.
+        if not _inside_package(error):
+            fail(explain_unusable(error, sys.argv[1:]))
+        told = why_unusable(error) if isinstance(error, OSError) else None
+        if told is None:
+            raise
+        fail(told)
 
 
 @hydra_main(version_base="1.3", config_path=str(CONF), config_name="config")
