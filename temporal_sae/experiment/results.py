@@ -7,6 +7,7 @@ from typing import Any
 
 from temporal_sae.errors import RunError
 from temporal_sae.experiment.build import Components
+from temporal_sae.tracker import NoTracker
 from temporal_sae.training.loggers import Metrics
 
 # What decides an architecture's sparsity and upkeep, by the names that the reference files give it.
@@ -48,7 +49,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "lm_name": parts.model.name,
         "wandb_name": dict_class,
         "submodule_name": parts.model.hook_name,
-        "ortho_weight": parts.separation.ortho_weight,
+        "ortho_weight": 0.0 if is_idle(parts) else parts.separation.ortho_weight,
     }
     final = {
         "training_steps": steps,
@@ -60,6 +61,11 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         **{key: metrics[key] for key in ("explained_variance", "l0", "dead_share")},
     }
     return {"config": config, "final_info": final}
+
+
+def is_idle(parts: Components) -> bool:
+    """Whether the penalty has no pair to act on, whatever its weight."""
+    return parts.separation.needs_tracker and isinstance(parts.tracker, NoTracker)
 
 
 def cost_section(parts: Components, metrics: Metrics, seconds: float) -> dict[str, Any]:

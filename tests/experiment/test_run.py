@@ -191,3 +191,9 @@ def test_a_line_of_metrics_without_an_end_is_left_out(run):
     assert code == 0, err
     assert "64 broken lines are left out" in out + err
     assert (MINE / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_penalty_without_a_tracker_is_recorded_as_none(run):
+    assert run("tracker=off")[0] == 0
+    results = json.loads((MINE / "results.json").read_text())
+    assert results["training results for layer 1"]["config"]["ortho_weight"] == 0
