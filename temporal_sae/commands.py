@@ -35,9 +35,10 @@ def fail(message: str) -> NoReturn:
 
 
 def why_unusable(error: OSError) -> str | None:
-    """One line on a file or folder that the system does not give us; None where it is our mistake.
+    """Return one line on a file that cannot be read or written.
 
-    Something else may stand in its place, or the disk may be read-only.
+    A folder may stand in its place, or the disk be read-only. None where the error names no file,
+    or one that is missing, which is a bug of ours.
     """
     if error.filename is None or isinstance(error, FileNotFoundError):
         return None

@@ -64,7 +64,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
 
 
 def is_idle(parts: Components) -> bool:
-    """Whether the penalty has no pair to act on, whatever its weight."""
+    """Return whether the penalty has no pair to act on, whatever its weight."""
     return parts.separation.needs_tracker and isinstance(parts.tracker, NoTracker)
 
 

@@ -98,7 +98,7 @@ def to_bytes(state: State) -> bytes:
 
 
 def whole(path: Path, digest: str) -> State | None:
-    """What a checkpoint with this hash in its name holds; None if it is damaged."""
+    """Read a checkpoint with this hash in its name; return None if it is damaged."""
     try:
         if _digest_of(path) != digest:
             return None
@@ -142,7 +142,7 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str:
-    """The same of a file, which need not fit into memory."""
+    """Return the digest of a file, read in blocks: it need not fit into memory."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while block := file.read(BLOCK):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,15 +66,12 @@ class JsonlLogger:
         """Forget lines after `step` (which a resumed run writes again) and broken ones."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept, broken = [], 0
-        try:
-            with open_regular(self.path) as file:
-                for line in iter(partial(file.readline, LONGEST_LINE), b""):
-                    metrics = metrics_of(line)
-                    broken += metrics is None
-                    if metrics and metrics["step"] <= step:
-                        kept.append(line.rstrip(b"\n") + b"\n")
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError), open_regular(self.path) as file:
+            for line in iter(partial(file.readline, LONGEST_LINE), b""):
+                metrics = metrics_of(line)
+                broken += metrics is None
+                if metrics and metrics["step"] <= step:
+                    kept.append(line.rstrip(b"\n") + b"\n")
         if broken:
             log.warning("%s: %d broken lines are left out", self.path, broken)
         write_atomically(self.path, b"".join(kept))
