@@ -1,4 +1,4 @@
-"""Whether two commits train the same weights: `python benchmarks/same_weights.py OLD NEW`.
+"""Compare the weights that two commits train: `python benchmarks/same_weights.py OLD NEW`.
 
 OLD and NEW are checkouts, such as `git worktree add /tmp/old COMMIT` and `.`. Every architecture,
 loss and tracker is trained at toy size in both, and the default run for its first 100k tokens; the

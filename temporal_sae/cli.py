@@ -30,6 +30,7 @@ from temporal_sae.commands import (
     launch_command,
     let_readers_leave,
     program,
+    why_unusable,
 )
 from temporal_sae.errors import (
     EvaluationFailed,
@@ -158,6 +159,8 @@ def tell(error: Exception, folder: Path, then: str) -> str | None:
         return (
             f"{folder}: the disk is full; what is written is whole, so free some space and {then}"
         )
+    if isinstance(error, OSError):
+        return why_unusable(error)
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {one_line(str(error).splitlines()[0])}"
     return None
@@ -202,10 +205,15 @@ def _launch(launch: Callable[[], object], conf: Path, traceback: bool) -> None:
         own = isinstance(error.__cause__, (InvalidOption, RunError))  # of a launcher or a sweeper
         fail(str(error.__cause__) if own else explain(error, conf))
     except Exception as error:
-        # Before our own code runs, whatever is raised is Hydra's answer to what was typed.
-        if traceback or _inside_package(error):
+        if traceback:
             raise
-        fail(explain_unusable(error, sys.argv[1:]))
+        # Before our own code runs, whatever is raised is Hydra's answer to what was typed.
+        if not _inside_package(error):
+            fail(explain_unusable(error, sys.argv[1:]))
+        told = why_unusable(error) if isinstance(error, OSError) else None
+        if told is None:
+            raise
+        fail(told)
 
 
 @hydra_main(version_base="1.3", config_path=str(CONF), config_name="config")

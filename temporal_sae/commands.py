@@ -34,6 +34,18 @@ def fail(message: str) -> NoReturn:
     sys.exit(WRONG_INPUT)
 
 
+def why_unusable(error: OSError) -> str | None:
+    """Return one line on a file that cannot be read or written.
+
+    A folder may stand in its place, or the disk be read-only. None where the error names no file,
+    or one that is missing, which is a bug of ours.
+    """
+    if error.filename is None or isinstance(error, FileNotFoundError):
+        return None
+    path = error.filename2 if error.filename2 is not None else error.filename
+    return f"{os.fsdecode(path)}: cannot be used ({error.strerror})"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of arguments whose answer to a mistake is one line and exit code 2."""
 

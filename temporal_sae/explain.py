@@ -130,7 +130,9 @@ def explain_unknown_key(key: str, conf: Path) -> str:
     of_group = [k for k in keys if k.startswith(f"{group}.")] or [
         k for k in keys if k.startswith("hydra.") == key.startswith("hydra")
     ]
-    nearest = difflib.get_close_matches(key, of_group, n=1, cutoff=0.0)
+    last = key.lower().rpartition(".")[2]
+    of_that_name = [k for k in of_group if k.rpartition(".")[2] == last]
+    nearest = difflib.get_close_matches(key, of_that_name or of_group, n=1, cutoff=0.0)
     return f"{key}: unknown key; the nearest valid key is {nearest[0]}"
 
 

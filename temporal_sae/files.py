@@ -38,6 +38,22 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
+def open_to_append(path: Path) -> int:
+    """Open a regular file, made if there is none, for writing at its end; returns a descriptor.
+
+    Neither a link is followed, which may lead to anybody's file, nor a FIFO waited for.
+
+    Raises:
+        OSError: something else stands there, or it may not be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(EINVAL, "is not a regular file", str(path))
+    return descriptor
+
+
 def read_json(path: Path, longest: int = LONGEST_JSON) -> Any:
     """The content of a JSON file that need not be one of ours.
 

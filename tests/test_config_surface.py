@@ -222,6 +222,8 @@ def test_help_names_every_group_and_option():
         ("tracker.windowsize", "nearest valid key is tracker.window_size"),
         ("trainer.learning_rate", "nearest valid key is trainer."),
         ("sed", "nearest valid key is seed"),
+        ("SEED", "nearest valid key is seed"),
+        ("lr", "nearest valid key is trainer.lr"),
         ("eval.scr.n_value", "nearest valid key is eval.scr.n_values"),
         ("sae.l1_weight", "belongs to sae=gated or sae=standard"),
     ],

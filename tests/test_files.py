@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError, one_line, printable
-from temporal_sae.files import open_regular, read_json, write_atomically
+from temporal_sae.files import open_regular, open_to_append, read_json, write_atomically
 
 
 def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
@@ -86,3 +86,24 @@ def test_a_key_that_is_given_twice_means_nothing(tmp_path):
     path.write_text('{"a": {"k": 1, "b": 2, "k": 3}}')
     with pytest.raises(RunError, match=r"a\.json: cannot be read \(the key 'k' is given twice\)"):
         read_json(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_only_a_regular_file_is_written_on(tmp_path, kind):
+    path, precious = tmp_path / "log.txt", tmp_path / "precious"
+    precious.write_text("mine")
+    if kind == "link":
+        path.symlink_to(precious)
+    else:
+        {"fifo": os.mkfifo, "folder": os.mkdir}[kind](path)
+    with pytest.raises(OSError, match=r"log\.txt"):
+        open_to_append(path)
+    assert precious.read_text() == "mine"
+
+
+def test_what_is_appended_comes_last(tmp_path):
+    for word in (b"one ", b"two"):
+        descriptor = open_to_append(tmp_path / "log.txt")
+        os.write(descriptor, word)
+        os.close(descriptor)
+    assert (tmp_path / "log.txt").read_text() == "one two"

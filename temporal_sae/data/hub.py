@@ -218,6 +218,7 @@ def numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
 
 def parsed(line: str) -> tuple[dict[str, Any], str | None]:
     """(row, what is wrong with it) of a line of JSON; a blank one is an empty row."""
+    line = line.removeprefix("\ufeff")  # the mark with which Windows begins a file
     try:
         row = json.loads(line) if line.strip() else {}
     except (ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def evaluate_saved(
 
     `record` is that of the run that has trained it, if one of this package has.
     """
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"{folder}: cannot be written, and receives eval/ and {RESULTS}; copy it")
     earlier = results_in(folder)
     if (folder / "eval").exists() and not (folder / "eval").is_dir():
         raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file an evaluation")

@@ -107,6 +107,8 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
     shared = agreement.together(folder.absolute)  # each process may have got another one
     run_folder = RunFolder(folder if is_first else shared)
     cheap = agreement.everywhere(lambda: build_cheap(cfg, run_folder.path))
+    cfg = cfg.copy()
+    cfg.seed = cheap.seed  # a whole number, where 1e3 has been typed
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     # Before anything slow: a folder that has to be refused is refused at once.
     continued = agreement.together(lambda: run_folder.claim(config, cfg.overwrite, cheap.text))

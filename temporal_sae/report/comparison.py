@@ -47,7 +47,7 @@ def comparison(folder: Path, results: dict[str, Any], reference: bool = False) -
     columns, legend = {"this run": results}, []
     for letter, other in zip(LETTERS, neighbours(folder, results), strict=False):
         columns[letter] = other.results
-        what = ": the same without tracker and penalty" if other.is_baseline else ""
+        what = f": the same without {other.lacks}" if other.lacks else ""
         legend.append(f"{letter} is {other.name}{what}")
     if reference or is_of_reference_model(results):
         columns |= {name.replace("_", " "): run for name, run in reference_results().items()}

@@ -9,17 +9,22 @@ from temporal_sae import schemas
 from temporal_sae.errors import RunError, printable
 
 MOST = 3
+BOTH, PENALTY = "tracker and penalty", "penalty"
+ORDER = (BOTH, PENALTY, "")
 LOOKED_AT = 50  # of the newest: a sweep may have thousands
 # What a run and its baseline, the plain SAE, have in common.
 COMMON = ("model", "data", "activations", "sae", "trainer", "seed")
 
 
 class Neighbour(NamedTuple):
-    """A finished run: its folder's name, its results, and whether it is the baseline."""
+    """A finished run: its folder's name, its results, and which part of the method it lacks.
+
+    `lacks` is `tracker and penalty` or `penalty` for a run that is else the same, or empty.
+    """
 
     name: str
     results: dict[str, Any]
-    is_baseline: bool
+    lacks: str
 
 
 def neighbours(folder: Path, results: dict[str, Any]) -> list[Neighbour]:
@@ -37,7 +42,7 @@ def neighbours(folder: Path, results: dict[str, Any]) -> list[Neighbour]:
     for other in _newest_first(folder):
         if (neighbour := _read(other, config, _training(results))) is not None:
             found.append(neighbour)
-    return sorted(found, key=lambda neighbour: not neighbour.is_baseline)[:MOST]
+    return sorted(found, key=lambda n: ORDER.index(n.lacks))[:MOST]
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -63,8 +68,10 @@ def _read(folder: Path, config: dict[str, Any], training: dict[str, Any]) -> Nei
     if record["status"] != "finished" or any(other.get(k) != training.get(k) for k in place):
         return None
     alike = all(record["config"].get(key) == config.get(key) for key in COMMON)
-    is_baseline = alike and not other.get("ortho_weight") and bool(training.get("ortho_weight"))
-    return Neighbour(printable(folder.name), results, is_baseline)
+    lacks = ""
+    if alike and not other.get("ortho_weight") and training.get("ortho_weight"):
+        lacks = PENALTY if results.get("cost", {}).get("tracker_bytes") else BOTH
+    return Neighbour(printable(folder.name), results, lacks)
 
 
 def _training(results: dict[str, Any]) -> dict[str, Any]:

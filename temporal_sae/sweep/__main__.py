@@ -19,7 +19,7 @@ from rich.console import Console
 
 from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
-from temporal_sae.commands import Parser, fail, let_readers_leave
+from temporal_sae.commands import Parser, fail, let_readers_leave, why_unusable
 from temporal_sae.errors import RunError, printable
 from temporal_sae.sweep.collect import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
@@ -47,8 +47,11 @@ def _main(arguments: list[str] | None) -> None:
     options = parser.parse_args(arguments)
     try:
         statuses = show(options.folder, watch=options.watch)
-    except RunError as error:
-        fail(str(error))
+    except (RunError, OSError) as error:
+        told = why_unusable(error) if isinstance(error, OSError) else str(error)
+        if told is None:
+            raise
+        fail(told)
     if any(status.state != "finished" for status in statuses):
         sys.exit(SWEEP_INCOMPLETE)
 
@@ -65,8 +68,8 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
     if watch:
         follow(folder, console)
     statuses = read_sweep(folder)
-    collect(folder, statuses)
     print_table(statuses, console)
+    collect(folder, statuses)
     print(f"written: {folder / CSV}, {folder / PARQUET}")
     command = sweep.read()["command"]
     if any(status.state != "finished" for status in statuses) and not is_held(folder):

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, open_dict
 
 from temporal_sae import signals
 from temporal_sae.errors import JobFailed, JobRefused
-from temporal_sae.files import remove_if_empty
+from temporal_sae.files import open_to_append, remove_if_empty
 from temporal_sae.sweep.messages import Outcome, Start
 
 LOG = "log.txt"
@@ -127,7 +127,7 @@ def log_to(path: Path, start: Start) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = open_to_append(path)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)

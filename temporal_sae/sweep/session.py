@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, JobRefused, RunError, SweepIncomplete, reason_of
-from temporal_sae.files import remove_if_empty, write_json
+from temporal_sae.files import remove_if_empty, write_atomically, write_json
 from temporal_sae.sweep.plan import (
     NOTE,
     Job,
@@ -104,7 +104,7 @@ class Session:
         named = partial(self._name, self.telling or varying_keys(wanted))
         jobs = self.folder.plan(self.command, launcher, wanted, named, all_of_them=all_of_them)
         self._configs.clear()
-        OmegaConf.save(self.config, self.folder.path / HYDRAS_NOTE)
+        write_atomically(self.folder.path / HYDRAS_NOTE, OmegaConf.to_yaml(self.config))
         self._planned |= {job.number: job for job in jobs}
         return jobs
 

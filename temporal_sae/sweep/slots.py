@@ -65,6 +65,9 @@ class Slots:
         self._free = sorted([*self._free, *slots], key=lambda slot: slot.number)
 
 
+MOST_PROCESSES = 1024  # of a job, or at a time: more is a slip of the finger
+
+
 def find_slots(
     devices: str | Sequence[int], workers: int | None, n_jobs: int, processes_per_job: int
 ) -> list[Slot]:
@@ -81,8 +84,10 @@ def find_slots(
         InvalidOption: there are no such devices, or too few of them for one job.
     """
     processes_per_job = check_int("processes_per_job", processes_per_job, 1)
-    if workers is not None:
-        workers = check_int("workers", workers, 1)
+    workers = None if workers is None else check_int("workers", workers, 1)
+    for option, n in (("processes_per_job", processes_per_job), ("workers", workers)):
+        if n is not None and n > MOST_PROCESSES:
+            raise InvalidOption(option, n, f"at most {MOST_PROCESSES}; there are {cores()} cores")
     gpus = [] if devices == "cpu" else visible_gpus()
     if devices not in ("auto", "cpu"):
         gpus = chosen_gpus(devices, gpus)

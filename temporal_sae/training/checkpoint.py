@@ -21,11 +21,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from temporal_sae.errors import RunError
-from temporal_sae.files import write_atomically
+from temporal_sae.files import open_regular, write_atomically
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"step_(\d{9})\.([0-9a-f]{16})\.safetensors")
+DIGITS = 16
+BLOCK = 2**24  # bytes read at once
+NAME = re.compile(rf"step_(\d{{9}})\.([0-9a-f]{{{DIGITS}}})\.safetensors")
 State = dict[str, Any]
 
 
@@ -96,10 +98,10 @@ def to_bytes(state: State) -> bytes:
 
 
 def whole(path: Path, digest: str) -> State | None:
-    """What a checkpoint with this hash in its name holds; None if it is damaged."""
-    if _digest(path.read_bytes()) != digest:
-        return None
+    """Read a checkpoint with this hash in its name; return None if it is damaged."""
     try:
+        if _digest_of(path) != digest:
+            return None
         return from_file(path)
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError):
         return None  # it has the right hash and is no checkpoint
@@ -136,4 +138,13 @@ def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
+
+
+def _digest_of(path: Path) -> str:
+    """Return the digest of a file, read in blocks: it need not fit into memory."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()[:DIGITS]

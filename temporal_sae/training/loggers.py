@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +18,7 @@ from temporal_sae.schemas import metrics_of
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+LONGEST_LINE = 2**20  # bytes; a longer one is broken in any case
 Metrics = dict[str, float]
 
 
@@ -64,16 +67,16 @@ class JsonlLogger:
     def rewind(self, step: int) -> None:
         """Forget lines after `step` (which a resumed run writes again) and broken ones."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open_regular(self.path) as file:
-                lines = file.read().splitlines()
-        except FileNotFoundError:
-            lines = []
-        known = [(line, metrics_of(line)) for line in lines]
-        if broken := sum(metrics is None for _, metrics in known):
+        kept, broken = [], 0
+        with suppress(FileNotFoundError), open_regular(self.path) as file:
+            for line in iter(partial(file.readline, LONGEST_LINE), b""):
+                metrics = metrics_of(line)
+                broken += metrics is None
+                if metrics and metrics["step"] <= step:
+                    kept.append(line.rstrip(b"\n") + b"\n")
+        if broken:
             log.warning("%s: %d broken lines are left out", self.path, broken)
-        kept = [line for line, metrics in known if metrics and metrics["step"] <= step]
-        write_atomically(self.path, b"".join(line + b"\n" for line in kept))
+        write_atomically(self.path, b"".join(kept))
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Append a line."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from temporal_sae.errors import InvalidOption, RunError, one_line
-from temporal_sae.files import write_atomically
+from temporal_sae.files import open_regular, write_atomically
 from temporal_sae.registry import component
 from temporal_sae.training.loggers import About, JsonlLogger, Metrics
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MODES = ("online", "offline", "disabled")
 LONGEST_NAME = 128
 NOT_IN_A_PROJECT = re.compile(r"[/\\\\#?%:]")
+LONGEST_ID = 100  # bytes
 AN_ID = re.compile(r"[0-9a-f]{16}")
 TAGGED = ("sae", "tracker", "loss")
 # They say where and how a run is made, not what it is.
@@ -153,7 +154,11 @@ def choose_mode() -> str:
 def kept_id(folder: Path) -> str:
     """The id that is kept in wandb's folder; where there is none a new one."""
     path = folder / "id"
-    kept = path.read_text().strip() if path.exists() else ""
+    try:
+        with open_regular(path) as file:
+            kept = file.read(LONGEST_ID).decode(errors="replace").strip()
+    except OSError:  # there is none, or something else in its place
+        kept = ""
     if not AN_ID.fullmatch(kept):
         folder.mkdir(exist_ok=True)
         kept = secrets.token_hex(8)

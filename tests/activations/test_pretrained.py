@@ -114,7 +114,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_folder_is_one_line(damage, folder):
     DAMAGE[damage](folder)
-    refusal(folder)
+    assert refusal(folder)
 
 
 def test_a_folder_without_a_tokenizer(folder):

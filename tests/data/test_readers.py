@@ -105,3 +105,9 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path, capfd):
             texts(tmp_path / name)
         assert "\n" not in str(refused.value)
     assert "Failed" not in capfd.readouterr().err
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_the_first_row(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + LINES)
+    assert texts(file) == ROWS

@@ -153,3 +153,47 @@ def test_at_the_default_size_other_threads_give_the_same_bits(
     threads(1)
     assert weights("alone") != whole
     assert weights("parts") == whole
+
+
+def test_a_seed_may_be_typed_as_a_whole_number_with_an_exponent(run):
+    code, _, err = run("seed=1e3")
+    assert code == 0, err
+    record = json.loads((MINE / "run.json").read_text())
+    assert (record["seed"], record["config"]["loss"]["seed"]) == (1000, 1000)
+
+
+@pytest.mark.parametrize("name", [".lock", "sae/cfg.json", ".hydra/config.yaml"])
+def test_a_folder_where_a_file_belongs_is_one_line(run, name):
+    (MINE / name).mkdir(parents=True)
+    if name != ".lock":  # a folder that may be continued
+        MINE.rename("other")
+        assert run()[0] == 0
+        record = json.loads((MINE / "run.json").read_text())
+        (MINE / "run.json").write_text(json.dumps({**record, "status": "stopped"}))
+        (MINE / name).unlink()
+        (MINE / name).mkdir()
+    code, _, err = run()
+    assert code == 2
+    assert err.startswith(f"error: {MINE.absolute() / name}: cannot be used (Is a directory)") or (
+        err.startswith(f"error: {MINE / name}: cannot be used (Is a directory)")
+    )
+    assert err.count("\n") == 1
+
+
+def test_a_line_of_metrics_without_an_end_is_left_out(run):
+    assert run()[0] == 0
+    record = json.loads((MINE / "run.json").read_text())
+    (MINE / "run.json").write_text(json.dumps({**record, "status": "stopped"}))
+    lines = (MINE / "metrics.jsonl").read_bytes()
+    with (MINE / "metrics.jsonl").open("ab") as file:
+        file.truncate(64 * 2**20)
+    code, out, err = run()
+    assert code == 0, err
+    assert "64 broken lines are left out" in out + err
+    assert (MINE / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_penalty_without_a_tracker_is_recorded_as_none(run):
+    assert run("tracker=off")[0] == 0
+    results = json.loads((MINE / "results.json").read_text())
+    assert results["training results for layer 1"]["config"]["ortho_weight"] == 0

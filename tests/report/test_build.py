@@ -128,6 +128,7 @@ def test_the_baseline_comes_first_then_the_newest_of_the_same_model(tmp_path):
     folder = leave(tmp_path / "mine", config)
     off = {**config, "tracker": {"window_size": None}}
     left = [
+        leave(tmp_path / "no penalty", config, ce_loss_score=0.15, ortho_weight=0.0),
         leave(tmp_path / "baseline", off, ce_loss_score=0.1, ortho_weight=0.0),
         leave(tmp_path / "other seed", {**off, "seed": 6}, ce_loss_score=0.2, ortho_weight=0.0),
         leave(tmp_path / "other weight", config, ce_loss_score=0.3, ortho_weight=1.0),
@@ -137,16 +138,20 @@ def test_the_baseline_comes_first_then_the_newest_of_the_same_model(tmp_path):
         leave(tmp_path / "damaged", config),
         leave(tmp_path / "of another kind", config),
     ]
+    plain = json.loads((left[1] / "results.json").read_text())
+    plain["cost"]["tracker_bytes"] = 0
+    (left[1] / "results.json").write_text(json.dumps(plain))
     (left[-2] / "results.json").write_text("[1, 2")
     (left[-1] / "results.json").write_text('{"training results for layer 3": {"config": []}}')
     for age, path in enumerate(left):
         os.utime(path / "results.json", (10**9 - age, 10**9 - age))
     text = "\n".join(shown(folder, 80))
-    assert re.search(r"CE score +0.500 +0.100 +0.200 +0.300", text)
+    assert re.search(r"CE score +0.500 +0.100 +0.150 +0.200", text)
     assert "A is baseline: the same without tracker and penalty" in text
-    assert "C is other weight" in text
+    assert "B is no penalty: the same without penalty" in text
+    assert "C is other seed" in text
     notes = build_report(folder).read_text()
-    assert "| CE score | 0.500 | 0.100 | 0.200 | 0.300 |" in notes
+    assert "| CE score | 0.500 | 0.100 | 0.150 | 0.200 |" in notes
     assert "A is baseline: the same" in notes
 
 

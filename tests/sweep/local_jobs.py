@@ -30,7 +30,7 @@ from temporal_sae.sweep import local
 CONFIG = """
 defaults: [_self_, override hydra/job_logging: none, override hydra/hydra_logging: none]
 kind: sleep
-seconds: 0.15
+seconds: 0.5
 number: 0
 hydra: {output_subdir: null}
 """

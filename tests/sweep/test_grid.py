@@ -319,3 +319,28 @@ def test_a_sweep_whose_folder_is_removed_ends_in_one_line_and_makes_no_part_of_i
     assert error == "error: s: the folder was removed while the sweep was going on\n"
     assert runs == [100, 200]
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_link_in_a_sweep_does_not_lead_to_somebody_elses_file(sweep, runs, tmp_path):
+    words = ("tracker.window_size=100,200",)
+    assert sweep(*words)[0] == 0
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    note = Path("s", "multirun.yaml")
+    note.unlink()
+    note.symlink_to(precious)
+    assert sweep(*words)[0] == 0
+    assert precious.read_text() == "mine"
+    assert "hydra:" in note.read_text()
+
+
+def test_a_folder_in_a_files_place_is_one_line(sweep, runs, capsys):
+    assert sweep("tracker.window_size=100,200")[0] == 0
+    Path("s", "sweep.csv").unlink()
+    Path("s", "sweep.csv").mkdir()
+    with pytest.raises(SystemExit):
+        main(["s"])
+    out, err = capsys.readouterr()
+    assert "2 of 2 finished" in out
+    assert err.startswith("error: s/sweep.csv: cannot be used (")
+    assert err.count("\n") == 1

@@ -302,3 +302,9 @@ def test_a_signal_stops_what_runs_and_starts_nothing_more(number):
     kill = signal.SIGKILL
     assert host.signals == [(0, signal.SIGINT), (1, signal.SIGINT), (0, kill), (1, kill)]
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("options", [(10**9, 1), (1, 10**9)])
+def test_numbers_that_no_machine_could_start_are_refused(options):
+    with pytest.raises(InvalidOption, match="must be at most 1024; there are"):
+        find_slots("cpu", options[0], 8, options[1])

@@ -1,6 +1,8 @@
 """`logger=wandb`, with W&B's calls recorded: what a person finds there, and what they are told."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import wandb
 from temporal_sae import signals
 from temporal_sae.training import checkpoint
 from temporal_sae.training.loggers import JsonlLogger
+from temporal_sae.training.wandb_logger import kept_id
 from tests.test_cli import small
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -204,3 +207,14 @@ def test_wandb_itself_takes_it_offline(command, random_gemma, monkeypatch):
         folder = Path(out.split("wandb sync ")[1].splitlines()[0])
         assert list(folder.glob("*.wandb"))
         assert wandb.run is None
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"0" * 10**6])
+def test_an_id_that_is_none_is_made_anew(tmp_path, content):
+    path = tmp_path / "id"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    assert re.fullmatch("[0-9a-f]{16}", kept_id(tmp_path))
+    assert kept_id(tmp_path) == path.read_text().strip()
