@@ -76,7 +76,7 @@ def train_method(settings: Settings, tokens: Tokens) -> Reconstruct:
     return train(settings, tokens, tracker, OrthogonalityLoss())
 
 
-def train(settings: Settings, tokens: Tokens, tracker: Any, separation: Any) -> Reconstruct:
+def train(settings: Settings, tokens: Tokens, tracker: Any, penalty: Any) -> Reconstruct:
     """All of a run's training but logging and checkpoints; deterministic, as runs are."""
     torch.manual_seed(settings.seed)
     sae = TopKSAE(settings.d_in, settings.d_sae, settings.k).to(settings.device)
@@ -84,7 +84,7 @@ def train(settings: Settings, tokens: Tokens, tracker: Any, separation: Any) -> 
         sae=sae,
         batches=InMemory(tokens),
         tracker=tracker,
-        separation=separation,
+        penalty=penalty,
         logger=Silent(),
         checkpoints=Unsaved(),
         progress=ProgressDisplay(settings.steps, Console(quiet=True)),

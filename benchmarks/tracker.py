@@ -29,7 +29,6 @@ from rich.table import Table
 from transcript_dense import DenseTranscript
 
 from temporal_sae.loss import OrthogonalityLoss, reconstruction_loss
-from temporal_sae.loss.sums import sample_size
 from temporal_sae.machine import free_memory
 from temporal_sae.sae import StepContext, TopKSAE
 from temporal_sae.tracker import CoActivationTracker
@@ -124,8 +123,8 @@ def measure_storage(
         lambda: loss.add_gradient(W_dec, tracker, W_dec.grad), args.repeats, device
     )
     sizes = {"peak_mib": meter.bytes() / MIB, "state_mib": tracker.nbytes() / MIB}
-    tokens = torch.randperm(window, device=device)[: sample_size(loss, batches[0])]
-    times["weights"] = median_ms(lambda: tracker.token_weights(tokens), args.repeats, device)
+    tokens = torch.randperm(window, device=device)[: loss.sample_size(batches[0])]
+    times["weights"] = median_ms(lambda: tracker.relative_weights(tokens), args.repeats, device)
     times["stability"] = median_ms(
         lambda: pair_stability(tracker) | co_activation(tracker, 200), args.repeats, device
     )

@@ -119,7 +119,7 @@ BAD = {
     ),
     "missing value": (["model=hf"], "model.name: has no value yet"),
     "no CUDA": (["device=cuda:99"], "device='cuda:99': must be one of auto, cpu"),
-    "objective": (["objective=beauty"], "objective='beauty': must be one of explained_variance"),
+    "objective": (["objective=beauty"], "objective='beauty': must be one of ce_loss_score"),
     "objective not measured": (
         ["eval=none", "objective=ce_loss_score"],
         "objective='ce_loss_score': must be",
@@ -206,7 +206,7 @@ BAD = {
     ),
     "a class of another kind": (
         ["data._target_=builtins.dict"],
-        "must be a class with all that TextSource has; it lacks describe",
+        "must be a class with all that TextSource has; it lacks changed, describe",
     ),
     "a class that there is not": (["sae._target_=torch.Nothing"], "sae._target_='torch.Nothing'"),
     "a key that only Hydra obeys": (["+sae._partial_=true"], "sae._partial_: unknown key"),

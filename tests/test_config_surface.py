@@ -23,7 +23,7 @@ GROUPS = {
     "activations": ["default"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
-    "loss": ["consecutive", "ortsae", "separation"],
+    "loss": ["consecutive", "orthogonality", "ortsae"],
     "trainer": ["default"],
     "eval": [
         "core",
@@ -182,7 +182,7 @@ REFERENCE = {
     "temporal": {"sae.d_sae": 18432, "sae.k": 320, "loss.weighting": "instability"},
     "temporal_floor": {
         "sae.k": 320,
-        "loss.weighting": "none",
+        "loss.weighting": "co_activation",
         "loss.floor": 1.0,
         "loss.ortho_weight": 6.0,
     },

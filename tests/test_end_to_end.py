@@ -277,7 +277,7 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
         ["tracker=transcript", "loss.gram=activations", "loss.reduction=mean"],
         ["loss=consecutive", "tracker.stream=ordered"],
         ["tracker=off"],
-        ["loss.weighting=none", "loss.floor=1", "loss.ortho_weight=6"],
+        ["loss.weighting=co_activation", "loss.floor=1", "loss.ortho_weight=6"],
         ["logger=wandb"],
     ],
 )

@@ -49,11 +49,11 @@ REFUSALS = {
     ),
     r"sae\.k=\d+: must be at most d_sae=\d+": ("sae/topk", "at most d_sae"),
     r"loss\.estimator='sampled': must be exact or auto with .*": (
-        "loss/separation",
-        "not with gram=activations, weighting=average, tracker=transcript",
+        "loss/orthogonality",
+        "not with gram=activations, weighting=long_average, tracker=transcript",
     ),
     r"loss\.permuted=True: must be false with weighting=uniform.*": (
-        "loss/separation",
+        "loss/orthogonality",
         "not with weighting=uniform",
     ),
     r"loss\.n_chunks=\d+: must be at most .*": ("loss/ortsae", "of at least two latents"),

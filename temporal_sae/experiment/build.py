@@ -48,7 +48,7 @@ class Components(Judges):
     device: torch.device
     sae: SparseAutoencoder
     tracker: Any
-    separation: Any
+    penalty: Any
     trainer: Trainer
     stream: ActivationStream
     logger: MetricsLogger
@@ -82,7 +82,7 @@ class Cheap:
     device: torch.device
     seed: int
     trainer: Trainer
-    separation: Any
+    penalty: Any
     tracker: Tracker
     evaluation: Evaluation
     source: ActivationSource
@@ -108,7 +108,7 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     if trainer.batch_size % n_processes():
         allowed = f"a multiple of {n_processes()}, the number of processes"
         raise InvalidOption("trainer.batch_size", trainer.batch_size, allowed)
-    separation = build(cfg, "loss")
+    penalty = build(cfg, "loss")
     evaluation: Evaluation = build(cfg, "eval")
     check_objective(cfg.objective, evaluation)
     source: ActivationSource = build(cfg, "activations")
@@ -116,7 +116,7 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     build_without_memory(cfg, d_in=1)
     text: TextSource = build(cfg, "data", folder=folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
-    return Cheap(device, seed, trainer, separation, tracker, evaluation, source, text, logger)
+    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, text, logger)
 
 
 def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
@@ -143,8 +143,8 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
     sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(cheap.device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=cheap.device)
     with naming("loss"):
-        cheap.separation.check_tracker(tracker)
-    warn_if_idle(cfg, tracker, cheap.separation)
+        cheap.penalty.check_tracker(tracker)
+    warn_if_idle(cfg, tracker, cheap.penalty)
     return Components(
         model=model,
         text=text,
@@ -153,7 +153,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         device=cheap.device,
         sae=sae,
         tracker=tracker,
-        separation=cheap.separation,
+        penalty=cheap.penalty,
         trainer=trainer,
         stream=stream,
         logger=cheap.logger,
@@ -168,11 +168,11 @@ def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
     return sae
 
 
-def warn_if_idle(cfg: DictConfig, tracker: Any, separation: Any) -> None:
+def warn_if_idle(cfg: DictConfig, tracker: Any, penalty: Any) -> None:
     """Say so when a penalty is asked for that has no pair to act on."""
-    if separation.ortho_weight == 0 or not separation.needs_tracker:
+    if penalty.ortho_weight == 0 or not penalty.needs_tracker:
         return
-    idle = f"so loss.ortho_weight={separation.ortho_weight:g} does nothing"
+    idle = f"so loss.ortho_weight={penalty.ortho_weight:g} does nothing"
     if not tracker.gives_weights:
         log.warning("tracker=off: no pair has a weight, %s", idle)
     elif tracker.window_size > cfg.trainer.num_tokens:

@@ -25,7 +25,7 @@ from temporal_sae.eval import Evaluation
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
-from temporal_sae.training.parts import Separation, Tracker
+from temporal_sae.training.parts import PairPenalty, Tracker
 
 TARGET = "_target_"
 # What the component of each group has to be: a class to inherit from, or the members of a protocol.
@@ -35,7 +35,7 @@ KINDS: dict[str, type] = {
     "activations": ActivationSource,
     "sae": SparseAutoencoder,
     "tracker": Tracker,
-    "loss": Separation,
+    "loss": PairPenalty,
     "trainer": Trainer,
     "eval": Evaluation,
     "logger": MetricsLogger,

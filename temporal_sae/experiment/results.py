@@ -40,7 +40,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "lm_name": parts.model.name,
         "wandb_name": dict_class,
         "submodule_name": parts.model.hook_name,
-        "ortho_weight": 0.0 if is_idle(parts) else parts.separation.ortho_weight,
+        "ortho_weight": 0.0 if is_idle(parts) else parts.penalty.ortho_weight,
     }
     final = {
         "training_steps": steps,
@@ -56,7 +56,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
 
 def is_idle(parts: Components) -> bool:
     """Return whether the penalty has no pair to act on, whatever its weight."""
-    return parts.separation.needs_tracker and not parts.tracker.gives_weights
+    return parts.penalty.needs_tracker and not parts.tracker.gives_weights
 
 
 def cost_section(parts: Components, metrics: Metrics, seconds: float) -> dict[str, Any]:

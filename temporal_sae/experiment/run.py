@@ -241,7 +241,7 @@ def _train(
             sae=parts.sae,
             batches=parts.stream,
             tracker=parts.tracker,
-            separation=parts.separation,
+            penalty=parts.penalty,
             logger=parts.logger,
             checkpoints=Checkpoints(folder / CHECKPOINTS),
             progress=ProgressDisplay(parts.trainer.total_steps, console),

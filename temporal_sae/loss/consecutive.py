@@ -8,11 +8,11 @@ from torch import Tensor
 
 from temporal_sae.errors import check_number
 from temporal_sae.latents import Latents
+from temporal_sae.loss.overlap import FLOAT, PAIR_TEMPORARIES, SMALLER
 from temporal_sae.loss.pairs import (
     PairWeights,
     activation_gram,
 )
-from temporal_sae.loss.products import FLOAT, PAIR_TEMPORARIES, SMALLER
 from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 

@@ -1,37 +1,83 @@
-"""The separation penalty λ2 · Σ w_ij g_ij: co-active latents are pushed towards right angles."""
+"""The orthogonality penalty λ2 · Σ w_ij g_ij / Σ w_ij on pairs of latents that fire together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 from temporal_sae.kernels.plain import EPSILON
 from temporal_sae.latents import Latents
+from temporal_sae.loss.overlap import (
+    Overlap,
+    activation_overlap,
+    block_overlap,
+    differentiable,
+    frame_potential,
+    overlap_of_rows,
+    planned_for_rows,
+    token_overlap,
+)
 from temporal_sae.loss.pairs import (
     PENALTIES,
     REDUCTIONS,
     PairWeights,
     check_decoder,
+    inverse,
+    permutation,
     reduction_factor,
+    relabelled,
+    relabelling,
+    sorted_latents,
 )
-from temporal_sae.loss.products import WithGradient, differentiable, planned_for_rows
-from temporal_sae.loss.sums import PairSums
 from temporal_sae.machine import Planned
 from temporal_sae.registry import component
-from temporal_sae.tracker.weights import WEIGHTINGS
+from temporal_sae.tracker.weightings import find_weighting
+
+EXACT_UP_TO = 1024
+SAMPLE_ROWS = 512
+MANY_LATENTS = 200  # of a token
+
+
+class Sum(NamedTuple):
+    """A sum over pairs as a function of the decoder or of the latents' values.
+
+    `factor` times what `overlap` returns is the sum over ordered pairs i ≠ j.
+    """
+
+    overlap: Overlap
+    factor: float
 
 
 class Term(NamedTuple):
-    """coefficient · function(x), where x is the decoder or the latents' values."""
+    """coefficient · overlap(x), where x is the decoder or the latents' values."""
 
-    function: WithGradient
+    overlap: Overlap
     coefficient: Tensor | float
     x: Tensor
+
+
+class Step(NamedTuple):
+    """What one call of the penalty works with.
+
+    `x` is the decoder, or with `gram=activations` the values beside the sorted latents in `rows`.
+    `order` is the permutation π of `permuted`.
+    """
+
+    W_dec: Float[Tensor, "F d_in"]
+    tracker: PairWeights
+    x: Tensor
+    rows: Int[Tensor, "B K"] | None
+    order: Int[Tensor, " F"] | None
+
+    @property
+    def d_sae(self) -> int:
+        return self.W_dec.shape[0]
 
 
 @component("loss")
@@ -46,8 +92,8 @@ class OrthogonalityLoss:
         penalty: `square` (g = inner²) or `abs` (|inner|).
         gram: `decoder` (inner = cosine of decoder rows) or `activations` (f_iᵀf_j / B).
         reduction: `weighted_mean`, `sum` (i < j) or `mean` (over F²).
-        weighting: which function of c and c̄ weighs a pair, see `tracker.weights`, or `uniform`:
-            every pair alike, without a tracker, the control for all others.
+        weighting: the function of c and c̄ that weighs a pair, see `tracker.weightings`; `uniform`
+            weighs every pair alike, without a tracker: the control for all others.
         permuted: the control for what co-activation does: the same weights on other pairs. A
             permutation π of the latents, fixed by `seed`, gives w_ij to the pair (π(i), π(j)), so
             that how large the weights are and how they hang together stay, and which latents they
@@ -82,7 +128,7 @@ class OrthogonalityLoss:
         self.penalty = check_choice("penalty", penalty, PENALTIES)
         self.gram = check_choice("gram", gram, ("decoder", "activations"))
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
-        self.weighting = check_choice("weighting", weighting, (*WEIGHTINGS, "uniform"))
+        self.weighting, self._weighting = weighting, find_weighting(weighting)
         self.floor = check_number("floor", floor)
         self.estimator = check_choice("estimator", estimator, ("auto", "exact", "sampled"))
         self.sample_tokens = (
@@ -91,16 +137,17 @@ class OrthogonalityLoss:
         self.seed = check_int("seed", seed, 0)
         self.permuted = check_bool("permuted", permuted)
         self.through_latents = gram == "activations"
-        self.needs_tracker = weighting != "uniform"
+        self.needs_tracker = self._weighting.needs_tracker
         if estimator == "sampled" and not self._can_sample():
-            allowed = "exact or auto with gram=activations or weighting=average"
+            allowed = f"exact or auto with gram={gram} and weighting={weighting}"
             raise InvalidOption("estimator", estimator, allowed)
         if permuted and not self.needs_tracker:
             raise InvalidOption("permuted", permuted, "false with weighting=uniform: all are alike")
 
     def _can_sample(self) -> bool:
-        """Sampling looks at the window's own pairs, so no other pair may carry a weight."""
-        return self.gram == "decoder" and self.weighting != "average"
+        """Return whether only the window's own pairs carry a weight, which a sample looks at."""
+        relative = self._weighting.relative or not self.needs_tracker
+        return self.gram == "decoder" and relative
 
     def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
         """A gradient of the decoder, and the pairs that are looked at together."""
@@ -130,7 +177,7 @@ class OrthogonalityLoss:
         """
         value = W_dec.new_zeros(())
         for term in self._terms(W_dec, tracker, latents):
-            value = value + term.coefficient * differentiable(term.function, term.x)
+            value = value + term.coefficient * differentiable(term.overlap, term.x)
         return value
 
     @torch.no_grad()
@@ -144,45 +191,143 @@ class OrthogonalityLoss:
         """
         value = W_dec.new_zeros(())
         for term in self._terms(W_dec, tracker, None):
-            value += term.coefficient * term.function(W_dec.detach(), into, term.coefficient)
+            value += term.coefficient * term.overlap(W_dec.detach(), into, term.coefficient)
         return value
 
     def _terms(
         self, W_dec: Tensor, tracker: PairWeights, latents: Latents | None
     ) -> Iterator[Term]:
-        """What the penalty is the sum of; nothing before the first window."""
+        """Yield the summands of the penalty; none before the first window."""
         self.check_tracker(tracker)
         ready = tracker.windows_closed > 0 or not self.needs_tracker
         if self.ortho_weight == 0 or not ready:
             return
         check_decoder(W_dec, tracker.n_latents)
-        pairs = PairSums(self, W_dec, tracker, latents)
-        n_pairs = pairs.d_sae * (pairs.d_sae - 1)
-        if self.weighting == "uniform":
-            yield self._term(pairs, pairs.uniform(), 1.0, float(n_pairs))
+        step = self._step(W_dec, tracker, latents)
+        n_pairs = step.d_sae * (step.d_sae - 1)
+        if not self.needs_tracker:
+            yield self._term(step, self._uniform(step), 1.0, float(n_pairs))
             return
-        weight_sum = pairs.weight_sum()
+        weight_sum = tracker.weight_sum(self.weighting).to(W_dec.device)
         if not self.floor:
-            yield self._term(pairs, pairs.weighted(), 1.0, weight_sum)
+            yield self._term(step, self._weighted(step), 1.0, weight_sum)
             return
         mixed = (weight_sum > 0) + self.floor
-        yield self._term(pairs, pairs.weighted(), 1 / weight_sum.clamp(min=EPSILON), mixed)
-        yield self._term(pairs, pairs.uniform(), self.floor / n_pairs, mixed)
+        yield self._term(step, self._weighted(step), 1 / weight_sum.clamp(min=EPSILON), mixed)
+        yield self._term(step, self._uniform(step), self.floor / n_pairs, mixed)
 
     def _term(
-        self,
-        pairs: PairSums,
-        counted: tuple[WithGradient, float],
-        share: Tensor | float,
-        weight_sum: Tensor | float,
+        self, step: Step, pairs: Sum, share: Tensor | float, weight_sum: Tensor | float
     ) -> Term:
-        """A sum over pairs with all that it is multiplied by.
+        """Return a sum over pairs with all that it is multiplied by.
 
         Args:
-            counted: the sum, and the factor that makes it one over ordered pairs.
             share: the part of the weights that it carries.
             weight_sum: Σ_{i≠j} of all weights.
         """
-        function, factor = counted
-        reduction = reduction_factor(self.reduction, weight_sum, pairs.d_sae)
-        return Term(function, self.ortho_weight * factor * share * reduction, pairs.x)
+        reduction = reduction_factor(self.reduction, weight_sum, step.d_sae)
+        return Term(pairs.overlap, self.ortho_weight * pairs.factor * share * reduction, step.x)
+
+    def _step(self, W_dec: Tensor, tracker: PairWeights, latents: Latents | None) -> Step:
+        order = relabelling(len(W_dec), self.seed, W_dec.device) if self.permuted else None
+        if self.gram == "decoder":
+            return Step(W_dec, tracker, W_dec, None, order)
+        if latents is None:
+            raise ValueError("latents: needed with gram='activations'")
+        if order is not None:  # so that the weights' rows and columns are in place
+            latents = relabelled(latents, inverse(order))
+        rows, values = sorted_latents(latents, len(W_dec))
+        return Step(W_dec, tracker, values, rows, order)
+
+    def _weighted(self, step: Step) -> Sum:
+        """Return Σ_{i≠j} w g with the tracker's weights, by the cheapest way that is allowed."""
+        if self.gram == "decoder" and self._walks_tokens(step):
+            return self._token_sum(step)
+        weight_rows = partial(step.tracker.weight_rows, weighting=self.weighting)
+        pairs = self._row_sum(step, weight_rows)
+        if step.order is None or self.gram == "activations":
+            return pairs
+        return Sum(partial(overlap_of_rows, overlap=pairs.overlap, order=step.order), pairs.factor)
+
+    def _uniform(self, step: Step) -> Sum:
+        """Return Σ_{i≠j} g, every pair alike."""
+        if self.gram == "decoder":
+            if self._samples(step.d_sae) and step.d_sae > SAMPLE_ROWS:
+                return self._sampled_rows_sum(step)
+            if self.penalty == "square":
+                return Sum(frame_potential, 1.0)
+
+        def ones(lo: int, hi: int) -> Tensor:
+            return torch.ones(hi - lo, step.d_sae, device=step.W_dec.device).triu_(lo + 1)
+
+        return self._row_sum(step, ones)
+
+    def _samples(self, d_sae: int) -> bool:
+        """Return whether some tokens stand for all: as asked, or with `auto` where cheaper."""
+        return self.estimator == "sampled" or (self.estimator == "auto" and d_sae > EXACT_UP_TO)
+
+    def _walks_tokens(self, step: Step) -> bool:
+        """Return whether to walk the pairs of tokens: where allowed, if asked or fewer than all."""
+        window = step.tracker.last_window
+        if not (self._weighting.relative and step.tracker.weights_follow_window):
+            return False
+        assert window is not None
+        if self.estimator == "sampled":
+            return True
+        n_tokens = len(window)
+        if self._samples(step.d_sae):
+            n_tokens = min(self.sample_size(window), n_tokens)
+        return 2 * n_tokens * window.shape[1] ** 2 < step.d_sae**2
+
+    def sample_size(self, window: Int[Tensor, "W K"]) -> int:
+        """Return M: as asked, or 16, and 8 where a token's pairs are so many that 16 cost much."""
+        if self.sample_tokens is not None:
+            return self.sample_tokens
+        return 16 if window.shape[1] <= MANY_LATENTS else 8
+
+    def _token_sum(self, step: Step) -> Sum:
+        """Return the mean over tokens of Σ (w / c) g over a token's pairs, which is Σ_{i≠j} w g."""
+        tracker, window = step.tracker, step.tracker.last_window
+        assert window is not None
+        tokens = torch.arange(len(window), device=window.device)
+        if self._samples(step.d_sae):
+            drawn = permutation(len(window), self.seed, tracker.tokens_seen, window.device)
+            tokens = drawn[: self.sample_size(window)]
+        rows = window[tokens].to(step.W_dec.device)
+        if step.order is not None:
+            rows = torch.where(rows >= 0, step.order[rows.clamp(min=0)], -1)
+
+        def token_weights(part: slice) -> Tensor:
+            return tracker.relative_weights(tokens[part], self.weighting)
+
+        overlap = partial(
+            token_overlap, rows=rows, token_weights=token_weights, penalty=self.penalty
+        )
+        return Sum(overlap, 1 / len(tokens))
+
+    def _row_sum(self, step: Step, weight_rows: Callable[[int, int], Tensor]) -> Sum:
+        """Return the sum over i < j, in blocks of rows."""
+        if step.rows is None:
+            overlap = partial(block_overlap, weight_rows=weight_rows, penalty=self.penalty)
+            return Sum(overlap, 2.0)
+        overlap = partial(
+            activation_overlap,
+            rows=step.rows,
+            weight_rows=weight_rows,
+            penalty=self.penalty,
+            d_sae=step.d_sae,
+        )
+        return Sum(overlap, 2.0)
+
+    def _sampled_rows_sum(self, step: Step) -> Sum:
+        """Return the overlaps of some latents chosen at random, scaled up to those of all."""
+        d_sae, device = step.d_sae, step.W_dec.device
+        drawn = permutation(d_sae, self.seed, step.tracker.tokens_seen, device)
+        ones = 1 - torch.eye(SAMPLE_ROWS, device=device)[None]
+        overlap = partial(
+            token_overlap,
+            rows=drawn[None, :SAMPLE_ROWS],
+            token_weights=lambda part: ones,
+            penalty=self.penalty,
+        )
+        return Sum(overlap, d_sae * (d_sae - 1) / (SAMPLE_ROWS * (SAMPLE_ROWS - 1)))

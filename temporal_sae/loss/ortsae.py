@@ -12,16 +12,16 @@ from torch import Tensor
 from temporal_sae.errors import InvalidOption, check_int, check_number
 from temporal_sae.kernels import kernels_for
 from temporal_sae.latents import Latents
-from temporal_sae.loss.pairs import PairWeights, check_decoder, permutation
-from temporal_sae.loss.products import (
+from temporal_sae.loss.overlap import (
+    Overlap,
     Scale,
-    WithGradient,
     add_through_norms,
     differentiable,
     planned_for_rows,
     row_blocks,
     unit_rows_and_norms,
 )
+from temporal_sae.loss.pairs import PairWeights, check_decoder, permutation
 from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 
@@ -97,7 +97,7 @@ class ChunkedOrthogonalityLoss:
             return W_dec.new_zeros(())
         return self.ortho_weight * function(W_dec.detach(), into, self.ortho_weight)
 
-    def _function(self, W_dec: Tensor, tracker: PairWeights) -> WithGradient | None:
+    def _function(self, W_dec: Tensor, tracker: PairWeights) -> Overlap | None:
         """The penalty without its weight, as a function of the decoder; None without weight."""
         self.check_tracker(tracker)
         if self.ortho_weight == 0:

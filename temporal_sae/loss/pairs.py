@@ -27,7 +27,7 @@ class PairWeights(Protocol):
 
     @property
     def last_window(self) -> Int[Tensor, "W K"] | None: ...
-    def token_weights(self, tokens: Tensor, weighting: str) -> Float[Tensor, "M K K"]: ...
+    def relative_weights(self, tokens: Tensor, weighting: str) -> Float[Tensor, "M K K"]: ...
     def weight_rows(self, lo: int, hi: int, weighting: str) -> Float[Tensor, "rows F"]: ...
     def rate_matrix(self) -> Float[Tensor, "F F"]: ...
     def weight_sum(self, weighting: str) -> Float[Tensor, ""]: ...
@@ -85,3 +85,18 @@ def reduction_factor(reduction: str, weight_sum: Tensor | float, d_sae: int) -> 
     if reduction == "mean":
         return 1 / d_sae**2
     return 1 / torch.as_tensor(weight_sum).clamp(min=2 * EPSILON)
+
+
+def relabelled(latents: Latents, names: Int[Tensor, " F"]) -> Latents:
+    """The same values under other names, `names[i]` for latent i; empty slots stay -1."""
+    indices = names[latents.indices.clamp(min=0).long()]
+    return Latents(latents.values, torch.where(latents.indices >= 0, indices, -1))
+
+
+def sorted_latents(latents: Latents, d_sae: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+    """Active latents of each token ascending, -1 after them, and their values, 0 there."""
+    active = latents.values > 0
+    filled = torch.where(active & (latents.indices >= 0), latents.indices, d_sae)
+    filled, order = filled.sort(-1)
+    values = latents.values.gather(1, order) * (filled < d_sae)
+    return torch.where(filled < d_sae, filled, -1).int(), values

@@ -1,7 +1,14 @@
-"""Co-activation of pairs of latents: windows, running averages, weights."""
+"""Co-activation of pairs of latents: windows, running averages, weightings."""
 
 from temporal_sae.tracker.tracker import CoActivationTracker
 from temporal_sae.tracker.transcript import NoTracker, TranscriptTracker
-from temporal_sae.tracker.weights import WEIGHTINGS, Weighting
+from temporal_sae.tracker.weightings import PairStatistics, weighting, weightings
 
-__all__ = ["WEIGHTINGS", "CoActivationTracker", "NoTracker", "TranscriptTracker", "Weighting"]
+__all__ = [
+    "CoActivationTracker",
+    "NoTracker",
+    "PairStatistics",
+    "TranscriptTracker",
+    "weighting",
+    "weightings",
+]

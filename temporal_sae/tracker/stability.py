@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.tracker.weights import instability
+from temporal_sae.tracker.weightings import instability
 
 MIN_COUNT = 10
 SURPRISING_Z = 3.0

@@ -59,19 +59,6 @@ class PairState(Protocol):
     def load_state_dict(self, state: dict[str, Any], rows: Tensor | None, number: int) -> None: ...
 
 
-def weight_total(weighting: str, state: PairState) -> Float[Tensor, ""]:
-    """Σ_{i<j} w, float64: every weighting is a mixture of three sums."""
-    if weighting == "average":
-        return state.average_sum()
-    plain, unstable = state.rate_sum(), state.instability_sum()
-    return {
-        "none": plain,
-        "instability": plain + unstable,
-        "stability": 2 * plain - unstable,
-        "only": unstable,
-    }[weighting]
-
-
 class WindowedState:
     """The last closed window and the averages before it.
 

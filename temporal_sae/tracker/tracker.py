@@ -40,12 +40,13 @@ from temporal_sae.tracker.processes import (
 )
 from temporal_sae.tracker.reference import ReferenceState
 from temporal_sae.tracker.sparse import SparseAverages
-from temporal_sae.tracker.state import Averages, PairState, WindowedState, weight_total
-from temporal_sae.tracker.weights import Weighting, pair_weight, weight_factor
+from temporal_sae.tracker.state import Averages, PairState, WindowedState
+from temporal_sae.tracker.weightings import PairStatistics, find_weighting
 
 log = logging.getLogger(__name__)
 
 STREAMS = ("shuffled", "ordered")
+PAIRS_AT_ONCE = 2**22
 
 
 class OpenWindow:
@@ -107,7 +108,7 @@ class CoActivationTracker:
         InvalidOption: an option is out of range.
     """
 
-    # Whether w / c of a pair is a function of its rates, as sampling the window's tokens needs.
+    # Whether a weight is what its weighting says, so that the window's tokens can be sampled.
     weights_follow_window = True
     gives_weights = True
 
@@ -257,60 +258,75 @@ class CoActivationTracker:
             return torch.zeros(i.shape, device=device)
         return getattr(self._state, what)(i, j).to(device)
 
-    def weight(self, i: Tensor, j: Tensor, weighting: Weighting = "instability") -> Tensor:
+    def weight(self, i: Tensor, j: Tensor, weighting: str = "instability") -> Tensor:
         """w_ij of the last closed window (0 before the first, and where i = j)."""
-        if weighting == "average":
-            return self.average(i, j)
-        weights = pair_weight(weighting, self.rate(i, j), self.before(i, j))
-        return torch.where(i == j, 0.0, weights)
+        pairs = PairStatistics(lambda what: self._read(what, i, j))
+        weights = find_weighting(weighting).weight(pairs)
+        return torch.where((i == j) | (self.windows_closed == 0), 0.0, weights)
 
-    def token_weights(
-        self, tokens: Int[Tensor, " M"], weighting: Weighting = "instability"
+    def relative_weights(
+        self, tokens: Int[Tensor, " M"], weighting: str = "instability"
     ) -> Float[Tensor, "M K K"]:
         """w / c of the pairs of some tokens, by the slots of `last_window`; 0 where i = j.
 
         Σ_{i≠j} w_ij g_ij is the mean over the window's tokens of Σ (w / c)_ij g_ij over the pairs
-        of a token (METHOD, an exact identity). Not for `average`, which weighs other pairs too.
+        of a token (METHOD, an exact identity).
+
+        Args:
+            tokens: of the last window.
+            weighting: a relative one.
         """
-        assert self._state is not None and self.last_window is not None
-        rate = self._state.token_rates(tokens)
-        if weighting == "none":
-            return (rate > 0).to(rate.dtype)
-        known = self.last_window[tokens].clamp(min=0)
-        i, j = torch.broadcast_tensors(known[:, :, None], known[:, None, :])
-        factor = weight_factor(weighting, rate, self._state.before(i, j))
-        return factor * (rate > 0)
+        state, window = self._state, self.last_window
+        assert state is not None and window is not None
+
+        def read(what: str) -> Tensor:
+            if what == "rate":
+                return state.token_rates(tokens)
+            latents = window[tokens].clamp(min=0)
+            i, j = torch.broadcast_tensors(latents[:, :, None], latents[:, None, :])
+            return getattr(state, what)(i, j)
+
+        pairs = PairStatistics(read)
+        return find_weighting(weighting).function(pairs) * (pairs.rate > 0)
 
     def weight_rows(
-        self, lo: int, hi: int, weighting: Weighting = "instability"
+        self, lo: int, hi: int, weighting: str = "instability"
     ) -> Float[Tensor, "rows F"]:
         """w_ij of the latents i from `lo` to `hi` with all j > i; 0 elsewhere."""
         if self.windows_closed == 0 or self._state is None:
             return torch.zeros(hi - lo, self.n_latents, device=self.device)
-        if weighting == "average":
-            return self._state.row_block("average", lo, hi)
-        rate = self._state.row_block("rate", lo, hi)
-        if weighting == "none":
-            return rate
-        return pair_weight(weighting, rate, self._state.row_block("before", lo, hi))
+        state = self._state
+        found = find_weighting(weighting)
+        weights = found.weight(PairStatistics(lambda what: state.row_block(what, lo, hi)))
+        return weights if found.relative else weights.triu(lo + 1)
 
-    def weight_matrix(self, weighting: Weighting = "instability") -> Float[Tensor, "F F"]:
+    def weight_matrix(self, weighting: str = "instability") -> Float[Tensor, "F F"]:
         """All weights as one F x F matrix, zero diagonal: to look at, not to compute with."""
         upper = self.weight_rows(0, self.n_latents, weighting)
         return upper + upper.T
 
     def rate_matrix(self) -> Float[Tensor, "F F"]:
         """c of every pair in the last closed window, zero diagonal."""
-        return self.weight_matrix("none")
+        return self.weight_matrix("co_activation")
 
-    def weight_sum(self, weighting: Weighting = "instability") -> Float[Tensor, ""]:
+    def weight_sum(self, weighting: str = "instability") -> Float[Tensor, ""]:
         """Σ of w over all ordered pairs i ≠ j; computed once a window."""
         if self.windows_closed == 0 or self._state is None:
             return torch.zeros((), device=self.device)
         if weighting not in self._weight_sums:
-            total = weight_total(weighting, self._state)
+            at_hand = find_weighting(weighting).total
+            total = at_hand(self._state) if at_hand else self._sum_over_rows(weighting)
             self._weight_sums[weighting] = (2 * total).to(torch.float32)
         return self._weight_sums[weighting]
+
+    def _sum_over_rows(self, weighting: str) -> Float[Tensor, ""]:
+        """Σ_{i<j} w, float64, for a weighting that names no sums at hand."""
+        size = max(1, PAIRS_AT_ONCE // self.n_latents)
+        starts = range(0, self.n_latents, size)
+        ends = (min(start + size, self.n_latents) for start in starts)
+        blocks = zip(starts, ends, strict=True)
+        sums = [self.weight_rows(lo, hi, weighting).sum(dtype=torch.float64) for lo, hi in blocks]
+        return torch.stack(sums).sum()
 
     def pairs(self, min_count: float) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """i < j of the pairs with W max(c, c̄ before) >= min_count, for `min_count` > 0."""

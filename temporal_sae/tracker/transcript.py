@@ -25,7 +25,6 @@ from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 from temporal_sae.tracker.reference import ReferenceState, count_pairs
 from temporal_sae.tracker.tracker import CoActivationTracker
-from temporal_sae.tracker.weights import Weighting
 
 
 class TranscriptState(ReferenceState):
@@ -102,17 +101,17 @@ class TranscriptTracker(CoActivationTracker):
         if self._open.size >= self.window_size:
             self._close()
 
-    def weight(self, i: Tensor, j: Tensor, weighting: Weighting = "instability") -> Tensor:
+    def weight(self, i: Tensor, j: Tensor, weighting: str = "instability") -> Tensor:
         """The running average, whatever the weighting: the transcript's s is 0."""
         return self.average(i, j)
 
     def weight_rows(
-        self, lo: int, hi: int, weighting: Weighting = "instability"
+        self, lo: int, hi: int, weighting: str = "instability"
     ) -> Float[Tensor, "rows F"]:
         """The running averages, made symmetric, of the latents i from `lo` to `hi` and j > i."""
-        return super().weight_rows(lo, hi, "average")
+        return super().weight_rows(lo, hi, "long_average")
 
-    def weight_matrix(self, weighting: Weighting = "instability") -> Float[Tensor, "F F"]:
+    def weight_matrix(self, weighting: str = "instability") -> Float[Tensor, "F F"]:
         """The running averages as they are, not symmetric; zero diagonal."""
         assert isinstance(self._state, TranscriptState)
         return self._state.averages
@@ -122,9 +121,9 @@ class TranscriptTracker(CoActivationTracker):
         assert isinstance(self._state, TranscriptState)
         return self._state.rates.clone().fill_diagonal_(0)
 
-    def weight_sum(self, weighting: Weighting = "instability") -> Float[Tensor, ""]:
+    def weight_sum(self, weighting: str = "instability") -> Float[Tensor, ""]:
         """Σ of the running averages over all ordered pairs i ≠ j."""
-        return super().weight_sum("average")
+        return super().weight_sum("long_average")
 
 
 @component("tracker")

@@ -1,4 +1,4 @@
-"""The backward pass of a step: the loss proper, and the separation penalty, timed apart."""
+"""The backward pass of a step: the loss proper, and the orthogonality penalty, timed apart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from temporal_sae.latents import Latents
 from temporal_sae.processes import gather, mean_, n_processes, rank
 from temporal_sae.sae import SparseAutoencoder, StepOutput
 from temporal_sae.training.optimizer import as_rows
-from temporal_sae.training.parts import DecoderSeparation, Parts
+from temporal_sae.training.parts import DecoderPenalty, Parts
 from temporal_sae.training.stopwatch import Stopwatch
 
 
@@ -28,7 +28,7 @@ def backward(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch) -> T
         RunError: the decoder is no longer finite.
     """
     try:
-        if parts.separation.through_latents:
+        if parts.penalty.through_latents:
             penalty = _through_latents(parts, main, out, watch)
         else:
             penalty = _by_decoder(parts, main, watch)
@@ -63,8 +63,8 @@ def _by_decoder(parts: Parts, main: Tensor, watch: Stopwatch) -> Tensor:
     W_dec = parts.sae.W_dec
     with watch.running():
         into = torch.zeros_like(W_dec) if W_dec.grad is None else W_dec.grad
-        separation = cast(DecoderSeparation, parts.separation)
-        penalty = separation.add_gradient(W_dec, parts.tracker, into)
+        on_decoder = cast(DecoderPenalty, parts.penalty)
+        penalty = on_decoder.add_gradient(W_dec, parts.tracker, into)
         W_dec.grad = into
     return penalty
 
@@ -73,7 +73,7 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
     """A gradient by the latents has to go on through the encoder, together with that of `main`."""
     values = out.latents.values
     with watch.running():
-        penalty = parts.separation(parts.sae.W_dec, parts.tracker, latents_of_all(out.latents))
+        penalty = parts.penalty(parts.sae.W_dec, parts.tracker, latents_of_all(out.latents))
         if penalty.requires_grad:
             (by_values,) = torch.autograd.grad(penalty, [values])
             by_values = by_values * n_processes() if n_processes() > 1 else by_values

@@ -43,7 +43,7 @@ def measure(
         "tokens": tokens,
         "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
-        "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
+        "orthogonality_ratio": values["orthogonality"] / max(values["reconstruction"], 1e-30),
         "explained_variance": 1 - float(unexplained),
         "l0": float(mean(out.l0)),
         "dead_share": float(run.dead.share()),
@@ -61,20 +61,20 @@ def measure(
 
 def warn_if_negligible(parts: Parts, run: TrainingState) -> None:
     """A penalty that stays far below the reconstruction loss must not go unnoticed."""
-    at_work = parts.tracker.windows_closed > 0 or not parts.separation.needs_tracker
+    at_work = parts.tracker.windows_closed > 0 or not parts.penalty.needs_tracker
     if (
-        parts.separation.ortho_weight == 0
+        parts.penalty.ortho_weight == 0
         or not at_work
-        or run.metrics["separation_ratio"] >= NEGLIGIBLE
+        or run.metrics["orthogonality_ratio"] >= NEGLIGIBLE
     ):
         run.steps_negligible = 0
         return
     run.steps_negligible += 1
     if run.steps_negligible == PATIENCE:
         log.warning(
-            "the separation penalty has been below %g of the reconstruction loss for %d logged "
+            "the orthogonality penalty has been below %g of the reconstruction loss for %d logged "
             "steps (now %.2g): it does next to nothing; raise loss.ortho_weight",
             NEGLIGIBLE,
             PATIENCE,
-            run.metrics["separation_ratio"],
+            run.metrics["orthogonality_ratio"],
         )

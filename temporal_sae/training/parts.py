@@ -49,11 +49,11 @@ class Tracker(Protocol):
 
 
 @runtime_checkable
-class Separation(Protocol):
+class PairPenalty(Protocol):
     """A weighted penalty on pairs of latents.
 
     `through_latents` says whether its gradient goes by the latents' values; if not, it is a
-    `DecoderSeparation`. `needs_tracker` says whether it is 0 before the first window.
+    `DecoderPenalty`. `needs_tracker` says whether it is 0 before the first window.
     """
 
     ortho_weight: float
@@ -64,7 +64,7 @@ class Separation(Protocol):
     def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
 
 
-class DecoderSeparation(Separation, Protocol):
+class DecoderPenalty(PairPenalty, Protocol):
     """A penalty on decoder rows."""
 
     def add_gradient(self, W_dec: Tensor, tracker: Any, into: Tensor) -> Tensor: ...
@@ -77,7 +77,7 @@ class Parts:
     sae: SparseAutoencoder
     batches: Batches
     tracker: Tracker
-    separation: Separation
+    penalty: PairPenalty
     logger: MetricsLogger
     checkpoints: Checkpoints
     progress: ProgressDisplay

@@ -1,8 +1,8 @@
 """The training loop.
 
-The trainer knows protocols only: batches of activations, an SAE, a tracker, a separation penalty,
-something that takes metrics, something that takes checkpoints. It opens no data set, names no
-model and decides nothing about files.
+The trainer knows protocols only: batches of activations, an SAE, a tracker, a penalty on pairs of
+latents, something that takes metrics, something that takes checkpoints. It opens no data set, names
+no model and decides nothing about files.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class Trainer:
         losses = {"reconstruction": self._reconstruction(x, out), **out.terms}
         main = torch.stack(list(losses.values())).sum()
         penalty = backward(parts, main, out, run.stopwatches["penalty"])
-        losses["separation"] = penalty
+        losses["orthogonality"] = penalty
         gradient_norm = run.optimizer.step(self._learning_rate_now(parts.sae, run.step))
         run.optimizer.zero_grad()  # now: the next batch's product need not find room beside them
         run.step += 1

@@ -18,7 +18,7 @@ from temporal_sae.sae import (
     StepContext,
     TopKSAE,
 )
-from temporal_sae.tracker import WEIGHTINGS, CoActivationTracker
+from temporal_sae.tracker import CoActivationTracker, weightings
 from temporal_sae.training import Checkpoints, JsonlLogger, Parts, ProgressDisplay, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -72,7 +72,7 @@ def test_the_tracker_is_the_same_on_both_devices():
             tracker.update(piece.to(tracker.device))
     on_cpu, on_gpu = trackers
     assert torch.equal(on_cpu.rate_matrix(), on_gpu.rate_matrix().cpu())
-    for weighting in WEIGHTINGS:
+    for weighting in weightings():
         torch.testing.assert_close(
             on_gpu.weight_matrix(weighting).cpu(),
             on_cpu.weight_matrix(weighting),
@@ -109,7 +109,7 @@ def test_a_state_moves_to_the_card_and_back(storage):
     back.load_state_dict(on_gpu.state_dict())
     back.update(indices[2500:])
     on_cpu.update(indices[1500:])
-    assert torch.equal(back.weight_matrix("average"), on_cpu.weight_matrix("average"))
+    assert torch.equal(back.weight_matrix("long_average"), on_cpu.weight_matrix("long_average"))
 
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
@@ -129,12 +129,12 @@ def test_the_penalty_and_its_gradient_are_the_same_on_both_devices(estimator):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
-def parts_on_the_card(folder, sae, separation):
+def parts_on_the_card(folder, sae, penalty):
     return Parts(
         sae=sae.cuda(),
         batches=Noise(),
         tracker=CoActivationTracker(F, window_size=500, device="cuda"),
-        separation=separation,
+        penalty=penalty,
         logger=JsonlLogger(folder),
         checkpoints=Checkpoints(folder / "checkpoints"),
         progress=ProgressDisplay(1, Console(quiet=True)),
@@ -157,7 +157,7 @@ def assert_no_step_waits(parts, **options):
 
 
 @pytest.mark.parametrize(
-    "separation",
+    "penalty",
     [
         OrthogonalityLoss(),
         OrthogonalityLoss(permuted=True),
@@ -165,8 +165,8 @@ def assert_no_step_waits(parts, **options):
         ChunkedOrthogonalityLoss(),
     ],
 )
-def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, separation):
-    assert_no_step_waits(parts_on_the_card(tmp_path, TopKSAE(D, F, K), separation))
+def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, penalty):
+    assert_no_step_waits(parts_on_the_card(tmp_path, TopKSAE(D, F, K), penalty))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -1,4 +1,4 @@
-"""The separation penalty: hand-computed values, identities, gradients, and its estimators."""
+"""The orthogonality penalty: hand-computed values, identities, gradients, and its estimators."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from temporal_sae.errors import InvalidOption
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
-from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker
+from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker, weightings
 
 HAND_W_DEC = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
 HAND_WINDOW = torch.tensor([[0, 1], [0, 1], [0, 2], [1, -1]])
@@ -66,7 +66,9 @@ def test_activation_gram_trains_the_latents_and_not_the_decoder():
 
 
 def test_floor_mixes_in_every_pair():
-    loss = OrthogonalityLoss(1.0, weighting="none", floor=1.0, reduction="sum", estimator="exact")
+    loss = OrthogonalityLoss(
+        1.0, weighting="co_activation", floor=1.0, reduction="sum", estimator="exact"
+    )
     by_weight = (0.5 * 0.36) / 1.5  # Σ over ordered pairs is 1.5
     by_floor = (0.36 + 0.64 + 0.0) / 6
     assert float(loss(HAND_W_DEC, hand_tracker())) == pytest.approx(by_weight + by_floor)
@@ -135,7 +137,7 @@ def test_gradcheck(estimator, reduction):
     assert torch.autograd.gradcheck(lambda w: loss(w, tracker), W_dec)
 
 
-@pytest.mark.parametrize("weighting", ["instability", "none", "stability", "only"])
+@pytest.mark.parametrize("weighting", [name for name, w in weightings().items() if w.relative])
 @pytest.mark.parametrize("floor", [0.0, 1.0])
 def test_sampling_the_whole_window_is_exact(weighting, floor):
     W_dec, tracker = torch.randn(20, 6), random_tracker()
@@ -177,9 +179,9 @@ def test_sampling_is_unbiased_and_its_spread_is_that_of_the_tokens():
 
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
 def test_a_floor_alone_where_no_pair_has_weight(estimator):
-    """In the first window with init=first every s is 0, so that weighting=only weighs nothing."""
+    """In the first window with init=first every s is 0, so that instability_only weighs nothing."""
     W_dec, tracker = torch.randn(20, 6), random_tracker(windows=1)
-    loss = OrthogonalityLoss(1.0, weighting="only", floor=2.0, estimator=estimator)
+    loss = OrthogonalityLoss(1.0, weighting="instability_only", floor=2.0, estimator=estimator)
     uniform = OrthogonalityLoss(1.0, weighting="uniform")
     assert float(loss(W_dec, tracker)) == pytest.approx(float(uniform(W_dec, tracker)), rel=1e-4)
 
@@ -234,7 +236,7 @@ def test_nothing_before_the_first_window_and_nothing_without_weight():
         {"estimator": "guess"},
         {"sample_tokens": 0},
         {"estimator": "sampled", "gram": "activations"},
-        {"estimator": "sampled", "weighting": "average"},
+        {"estimator": "sampled", "weighting": "long_average"},
     ],
 )
 def test_bad_options(options):
@@ -245,10 +247,10 @@ def test_bad_options(options):
 TERMS = [
     {"estimator": "exact"},
     {"estimator": "exact", "penalty": "abs"},
-    {"estimator": "exact", "weighting": "average"},
-    {"estimator": "exact", "weighting": "average", "penalty": "abs", "floor": 0.5},
+    {"estimator": "exact", "weighting": "long_average"},
+    {"estimator": "exact", "weighting": "long_average", "penalty": "abs", "floor": 0.5},
     {"estimator": "sampled", "sample_tokens": 5},
-    {"estimator": "sampled", "sample_tokens": 5, "penalty": "abs", "weighting": "only"},
+    {"estimator": "sampled", "sample_tokens": 5, "penalty": "abs", "weighting": "instability_only"},
     {"weighting": "uniform"},
     {"weighting": "uniform", "penalty": "abs"},
     {"weighting": "stability", "floor": 2.0},
@@ -277,7 +279,7 @@ def test_the_one_pass_gradient_is_that_of_autograd_added_to_what_is_there(option
 
 
 @pytest.mark.parametrize("penalty", ["square", "abs"])
-@pytest.mark.parametrize("weighting", ["instability", "average", "uniform"])
+@pytest.mark.parametrize("weighting", ["instability", "long_average", "uniform"])
 def test_gradient_by_the_activations_is_that_of_finite_differences(penalty, weighting):
     tracker = random_tracker(n=9, k=3, window=16)
     indices = torch.stack([torch.randperm(9)[:4] for _ in range(6)])
@@ -298,12 +300,14 @@ def test_the_window_walked_by_tokens_and_all_pairs_in_blocks_agree(monkeypatch):
     W_dec, tracker = torch.randn(60, 6), random_tracker(n=60, k=3, window=20)
     loss = OrthogonalityLoss(estimator="exact")
     by_tokens = float(loss(W_dec, tracker))
-    monkeypatch.setattr("temporal_sae.loss.sums.PairSums._by_tokens", lambda self: False)
+    monkeypatch.setattr(
+        "temporal_sae.loss.OrthogonalityLoss._walks_tokens", lambda self, step: False
+    )
     assert by_tokens == pytest.approx(float(loss(W_dec, tracker)), rel=1e-5)
 
 
 def test_sampling_latents_for_the_uniform_part_is_unbiased(monkeypatch):
-    monkeypatch.setattr("temporal_sae.loss.sums.SAMPLE_ROWS", 16)
+    monkeypatch.setattr("temporal_sae.loss.orthogonality.SAMPLE_ROWS", 16)
     W_dec = torch.nn.functional.normalize(torch.randn(60, 6), dim=-1)
     exact = float(OrthogonalityLoss(1.0, "abs", weighting="uniform")(W_dec, NoTracker(60)))
     draws = torch.tensor(

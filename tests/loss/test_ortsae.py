@@ -78,7 +78,7 @@ def test_value_and_gradient_are_those_of_the_plain_formula(n, d, n_chunks, seed,
     (slope,) = torch.autograd.grad(expected, W_dec)
     into = torch.ones_like(W_dec)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr("temporal_sae.loss.products.BYTES_AT_ONCE", at_once)
+        patch.setattr("temporal_sae.loss.overlap.BYTES_AT_ONCE", at_once)
         value = mean_over_chunks(W_dec, chunks, into, 2.0)
     torch.testing.assert_close(value, expected.detach())
     if d > 1:  # on a line cosines are ±1, and the nearest neighbour is not unique
@@ -265,7 +265,7 @@ def trained(folder, tracker, steps, n_chunks=4):
         sae=sae,
         batches=Noise(),
         tracker=tracker,
-        separation=ChunkedOrthogonalityLoss(n_chunks=n_chunks),
+        penalty=ChunkedOrthogonalityLoss(n_chunks=n_chunks),
         logger=JsonlLogger(folder),
         checkpoints=Checkpoints(folder / "checkpoints"),
         progress=ProgressDisplay(1, Console(quiet=True)),

@@ -76,8 +76,8 @@ def same_as(expected, value, x):
     ("kind", "options"),
     [
         (CoActivationTracker, {"weighting": "instability", "estimator": "exact"}),
-        (CoActivationTracker, {"weighting": "only", "estimator": "exact"}),
-        (CoActivationTracker, {"weighting": "average", "estimator": "exact"}),
+        (CoActivationTracker, {"weighting": "instability_only", "estimator": "exact"}),
+        (CoActivationTracker, {"weighting": "long_average", "estimator": "exact"}),
         (CoActivationTracker, {"estimator": "sampled", "sample_tokens": WINDOW}),  # the whole
         (TranscriptTracker, {}),
     ],
@@ -97,13 +97,15 @@ def test_all_pairs_in_blocks_and_the_pairs_of_tokens_agree(monkeypatch):
     tracker, W_dec = tracker_of(), decoder()
     loss = OrthogonalityLoss(estimator="exact", seed=SEED, permuted=True)
     by_blocks = loss(W_dec, tracker)
-    monkeypatch.setattr("temporal_sae.loss.sums.PairSums._by_tokens", lambda self: True)
+    monkeypatch.setattr(
+        "temporal_sae.loss.OrthogonalityLoss._walks_tokens", lambda self, step: True
+    )
     same_as(by_blocks, loss(W_dec, tracker), W_dec)
 
 
 @pytest.mark.parametrize("floor", [0.0, 1.5])
 @pytest.mark.parametrize("penalty", ["square", "abs"])
-@pytest.mark.parametrize("weighting", ["instability", "average"])
+@pytest.mark.parametrize("weighting", ["instability", "long_average"])
 def test_activation_overlaps_by_a_permuted_matrix(weighting, penalty, floor):
     tracker, (values, latents) = tracker_of(), batch()
     weights = permuted_weights(tracker, weighting)
@@ -119,7 +121,7 @@ def test_activation_overlaps_by_a_permuted_matrix(weighting, penalty, floor):
     "options",
     [
         {"estimator": "exact"},
-        {"estimator": "exact", "weighting": "average", "penalty": "abs"},
+        {"estimator": "exact", "weighting": "long_average", "penalty": "abs"},
         {"estimator": "sampled", "sample_tokens": 5, "floor": 0.5},
     ],
 )
@@ -139,13 +141,13 @@ def test_gradients_are_those_of_finite_differences_and_of_the_one_pass(options):
     [
         {"estimator": "exact"},
         {"estimator": "sampled", "sample_tokens": 5, "floor": 1.0},
-        {"weighting": "average", "penalty": "abs"},
+        {"weighting": "long_average", "penalty": "abs"},
         {"gram": "activations"},
     ],
 )
 def test_the_identity_changes_nothing(options, monkeypatch):
     monkeypatch.setattr(
-        "temporal_sae.loss.sums.relabelling", lambda n, seed, device: torch.arange(n)
+        "temporal_sae.loss.orthogonality.relabelling", lambda n, seed, device: torch.arange(n)
     )
     tracker, W_dec, latents = tracker_of(), decoder(), batch()[1]
     permuted, plain = (

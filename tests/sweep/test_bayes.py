@@ -55,7 +55,8 @@ class Launcher:
             return JobReturn(status=JobStatus.FAILED, _return_value=error)
         job.mkdir(exist_ok=True)
         (job / "run.json").write_text(json.dumps({"status": "finished", "config": {}}))
-        (job / "results.json").write_text(json.dumps({"some section": {"score": value}}))
+        results = {"training results for layer 3": {"final_info": {"final_loss": value}}}
+        (job / "results.json").write_text(json.dumps(results))
         return JobReturn(status=JobStatus.COMPLETED, _return_value=value)
 
 
@@ -64,7 +65,7 @@ def search(tmp_path, monkeypatch):
     """Runs a search in a config of two options; returns the launcher, which has all jobs."""
     conf = tmp_path / "conf"
     conf.mkdir()
-    config = {"seed": 42, "objective": "score", "weight": 1.0, "window": 1000, "kind": "a"}
+    config = {"seed": 42, "objective": "final_loss", "weight": 1.0, "window": 1000, "kind": "a"}
     hydra = {"sweep": {"dir": "sweep", "subdir": "${hydra.job.num}_${hydra.job.override_dirname}"}}
     OmegaConf.save({**config, "hydra": hydra}, conf / "config.yaml")
     monkeypatch.chdir(tmp_path)
@@ -113,12 +114,12 @@ def test_every_trial_is_a_job_and_the_best_is_told(search, capsys):
         "number": best,
         "folder": note()["jobs"][best]["folder"],
         "overrides": expected,
-        "objective": "score",
+        "objective": "final_loss",
         "value": values[best],
     }
     out = capsys.readouterr().out
     assert "trial 1 of 4; none is done yet" in out
-    assert f"best: score={values[best]:.6g} with {' '.join(expected)}" in out.splitlines()[-1]
+    assert f"best: final_loss={values[best]:.6g} with {' '.join(expected)}" in out.splitlines()[-1]
     assert Path("sweep/sweep.csv").exists()
 
 
@@ -174,7 +175,7 @@ def test_a_trial_without_a_finite_objective_counts_as_failed(search):
     search(objective=lambda options: math.inf if float(options["weight"]) > 2 else 1.0)
     assert any(float(job["weight"]) > 2 for job in tried())
     assert note()["best"]["value"] == 1.0
-    search("objective=other")
+    search("objective=l0")
     assert note()["best"] is None
 
 

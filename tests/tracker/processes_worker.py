@@ -22,7 +22,7 @@ from torch import Tensor
 
 from temporal_sae.latents import Latents
 from temporal_sae.loss.orthogonality import OrthogonalityLoss
-from temporal_sae.tracker import WEIGHTINGS, CoActivationTracker, TranscriptTracker
+from temporal_sae.tracker import CoActivationTracker, TranscriptTracker, weightings
 from temporal_sae.tracker.processes import gather, gather_tokens, shard_rows, total
 
 SECONDS_FOR_AN_EXCHANGE = 60
@@ -45,7 +45,7 @@ BATCHES = [
 ]
 PENALTIES: dict[str, dict[str, Any]] = {
     "exact": {"estimator": "exact"},
-    "exact average": {"estimator": "exact", "weighting": "average"},
+    "exact average": {"estimator": "exact", "weighting": "long_average"},
     "exact sum of abs": {"estimator": "exact", "penalty": "abs", "reduction": "sum"},
     "exact floor": {"estimator": "exact", "floor": 1.0, "weighting": "stability"},
     "activations": {"estimator": "exact", "gram": "activations"},
@@ -119,7 +119,7 @@ def readings(tracker: CoActivationTracker) -> Named:
     read = core(tracker)
     read["no pairs"] = tracker.before(i[:0], j[:0])
     read["columns first"] = tracker.before(i[1:].contiguous().T, j[1:].contiguous().T)
-    for weighting in WEIGHTINGS:
+    for weighting in weightings():
         read |= readings_of_weights(tracker, weighting, i, j)
     if tracker.windows_closed:
         read["histogram"] = tracker.count_histogram()
@@ -137,8 +137,8 @@ def readings_of_weights(
         "rows": tracker.weight_rows(tracker.n_latents // 3, tracker.n_latents - 1, weighting),
         "~sum": tracker.weight_sum(weighting),
     }
-    if tracker.windows_closed and weighting != "average":
-        read["token_weights"] = tracker.token_weights(torch.arange(0, W, 3), weighting)
+    if tracker.windows_closed and weightings()[weighting].relative:
+        read["token_weights"] = tracker.relative_weights(torch.arange(0, W, 3), weighting)
     return {f"{name} {weighting}": value for name, value in read.items()}
 
 

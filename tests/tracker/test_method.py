@@ -64,10 +64,10 @@ def test_second_window():
     ("weighting", "w01", "w02"),
     [
         ("instability", 0.375, 0.75),
-        ("none", 0.25, 0.5),
+        ("co_activation", 0.25, 0.5),
         ("stability", 0.25 * 1.5, 0.5 * 1.5),
-        ("only", 0.25 * 0.5, 0.5 * 0.5),
-        ("average", 0.49975, 0.2505),
+        ("instability_only", 0.25 * 0.5, 0.5 * 0.5),
+        ("long_average", 0.49975, 0.2505),
     ],
 )
 def test_weightings(weighting, w01, w02):

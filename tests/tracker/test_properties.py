@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption
-from temporal_sae.tracker import WEIGHTINGS, CoActivationTracker
+from temporal_sae.tracker import CoActivationTracker, weightings
 from temporal_sae.tracker.reference import count_pairs
 
 F, K = 12, 4
@@ -36,7 +36,7 @@ def run(indices, pieces=(), **options):
 
 
 def matrices(tracker):
-    return [tracker.weight_matrix(w) for w in WEIGHTINGS]
+    return [tracker.weight_matrix(w) for w in weightings()]
 
 
 @given(st.integers(0, 999), OPTIONS, st.lists(st.integers(0, 40), max_size=8))
@@ -54,7 +54,7 @@ def test_symmetric_zero_diagonal_and_between_c_and_2c(seed, options):
     for weights in matrices(tracker):
         assert torch.equal(weights, weights.T)
         assert not weights.diagonal().any()
-    rate, weight = tracker.weight_matrix("none"), tracker.weight_matrix()
+    rate, weight = tracker.weight_matrix("co_activation"), tracker.weight_matrix()
     assert (weight >= rate).all()
     assert (weight <= 2 * rate + 1e-6).all()
 
@@ -87,7 +87,9 @@ def test_state_is_exact_in_the_middle_of_a_window(seed, cut, options):
 def test_sums_of_rates_when_every_token_has_k_active_latents(k, window):
     indices = torch.stack([torch.randperm(F)[:k] for _ in range(window)])
     tracker = run(indices, window_size=window)
-    assert float(tracker.weight_sum("none")) == pytest.approx(k * (k - 1), rel=1e-5, abs=1e-6)
+    assert float(tracker.weight_sum("co_activation")) == pytest.approx(
+        k * (k - 1), rel=1e-5, abs=1e-6
+    )
     own = torch.arange(F)
     assert float(tracker.rate(own, own).sum()) == pytest.approx(k, rel=1e-5)
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from temporal_sae.tracker.weights import instability
 
 from temporal_sae.tracker import CoActivationTracker
 from temporal_sae.tracker.stability import (
@@ -13,7 +14,6 @@ from temporal_sae.tracker.stability import (
     jaccard,
     pair_stability,
 )
-from temporal_sae.tracker.weights import instability
 
 W = 1000
 

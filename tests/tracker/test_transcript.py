@@ -32,7 +32,7 @@ def test_weighting_makes_no_difference_since_s_is_zero():
     tracker = TranscriptTracker(3, window_size=4)
     tracker.update(BATCH)
     tracker.update(BATCH.flip(0))
-    assert torch.equal(tracker.weight_matrix("instability"), tracker.weight_matrix("none"))
+    assert torch.equal(tracker.weight_matrix("instability"), tracker.weight_matrix("co_activation"))
 
 
 def test_state_survives():

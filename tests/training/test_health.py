@@ -85,7 +85,7 @@ CASES = {
     ),
     "a term": (lambda n: {"sae": SickTerm(n)}, "odd loss"),
     "the gradient": (lambda n: {"sae": SickTerm(n, only_gradient=True)}, "gradient"),
-    "the penalty": (lambda n: {"separation": SickPenalty(n)}, "separation loss"),
+    "the penalty": (lambda n: {"penalty": SickPenalty(n)}, "orthogonality loss"),
 }
 
 
@@ -164,7 +164,7 @@ def test_any_penalty_and_none(tmp_path, gram, tracked):
         tmp_path,
         batches=SickBatches(4),
         tracker=None if tracked else NoTracker(F),
-        separation=OrthogonalityLoss(gram=gram),
+        penalty=OrthogonalityLoss(gram=gram),
     )
     with pytest.raises(RunError) as error:
         make_trainer(checkpoint_every=1).fit(parts)
@@ -191,7 +191,7 @@ def test_eps_of_zero_makes_no_sick_checkpoint(tmp_path):
         return
     sae = seeded(lambda: StandardSAE(D, F, 0.01))
     sae.b_enc.data[:4] = -100.0
-    parts = make_parts(tmp_path, sae=sae, separation=OrthogonalityLoss(0.0))
+    parts = make_parts(tmp_path, sae=sae, penalty=OrthogonalityLoss(0.0))
     try:
         trainer.fit(parts)
     except RunError as error:

@@ -72,14 +72,14 @@ class Synthetic:
         self.n = state["n"]
 
 
-def make_parts(folder, sae=None, tracker=None, separation=None, batches=None, stability=True):
+def make_parts(folder, sae=None, tracker=None, penalty=None, batches=None, stability=True):
     torch.manual_seed(0)
     tracker = tracker or CoActivationTracker(F, window_size=100)
     return Parts(
         sae=sae or TopKSAE(D, F, K),
         batches=batches or Synthetic(),
         tracker=tracker,
-        separation=separation or OrthogonalityLoss(),
+        penalty=penalty or OrthogonalityLoss(),
         logger=JsonlLogger(folder),
         checkpoints=Checkpoints(folder / "checkpoints"),
         progress=ProgressDisplay(1, Console(quiet=True)),
@@ -113,7 +113,7 @@ def test_it_learns_and_keeps_the_decoder_unit(tmp_path):
 def test_the_penalty_lowers_the_overlap_of_co_active_latents(tmp_path):
     overlaps = []
     for weight in (0.0, 30.0):
-        parts = make_parts(tmp_path / str(weight), separation=OrthogonalityLoss(weight))
+        parts = make_parts(tmp_path / str(weight), penalty=OrthogonalityLoss(weight))
         make_trainer(steps=100).fit(parts)
         with torch.no_grad():
             overlaps.append(float(OrthogonalityLoss(1.0)(parts.sae.W_dec, parts.tracker)))
@@ -121,7 +121,7 @@ def test_the_penalty_lowers_the_overlap_of_co_active_latents(tmp_path):
 
 
 def test_zero_weight_is_the_plain_sae_to_the_bit(tmp_path):
-    with_tracker = make_parts(tmp_path / "a", separation=OrthogonalityLoss(0.0))
+    with_tracker = make_parts(tmp_path / "a", penalty=OrthogonalityLoss(0.0))
     without = make_parts(tmp_path / "b", tracker=NoTracker(F))
     for parts in (with_tracker, without):
         make_trainer().fit(parts)
@@ -129,7 +129,7 @@ def test_zero_weight_is_the_plain_sae_to_the_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make_separation",
+    "make_penalty",
     [
         OrthogonalityLoss,
         lambda: OrthogonalityLoss(gram="activations", reduction="mean", ortho_weight=100.0),
@@ -137,9 +137,9 @@ def test_zero_weight_is_the_plain_sae_to_the_bit(tmp_path):
         ConsecutiveLoss,
     ],
 )
-def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
+def test_gradients_are_those_of_the_summed_loss(tmp_path, make_penalty):
     """The penalty's backward pass runs apart, to be timed; the sum of both is the gradient."""
-    parts = make_parts(tmp_path, separation=make_separation(), stability=False)
+    parts = make_parts(tmp_path, penalty=make_penalty(), stability=False)
     first = torch.randint(F // 2, F, (200,))
     parts.tracker.update(torch.stack([first, first % (F // 2)], 1))
     x = next(parts.batches).x
@@ -150,7 +150,7 @@ def test_gradients_are_those_of_the_summed_loss(tmp_path, make_separation):
     parts.sae.zero_grad()
     out = parts.sae.training_step(x, StepContext(0))
     whole = reconstruction_loss("fvu", x, out.x_hat)
-    whole = whole + parts.separation(parts.sae.W_dec, parts.tracker, out.latents)
+    whole = whole + parts.penalty(parts.sae.W_dec, parts.tracker, out.latents)
     whole.backward()
     assert float(penalty) > 0
     for name, p in parts.sae.named_parameters():
@@ -183,7 +183,7 @@ def test_every_architecture_learns_with_the_penalty(tmp_path, architecture, step
     )
     assert last > first + 0.1
     assert run.metrics["windows_closed"] == 20 * B // 100
-    assert run.metrics["loss_separation"] > 0
+    assert run.metrics["loss_orthogonality"] > 0
     lengths = sae.W_dec.detach().norm(dim=-1)
     assert torch.allclose(lengths, torch.ones(F), atol=1e-6) == sae.unit_decoder
 
@@ -271,7 +271,7 @@ def test_resampled_latents_forget_their_past(tmp_path):
     sae = StandardSAE(D, F, 0.01, resample_every=6)
     silent = torch.arange(F) < 4
     sae.b_enc.data[silent] = -100.0
-    parts = make_parts(tmp_path, sae=sae, separation=OrthogonalityLoss(0.0))
+    parts = make_parts(tmp_path, sae=sae, penalty=OrthogonalityLoss(0.0))
     run = make_trainer(steps=12, dead_after_tokens=7 * B).fit(parts)
     assert (sae.b_enc[silent] == 0).all()
     averages = run.optimizer.state_dict()
@@ -384,12 +384,12 @@ def test_the_number_of_steps_is_that_of_whole_batches():
 
 
 def test_ordered_stream_feeds_the_tracker_and_not_the_sae(tmp_path):
-    plain = make_parts(tmp_path / "a", separation=OrthogonalityLoss(0.0))
+    plain = make_parts(tmp_path / "a", penalty=OrthogonalityLoss(0.0))
     tracker = CoActivationTracker(F, window_size=100, stream="ordered")
     ordered = make_parts(
         tmp_path / "b",
         tracker=tracker,
-        separation=OrthogonalityLoss(0.0),
+        penalty=OrthogonalityLoss(0.0),
         batches=Synthetic(ordered=True),
     )
     for parts in (plain, ordered):
@@ -400,7 +400,7 @@ def test_ordered_stream_feeds_the_tracker_and_not_the_sae(tmp_path):
 
 
 def test_a_penalty_that_does_nothing_is_noticed(tmp_path, caplog):
-    parts = make_parts(tmp_path, separation=OrthogonalityLoss(1e-9))
+    parts = make_parts(tmp_path, penalty=OrthogonalityLoss(1e-9))
     with caplog.at_level(logging.WARNING):
         make_trainer(steps=100).fit(parts)
     assert caplog.text.count("does next to nothing") == 1

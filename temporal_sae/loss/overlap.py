@@ -1,7 +1,8 @@
-"""Weighted overlaps of pairs of decoder rows or of latents, with gradients written by hand.
+"""Σ w_ij g(cos(d_i, d_j)) over pairs of decoder rows or of latents, gradients written by hand.
 
-Every function here returns a sum V and, given `into`, adds scale · ∂V to it on the way, while what
-it needs is still in the cache. `differentiable` makes a node of autograd of any of them.
+Every overlap here is a function (x, into, scale) that returns a sum V(x) and, given `into`, adds
+scale · ∂V/∂x to it on the way, while what it needs is still in the cache; what it has besides are
+keywords. `differentiable` makes a node of autograd of any of them.
 
 For decoder rows, with n_i = d_i / max(‖d_i‖, 1e-12) and a symmetric matrix of weights w,
 V = Σ_{ij} w_ij g(n_iᵀn_j) has the gradient 2 Σ_j S_ij n_j by n_i, where S = w g'(N Nᵀ). By d_i it
@@ -27,8 +28,7 @@ PAIR_TEMPORARIES = 4  # overlaps, weights, their product, a gradient
 FLOAT = 4
 SMALLER = ("sae.d_sae", "loss.ortho_weight=0")
 Scale = Tensor | float
-# (x, into, scale) -> V(x), adding scale · ∂V/∂x to `into` if there is one
-WithGradient = Callable[[Tensor, Tensor | None, Scale], Tensor]
+Overlap = Callable[[Tensor, Tensor | None, Scale], Tensor]
 
 
 def planned_for_rows(n_latents: int, d_in: int) -> dict[str, Planned]:
@@ -39,48 +39,47 @@ def planned_for_rows(n_latents: int, d_in: int) -> dict[str, Planned]:
 
 class _Node(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, function: WithGradient) -> Tensor:
+    def forward(ctx: Any, x: Tensor, overlap: Overlap) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.function = function
-        return function(x, None, 1.0)
+        ctx.overlap = overlap
+        return overlap(x, None, 1.0)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         gradient = torch.zeros_like(x)
-        ctx.function(x, gradient, grad_output)
+        ctx.overlap(x, gradient, grad_output)
         return gradient, None
 
 
-def differentiable(function: WithGradient, x: Tensor) -> Tensor:
-    """V(x) for autograd; the backward pass calls the function again, with an `into`."""
-    value: Tensor = _Node.apply(x, function)
+def differentiable(overlap: Overlap, x: Tensor) -> Tensor:
+    """Return V(x) for autograd; the backward pass calls the overlap again, with an `into`."""
+    value: Tensor = _Node.apply(x, overlap)
     return value
 
 
-def of_rows(function: WithGradient, order: Int[Tensor, " F"]) -> WithGradient:
-    """V(x[order]) as a function of x, for a permutation of its rows."""
-
-    def reordered(x: Tensor, into: Tensor | None, scale: Scale) -> Tensor:
-        if into is None:
-            return function(x[order], None, scale)
-        gradient = torch.zeros_like(x)
-        value = function(x[order], gradient, scale)
-        into.index_add_(0, order, gradient)
-        return value
-
-    return reordered
+def overlap_of_rows(
+    x: Tensor, into: Tensor | None, scale: Scale, *, overlap: Overlap, order: Int[Tensor, " F"]
+) -> Tensor:
+    """Return V(x[order]) of another overlap, for a permutation of the rows of x."""
+    if into is None:
+        return overlap(x[order], None, scale)
+    gradient = torch.zeros_like(x)
+    value = overlap(x[order], gradient, scale)
+    into.index_add_(0, order, gradient)
+    return value
 
 
 def token_overlap(
     W_dec: Float[Tensor, "F d_in"],
+    into: Float[Tensor, "F d_in"] | None = None,
+    scale: Scale = 1.0,
+    *,
     rows: Int[Tensor, "M K"],
     token_weights: Callable[[slice], Tensor],
     penalty: str,
-    into: Float[Tensor, "F d_in"] | None = None,
-    scale: Scale = 1.0,
 ) -> Float[Tensor, ""]:
-    """Σ_t Σ_{i≠j} w_tij g(cos(d_i, d_j)) over the pairs of latents of some tokens.
+    """Return Σ_t Σ_{i≠j} w_tij g(cos(d_i, d_j)) over the pairs of latents of some tokens.
 
     Args:
         rows: latents of the tokens, -1 in empty slots.
@@ -105,12 +104,13 @@ def token_overlap(
 
 def block_overlap(
     W_dec: Float[Tensor, "F d_in"],
-    weight_rows: Callable[[int, int], Tensor],
-    penalty: str,
     into: Float[Tensor, "F d_in"] | None = None,
     scale: Scale = 1.0,
+    *,
+    weight_rows: Callable[[int, int], Tensor],
+    penalty: str,
 ) -> Float[Tensor, ""]:
-    """Σ_{i<j} w_ij g(cos(d_i, d_j)) over all pairs, in blocks of rows.
+    """Return Σ_{i<j} w_ij g(cos(d_i, d_j)) over all pairs, in blocks of rows.
 
     Args:
         weight_rows: `weight_rows(lo, hi)` gives w_ij of some rows, [hi - lo, F], 0 where j <= i.
@@ -135,7 +135,7 @@ def frame_potential(
     into: Float[Tensor, "F d_in"] | None = None,
     scale: Scale = 1.0,
 ) -> Float[Tensor, ""]:
-    """Σ cos² over ordered pairs i ≠ j, from a d x d matrix: ‖NᵀN‖²_F less the diagonal."""
+    """Return Σ cos² over ordered pairs i ≠ j, from a d x d matrix: ‖NᵀN‖²_F less the diagonal."""
     N, norms = unit_rows_and_norms(W_dec)
     gram = N.T @ N
     own = N.square().sum(-1, keepdim=True)
@@ -165,14 +165,15 @@ def add_through_norms(
 
 def activation_overlap(
     values: Float[Tensor, "B K"],
+    into: Float[Tensor, "B K"] | None = None,
+    scale: Scale = 1.0,
+    *,
     rows: Int[Tensor, "B K"],
     weight_rows: Callable[[int, int], Tensor],
     penalty: str,
     d_sae: int,
-    into: Float[Tensor, "B K"] | None = None,
-    scale: Scale = 1.0,
 ) -> Float[Tensor, ""]:
-    """Σ_{i<j} w_ij g(f_iᵀf_j / B) over the pairs that share a token of the batch.
+    """Return Σ_{i<j} w_ij g(f_iᵀf_j / B) over the pairs that share a token of the batch.
 
     Args:
         values: latents of each token beside their sorted `rows`, 0 in empty slots.
