@@ -48,10 +48,10 @@ def harvest(n_tokens: int, held_out: int, batch: int, device: str) -> dict[str, 
     source, text = ActivationSource(), StdlibText()
     stream = source.stream(text, model, batch, DATA_SEED, ordered=False)
     train = torch.cat([next(stream).x.cpu() for _ in range(n_tokens // batch)])
-    windows = source.windows(text, model, "held_out", DATA_SEED)
+    sequences = source.sequences(text, model, "held_out", DATA_SEED)
     parts: list[Tensor] = []
     while sum(map(len, parts)) < held_out:
-        some = list(itertools.islice(windows, source.batch_windows))
+        some = list(itertools.islice(sequences, source.lm_batch_size))
         if not some:
             break
         tokens = torch.stack(some)

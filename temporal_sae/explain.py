@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from temporal_sae.commands import in_shell, quoted
 from temporal_sae.errors import InvalidOption, RunError, one_line, reason_of
+from temporal_sae.renamed import new_key, new_value
 
 NOT_OPTIONS = ("experiment", "sweep", "hydra")  # groups that set keys of others
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
@@ -67,8 +68,11 @@ def explain(error: Exception, conf: Path) -> str:
     if missing := re.search(r"Could not (?:find|load) '([^']*/[^']*)'", text):
         above = missing[1].rpartition("/")[0]
         group = next((g for g in groups_in(conf) if missing[1].startswith(f"{g}/")), above)
+        name = missing[1][len(group) + 1 :]
+        if new := new_value(group, name):
+            return f"{group}={name}: is called {group}={new} now"
         options = ", ".join(options_of(group, conf)) or "those that --hydra-help shows"
-        return f"{group}={missing[1][len(group) + 1 :]}: must be one of {options}"
+        return f"{group}={name}: must be one of {options}"
     if several := re.search(r"(?:argument|Sweep parameters) '(.*?=.*)'", text):
         return explain_several(several[1])
     if merged := re.search(r"Error merging override (.*)", text):
@@ -120,6 +124,8 @@ def options_of(group: str, conf: Path) -> list[str]:
 
 def explain_unknown_key(key: str, conf: Path) -> str:
     """Say that a key is unknown, to which option of its group it belongs, or what is nearest."""
+    if new := new_key(key):
+        return f"{key}: is called {new} now"
     if options := options_of(key, conf):
         return f"{key}: is chosen by name, {key}=one of {', '.join(options)}"
     keys = known_keys(conf)

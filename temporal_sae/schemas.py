@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic knows that of typing from Py
 
 from temporal_sae.errors import RunError, one_line
 from temporal_sae.files import parse_json, read_json
+from temporal_sae.renamed import current_config, current_override
 
 T = TypeVar("T")
 Number = float | None  # JSON has no NaN: where there is none, it says null
@@ -319,6 +320,8 @@ class MetricsLine(TypedDict):
 def read(path: Path, schema: type[T]) -> T:
     """The content of a JSON file, of which at least what `schema` says is as it says.
 
+    Names that earlier versions have given to config keys and values come out as they are today.
+
     Raises:
         FileNotFoundError: there is none.
         RunError: it cannot be read or does not fit; in one line with its path.
@@ -326,8 +329,20 @@ def read(path: Path, schema: type[T]) -> T:
     content = read_json(path)
     if problem := misfit(content, schema):
         raise RunError(f"{path}: cannot be read ({problem})")
-    fitting: T = content
+    fitting: T = _with_current_names(content, schema)
     return fitting
+
+
+def _with_current_names(content: Any, schema: Any) -> Any:
+    if schema in (RunRecord, ComparedRecord, JudgedRecord):
+        return {**content, "config": current_config(content["config"])}
+    if schema is SweepNote:
+        jobs = [
+            {**job, "overrides": [*map(current_override, job["overrides"])]}
+            for job in content["jobs"]
+        ]
+        return {**content, "jobs": jobs}
+    return content
 
 
 def read_results(path: Path, sections: Mapping[str, Any] = SCORED) -> dict[str, Any]:

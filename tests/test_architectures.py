@@ -28,8 +28,8 @@ def test_it_learns(architecture, tmp_path):
     overrides = [
         f"sae={architecture}",
         "trainer.num_tokens=51_200",
-        "eval.n_sparsity_windows=64",
-        "eval.n_reconstruction_windows=16",
+        "eval.n_sparsity_sequences=64",
+        "eval.n_reconstruction_sequences=16",
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)

@@ -27,8 +27,8 @@ def small(folder, without=()):
         "trainer.warmup_steps=2",
         "trainer.log_every=4",
         "tracker.window_size=200",
-        "eval.n_reconstruction_windows=8",
-        "eval.n_sparsity_windows=8",
+        "eval.n_reconstruction_sequences=8",
+        "eval.n_sparsity_sequences=8",
     )
     replaced = {re.split("[=@]", override.lstrip("~"))[0] for override in without}
     return [o for o in options if o.split(".")[0] not in replaced]
@@ -255,7 +255,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_left(command, random_gemma, ca
     ("content", "message"),
     [
         ({}, "data.path="),
-        ({"a.txt": "few words", "b.txt": "more"}, "fewer than one window"),
+        ({"a.txt": "few words", "b.txt": "more"}, "fewer than one sequence"),
         ({"a.txt": "words " * 80}, "the evaluation needs held-out text"),
     ],
 )

@@ -149,8 +149,8 @@ def test_every_experiment_runs_at_toy_size(experiment, random_gemma, tmp_path):
         "trainer.warmup_steps=2",
         "tracker.window_size=500",
         "eval=core",
-        "eval.n_reconstruction_windows=4",
-        "eval.n_sparsity_windows=4",
+        "eval.n_reconstruction_sequences=4",
+        "eval.n_sparsity_sequences=4",
     ]
     cfg = composed(*[o for o in overrides if "baseline" not in experiment or "tracker." not in o])
     if "k" in cfg.sae:

@@ -247,8 +247,8 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
         "-m",
         *shorter,
         "trainer.num_tokens=5120",
-        "eval.n_sparsity_windows=8",
-        "eval.n_reconstruction_windows=8",
+        "eval.n_sparsity_sequences=8",
+        "eval.n_reconstruction_sequences=8",
         "tracker.window_size=500,1000,2000",
         "loss.ortho_weight=0,3",
         f"hydra.sweep.dir={tmp_path}/sweep",
@@ -295,8 +295,8 @@ def test_the_bundled_model_in_seconds(tmp_path):
     """A fifth of the default run (which CI does whole) already reconstructs well."""
     finish(
         "trainer.num_tokens=100_000",
-        "eval.n_sparsity_windows=256",
-        "eval.n_reconstruction_windows=64",
+        "eval.n_sparsity_sequences=256",
+        "eval.n_reconstruction_sequences=64",
         f"hydra.run.dir={tmp_path}/run",
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -128,9 +128,9 @@ def test_a_run_counts_by_the_limit_says_so_and_names_what_helps(
     v2(tmp_path / "root", "/job", 1500 * MIB, 300 * MIB)
     monkeypatch.setattr(machine, "ROOT", tmp_path / "root")
     options = [option for option in small(random_gemma) if not option.startswith("eval.")]
-    code, out, err = command(*options, "eval.batch_windows=5000", "hydra.run.dir=r")
+    code, out, err = command(*options, "eval.lm_batch_size=5000", "hydra.run.dir=r")
     assert code == 2
-    assert "lower eval.batch_windows or activations.context_size (logits in evaluation" in err
+    assert "lower eval.lm_batch_size or activations.context_size (logits in evaluation" in err
     assert "and 1,200 of the 1,500 of the cgroup are free on cpu" in err
     assert "buffer" not in err
     printed = out[out.index("memory (MiB)") :].splitlines()

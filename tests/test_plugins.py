@@ -127,7 +127,7 @@ def test_a_plugin_is_trained_saved_loaded_evaluated_and_reported(
     trained = json.loads((run / "results.json").read_text())["training results for layer 1"]
     assert trained["config"]["dict_class"] == "AbsoluteSAE"
     (run / "eval" / "core.json").unlink()
-    again = [plugins, "eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=4"]
+    again = [plugins, "eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4"]
     assert evaluate(run, again) == {}
     assert (run / "eval" / "core.json").exists()
     assert "64 latents (AbsoluteSAE)" in build_report(run).read_text()

@@ -70,7 +70,7 @@ def test_a_run_and_its_evaluation(run, installed, random_gemma, tmp_path):
     assert code == 0, err
     record = json.loads((tmp_path / "mine" / "run.json").read_text())
     assert Path(record["command"].split()[0]).name == "temporal-sae"
-    few = ["eval.n_reconstruction_windows=8", "eval.n_sparsity_windows=8"]
+    few = ["eval.n_reconstruction_sequences=8", "eval.n_sparsity_sequences=8"]
     code, _, err = run("-m", "temporal_sae.eval", "mine", "eval=core", *few)
     assert code == 0, err
     assert (tmp_path / "mine" / "eval" / "core.json").exists()

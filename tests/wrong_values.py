@@ -57,9 +57,9 @@ WORDS = (3, NAN, None, [1], True, "nonesuch")
 BOOTSTRAP = {"n_resamples": whole(), "seed": whole(0)}
 ROWS = {"train_rows": whole(), "test_rows": whole()}
 CORE = {
-    "batch_windows": whole(),
-    "n_reconstruction_windows": whole(),
-    "n_sparsity_windows": whole(),
+    "lm_batch_size": whole(),
+    "n_reconstruction_sequences": whole(),
+    "n_sparsity_sequences": whole(),
     "seed": whole(0),
 }
 SCR_AND_TPP = {
@@ -119,7 +119,7 @@ RANGES = {
         "context_size": whole(2),
         "prepend_bos": flag(),
         "include_bos": flag(),
-        "batch_windows": whole(),
+        "lm_batch_size": whole(),
         "buffer_tokens": whole(),
         "normalize": flag(),
         "outliers": choice(),

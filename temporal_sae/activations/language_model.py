@@ -68,8 +68,8 @@ class LanguageModel:
 
     @torch.no_grad()
     def activations(
-        self, tokens: Int[Tensor, "windows context"]
-    ) -> Float[Tensor, "windows context d_in"]:
+        self, tokens: Int[Tensor, "sequences context"]
+    ) -> Float[Tensor, "sequences context d_in"]:
         """Activations at the hook; the layers behind it do not run."""
         if self._shared is not None:
             return self._shared.find_or_compute(tokens, lambda: self._compute(tokens))
@@ -91,13 +91,13 @@ class LanguageModel:
         raise InvalidOption(
             "hook_name",
             self.hook_name,
-            "a module that the forward pass runs and that returns [windows, context, width]",
+            "a module that the forward pass runs and that returns [sequences, context, width]",
         )
 
     @torch.no_grad()
     def logits(
-        self, tokens: Int[Tensor, "windows context"], edit: Edit | None = None
-    ) -> Float[Tensor, "windows context vocab"]:
+        self, tokens: Int[Tensor, "sequences context"], edit: Edit | None = None
+    ) -> Float[Tensor, "sequences context vocab"]:
         """Next-token logits, with the activations at the hook replaced by `edit` of them."""
         if edit is None and self._shared is not None:
             return self._shared.find_or_compute(tokens, lambda: self._logits(tokens), "logits")

@@ -50,8 +50,8 @@ class SharedActivations:
         """The activations of `tokens`, on the CPU; the caller may change them.
 
         Args:
-            tokens: ids, int64 [windows, context].
-            compute: gives them, [windows, context, width], where nobody has left them.
+            tokens: ids, int64 [sequences, context].
+            compute: gives them, [sequences, context, width], where nobody has left them.
             what: tells them from other tensors of the same tokens.
         """
         if tokens.numel() < LEAST_TOKENS:

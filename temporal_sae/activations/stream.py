@@ -1,4 +1,4 @@
-"""Token windows → language-model activations → shuffled batches."""
+"""Token sequences → language-model activations → shuffled batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from temporal_sae import agreement, processes
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
 from temporal_sae.activations.shuffle import ShuffleBuffer
-from temporal_sae.data import Split, TextSource, TokenWindows, is_text
+from temporal_sae.data import Split, TextSource, TokenSequences, is_text
 from temporal_sae.errors import (
     InvalidOption,
     RunError,
@@ -38,14 +38,14 @@ class ActivationBatch:
 
 @component("activations")
 class ActivationSource:
-    """How text becomes activations: windows, BOS, language-model batches, buffer, scale.
+    """How text becomes activations: sequences, BOS, language-model batches, buffer, scale.
 
     Args:
-        context_size: tokens a window, BOS included.
-        prepend_bos: begin every window with BOS.
+        context_size: tokens per sequence, BOS included.
+        prepend_bos: begin every sequence with BOS.
         include_bos: keep the activations at BOS, whose norm is often tens of times the others',
             and at the end-of-text tokens between documents.
-        batch_windows: windows in one forward pass of the language model.
+        lm_batch_size: sequences in one forward pass of the language model.
         buffer_tokens: rows of the shuffle buffer.
         normalize: divide by one constant so that E‖x‖² = 1 in training; folded into the saved SAE.
         outliers: what training does with rows that are too long: `keep` them, `drop` them, or
@@ -62,7 +62,7 @@ class ActivationSource:
         context_size: int = 128,
         prepend_bos: bool = True,
         include_bos: bool = False,
-        batch_windows: int = 32,
+        lm_batch_size: int = 32,
         buffer_tokens: int = 32768,
         normalize: bool = True,
         outliers: str = "keep",
@@ -72,7 +72,7 @@ class ActivationSource:
         self.prepend_bos = check_bool("prepend_bos", prepend_bos)
         self.include_bos = check_bool("include_bos", include_bos)
         self.normalize = check_bool("normalize", normalize)
-        self.batch_windows = check_int("batch_windows", batch_windows, 1)
+        self.lm_batch_size = check_int("lm_batch_size", lm_batch_size, 1)
         self.buffer_tokens = check_int("buffer_tokens", buffer_tokens, 1)
         self.outliers = check_choice("outliers", outliers, OUTLIERS)
         self.outlier_factor = check_number("outlier_factor", outlier_factor, minimum=1.0)
@@ -84,24 +84,24 @@ class ActivationSource:
         return {"shuffle buffer": Planned(n_bytes, ("activations.buffer_tokens",))}
 
     def counted(
-        self, tokens: Int[Tensor, "windows context"], model: LanguageModel
-    ) -> Bool[Tensor, "windows context"]:
+        self, tokens: Int[Tensor, "sequences context"], model: LanguageModel
+    ) -> Bool[Tensor, "sequences context"]:
         """Which positions are trained on."""
         if self.include_bos:
             return torch.ones_like(tokens, dtype=torch.bool)
         return is_text(tokens, model.tokenizer)
 
-    def windows(
+    def sequences(
         self, text: TextSource, model: LanguageModel, split: Split, seed: int
-    ) -> TokenWindows:
-        """Windows of a split: endless for training, one pass for evaluation."""
+    ) -> TokenSequences:
+        """Sequences of a split: endless for training, one pass for evaluation."""
         limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and self.context_size > limit:
             raise InvalidOption(
                 "context_size", self.context_size, f"at most {limit} for this model"
             )
         repeat = split == "train"
-        return TokenWindows(
+        return TokenSequences(
             text, model.tokenizer, self.context_size, split, seed, self.prepend_bos, repeat
         )
 
@@ -113,8 +113,8 @@ class ActivationSource:
             raise InvalidOption(
                 "buffer_tokens", self.buffer_tokens, f"at least trainer.batch_size={batch_size}"
             )
-        windows = self.windows(text, model, "train", seed)
-        return ActivationStream(self, windows, model, batch_size, seed, ordered)
+        sequences = self.sequences(text, model, "train", seed)
+        return ActivationStream(self, sequences, model, batch_size, seed, ordered)
 
 
 class ActivationStream(Iterator[ActivationBatch]):
@@ -122,7 +122,7 @@ class ActivationStream(Iterator[ActivationBatch]):
 
     Args:
         source: the options.
-        windows: token windows in text order.
+        sequences: token sequences in text order.
         model: where the activations come from.
         batch_size: rows of a batch.
         seed: fixes the shuffling.
@@ -132,15 +132,15 @@ class ActivationStream(Iterator[ActivationBatch]):
     def __init__(
         self,
         source: ActivationSource,
-        windows: TokenWindows,
+        sequences: TokenSequences,
         model: LanguageModel,
         batch_size: int,
         seed: int,
         ordered: bool = False,
     ) -> None:
-        self.source, self.windows, self.model = source, windows, model
+        self.source, self.sequences, self.model = source, sequences, model
         self.batch_size, self.ordered = batch_size, ordered
-        harvest = source.batch_windows * source.context_size
+        harvest = source.lm_batch_size * source.context_size
         self.buffer = ShuffleBuffer(source.buffer_tokens, seed, model.device, harvest)
         self.outliers = Outliers(source.outliers, source.outlier_factor, model.device)
         self._not_handed_out: list[Tensor] = []
@@ -190,27 +190,27 @@ class ActivationStream(Iterator[ActivationBatch]):
             self._take_in(self._harvest())
 
     def _harvest(self) -> Float[Tensor, "tokens d_in"]:
-        """Activations of the next windows; each process brings a part of them for all."""
+        """Activations of the next sequences; each process brings a part of them for all."""
         tokens = self._read()
         own = processes.own_part(tokens)
-        # Where there are more processes than windows, one that nobody needs shows the width.
+        # Where there are more processes than sequences, one that nobody needs shows the width.
         acts = self.model.activations(own if len(own) else tokens[:1])[: len(own)]
         acts = torch.cat(processes.gather(acts)) if processes.n_processes() > 1 else acts
         # Chosen on the CPU, where the tokens are, so that a GPU need not be waited for.
         rows = self.source.counted(tokens, self.model).flatten().nonzero()[:, 0]
         return acts.flatten(0, 1)[rows.to(acts.device, non_blocking=True)]
 
-    def _read(self) -> Int[Tensor, "windows context"]:
-        """The next windows; where the text cannot be read on, they are still to come."""
-        before = self.windows.state_dict()
+    def _read(self) -> Int[Tensor, "sequences context"]:
+        """The next sequences; where the text cannot be read on, they are still to come."""
+        before = self.sequences.state_dict()
 
         def read() -> Tensor:
-            return torch.stack(list(itertools.islice(self.windows, self.source.batch_windows)))
+            return torch.stack(list(itertools.islice(self.sequences, self.source.lm_batch_size)))
 
         try:
             return agreement.everywhere(read)
         except (InvalidOption, RunError):
-            self.windows.load_state_dict(before)
+            self.sequences.load_state_dict(before)
             raise
 
     def _take_in(self, rows: Float[Tensor, "tokens d_in"]) -> None:
@@ -223,7 +223,7 @@ class ActivationStream(Iterator[ActivationBatch]):
         """Text cursor, buffer, scale, and the limit and counts of outliers."""
         scale = self.scale  # first: measuring it may harvest
         return {
-            "windows": self.windows.state_dict(),
+            "windows": self.sequences.state_dict(),
             "buffer": self.buffer.state_dict(),
             "scale": scale,
             "outliers": self.outliers.state_dict(),
@@ -232,7 +232,7 @@ class ActivationStream(Iterator[ActivationBatch]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        self.windows.load_state_dict(state["windows"])
+        self.sequences.load_state_dict(state["windows"])
         self.buffer.load_state_dict(state["buffer"])
         self._scale = float(state["scale"])
         self.outliers.load_state_dict(state["outliers"])

@@ -29,7 +29,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 from temporal_sae import signals
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.commands import Parser, fail, let_readers_leave
-from temporal_sae.data import Split, StdlibText, TokenWindows
+from temporal_sae.data import Split, StdlibText, TokenSequences
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 
 CONTEXT = 256
@@ -68,10 +68,10 @@ def train_tokenizer(source: StdlibText) -> PreTrainedTokenizerFast:
     )
 
 
-def all_windows(source: StdlibText, tokenizer: PreTrainedTokenizerFast, split: Split) -> Tensor:
-    """Every window of one pass over a split, int64 [n, context]."""
-    windows = TokenWindows(source, tokenizer, CONTEXT, split, repeat=False)
-    return torch.stack(list(windows))
+def all_sequences(source: StdlibText, tokenizer: PreTrainedTokenizerFast, split: Split) -> Tensor:
+    """Every sequence of one pass over a split, int64 [n, context]."""
+    sequences = TokenSequences(source, tokenizer, CONTEXT, split, repeat=False)
+    return torch.stack(list(sequences))
 
 
 @torch.no_grad()
@@ -90,10 +90,10 @@ def make_model() -> Gemma2ForCausalLM:
 
 
 @torch.no_grad()
-def cross_entropy(model: Gemma2ForCausalLM, windows: Tensor) -> float:
+def cross_entropy(model: Gemma2ForCausalLM, sequences: Tensor) -> float:
     """Mean next-token cross-entropy in nats."""
     model.eval()
-    losses = [float(model(input_ids=b, labels=b).loss) for b in windows.split(32)]
+    losses = [float(model(input_ids=b, labels=b).loss) for b in sequences.split(32)]
     model.train()
     return sum(losses) / len(losses)
 
@@ -108,13 +108,13 @@ def make_optimizers(model: Gemma2ForCausalLM, lr: float) -> list[torch.optim.Opt
     ]
 
 
-def batches(windows: Tensor, size: int) -> Iterator[Tensor]:
-    """Endless batches; every pass shuffles the windows of all files anew."""
+def batches(sequences: Tensor, size: int) -> Iterator[Tensor]:
+    """Endless batches; every pass shuffles the sequences of all files anew."""
     while True:
-        yield from windows[torch.randperm(len(windows))].split(size)
+        yield from sequences[torch.randperm(len(sequences))].split(size)
 
 
-def train(model: Gemma2ForCausalLM, windows: Tensor, steps: int, batch: int, lr: float) -> None:
+def train(model: Gemma2ForCausalLM, sequences: Tensor, steps: int, batch: int, lr: float) -> None:
     """Train in place; prints a line every 50 steps."""
     optimizers = make_optimizers(model, lr)
 
@@ -124,7 +124,7 @@ def train(model: Gemma2ForCausalLM, windows: Tensor, steps: int, batch: int, lr:
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     forward = torch.compile(model)
     running, start = 0.0, time.perf_counter()
-    full_batches = (b for b in batches(windows, batch) if len(b) == batch)
+    full_batches = (b for b in batches(sequences, batch) if len(b) == batch)
     for step, tokens in enumerate(itertools.islice(full_batches, steps)):
         with torch.autocast("cpu", torch.bfloat16):
             loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=TINY_MODEL)
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=16, help="windows of 256 tokens a step")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens a step")
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -221,14 +221,14 @@ def make(args: argparse.Namespace) -> None:
     source = StdlibText(max_document_chars=None)
     tokenizer = train_tokenizer(source)
     model = make_model()
-    windows = all_windows(source, tokenizer, "train")
-    if args.batch > len(windows):
-        raise InvalidOption("--batch", args.batch, f"at most {len(windows)}, all there are")
-    held_out = all_windows(source, tokenizer, "held_out")
+    sequences = all_sequences(source, tokenizer, "train")
+    if args.batch > len(sequences):
+        raise InvalidOption("--batch", args.batch, f"at most {len(sequences)}, all there are")
+    held_out = all_sequences(source, tokenizer, "held_out")
     test = held_out[torch.randperm(len(held_out))[:1000]]
     ce_start = cross_entropy(model, test)
     start = time.perf_counter()
-    train(model, windows, args.steps, args.batch, args.lr)
+    train(model, sequences, args.steps, args.batch, args.lr)
     minutes = (time.perf_counter() - start) / 60
     ce = cross_entropy(model.half().float(), test)
     text_bytes = len(tokenizer.decode(test[:, 1:].flatten().tolist()).encode())
@@ -236,7 +236,7 @@ def make(args: argparse.Namespace) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "python": platform.python_version(),
         "training_tokens": args.steps * args.batch * CONTEXT,
-        "epochs": args.steps * args.batch / len(windows),
+        "epochs": args.steps * args.batch / len(sequences),
         "context": CONTEXT,
         "minutes": minutes,
         "threads": torch.get_num_threads(),

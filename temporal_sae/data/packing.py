@@ -1,8 +1,8 @@
-"""Documents → token windows of one length, without padding.
+"""Documents → token sequences of one length, without padding.
 
 Documents are joined by the tokenizer's end-of-text token and cut every `context_size` tokens (one
-fewer where each window begins with BOS). Nothing is dropped inside a pass: what does not fill a
-window waits for the next document. The price is that a window may hold pieces of two documents.
+fewer where each sequence begins with BOS). Nothing is dropped inside a pass: what does not fill a
+sequence waits for the next document. The price is that a sequence may hold pieces of two documents.
 
 Long documents are tokenized in pieces, since a tokenizer takes some 200 bytes for each character.
 Pieces end where tokens do, behind a word and before the space that follows it. Some tokenizers see
@@ -29,21 +29,21 @@ END_OF_WORD = re.compile(r".*\w(?=\s)", re.DOTALL)
 BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
 
-class TokenWindows(Iterator[Tensor]):
-    """An endless iterator of token windows that can be stopped and continued anywhere.
+class TokenSequences(Iterator[Tensor]):
+    """An endless iterator of token sequences that can be stopped and continued anywhere.
 
     Args:
         source: where the documents come from.
         tokenizer: a transformers tokenizer.
-        context_size: tokens a window, BOS included.
+        context_size: tokens per sequence, BOS included.
         split: `train` or `held_out`.
         seed: fixes the order of the documents in every pass.
-        prepend_bos: begin every window with the tokenizer's BOS token.
+        prepend_bos: begin every sequence with the tokenizer's BOS token.
         repeat: start over when the text is used up; otherwise iteration ends there.
 
     Raises:
         InvalidOption: the tokenizer has no BOS token but `prepend_bos` is set.
-        RunError: one whole pass does not fill a single window.
+        RunError: one whole pass does not fill a single sequence.
     """
 
     def __init__(
@@ -69,19 +69,19 @@ class TokenWindows(Iterator[Tensor]):
     def _begin_pass(self, epoch: int, cursor: int = 0, offset: int = 0) -> None:
         """Go on behind the document at `cursor`, and `offset` characters into the next one."""
         self.epoch, self.cursor, self.offset = epoch, cursor, offset
-        self._windows_this_epoch = 0
+        self._sequences_this_epoch = 0
         self._documents = self.source.documents(self.split, self.seed, epoch, cursor)
         self._open: tuple[int, str] | None = None  # the document that has pieces left
 
     def __next__(self) -> Tensor:
-        """The next window, int64 [context_size]."""
+        """The next sequence, int64 [context_size]."""
         body = self.context_size - len(self._bos)
         while len(self._tokens) - self._position < body:
             self._read_piece()
-        window = self._tokens[self._position : self._position + body]
+        sequence = self._tokens[self._position : self._position + body]
         self._position += body
-        self._windows_this_epoch += 1
-        return torch.cat([self._bos, window]).long()
+        self._sequences_this_epoch += 1
+        return torch.cat([self._bos, sequence]).long()
 
     def _read_piece(self) -> None:
         """Tokenize the next piece of text; a document without any token leaves no separator."""
@@ -107,10 +107,10 @@ class TokenWindows(Iterator[Tensor]):
         return self._tokens[self._position :]
 
     def _start_next_epoch(self) -> None:
-        if not self._windows_this_epoch:
+        if not self._sequences_this_epoch:
             raise RunError(
-                f"the {self.split} text holds {len(self._waiting())} tokens, fewer than one window "
-                f"of activations.context_size={self.context_size}"
+                f"the {self.split} text holds {len(self._waiting())} tokens, fewer than one "
+                f"sequence of activations.context_size={self.context_size}"
             )
         if not self.repeat:
             raise StopIteration
@@ -122,17 +122,17 @@ class TokenWindows(Iterator[Tensor]):
             "epoch": self.epoch,
             "cursor": self.cursor,
             "offset": self.offset,
-            "windows_this_epoch": self._windows_this_epoch,
+            "windows_this_epoch": self._sequences_this_epoch,
             "waiting": self._waiting(),
             "source": self.source.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`: the same windows follow as would have followed there."""
+        """Continue from `state`: the same sequences follow as would have followed there."""
         self.source.load_state_dict(state.get("source", {}))
         # A state without an offset is one in which every document was read at once.
         self._begin_pass(int(state["epoch"]), int(state["cursor"]), int(state.get("offset", 0)))
-        self._windows_this_epoch = int(state["windows_this_epoch"])
+        self._sequences_this_epoch = int(state["windows_this_epoch"])
         self._tokens, self._position = state["waiting"].int(), 0
 
 
@@ -152,11 +152,11 @@ def piece_end(text: str, start: int) -> int:
 
 
 def is_text(
-    tokens: Int[Tensor, "windows context"], tokenizer: Any
-) -> Bool[Tensor, "windows context"]:
+    tokens: Int[Tensor, "sequences context"], tokenizer: Any
+) -> Bool[Tensor, "sequences context"]:
     """Where a token comes from a document: it is neither BOS nor the end-of-text token.
 
-    Both come from `TokenWindows` alone, as a language model's tokenizer is told to read their
+    Both come from `TokenSequences` alone, as a language model's tokenizer is told to read their
     names in a text as text.
     """
     separators = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}

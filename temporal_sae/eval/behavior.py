@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
-from temporal_sae.eval.window_sums import WindowSums, nonzero
+from temporal_sae.eval.sequence_sums import SequenceSums, nonzero
 from temporal_sae.metrics import CORE_SECTION, Metric, declare
 from temporal_sae.sae import SparseAutoencoder
 
@@ -34,7 +34,7 @@ METRICS = declare(
 
 
 class BehaviorSums:
-    """Cross-entropy and KL divergence, summed over the next-token predictions of each window.
+    """Cross-entropy and KL divergence, summed over the next-token predictions of each sequence.
 
     Three forward passes: as it is, with the reconstruction, with zeros. Special tokens keep their
     original activations in all three.
@@ -42,16 +42,16 @@ class BehaviorSums:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._sums = WindowSums()
+        self._sums = SequenceSums()
 
     def add(
         self,
-        tokens: Int[Tensor, "windows context"],
+        tokens: Int[Tensor, "sequences context"],
         model: LanguageModel,
         sae: SparseAutoencoder,
-        ordinary: Bool[Tensor, "windows context"],
+        ordinary: Bool[Tensor, "sequences context"],
     ) -> None:
-        """Take in a batch of windows; `ordinary` marks the positions that may be replaced."""
+        """Take in a batch of sequences; `ordinary` marks the positions that may be replaced."""
         replaced = ordinary.to(model.device)[..., None]
 
         def reconstruct(x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class BehaviorSums:
         }
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
-        """95 % bootstrap interval of each score over windows."""
+        """95 % bootstrap interval of each score over sequences."""
         return {
             "kl_div_score": self._sums.interval(
                 seed, lambda s: 1 - s["kl_sae"] / s["kl_zero"].clip(min=1e-12)
@@ -102,8 +102,8 @@ class BehaviorSums:
 
 
 def next_token_log_probabilities(
-    logits: Float[Tensor, "windows context vocab"],
-) -> Float[Tensor, "windows predicted vocab"]:
+    logits: Float[Tensor, "sequences context vocab"],
+) -> Float[Tensor, "sequences predicted vocab"]:
     """Log-probabilities of the tokens after the first, in float32."""
     return logits[:, :-1].float().log_softmax(-1)
 
@@ -111,14 +111,14 @@ def next_token_log_probabilities(
 def cross_entropy(
     log_p: Float[Tensor, "w p vocab"], targets: Int[Tensor, "w p"]
 ) -> Float[Tensor, " w"]:
-    """-log p(target) of each window, in nats."""
+    """-log p(target) of each sequence, in nats."""
     return -log_p.gather(-1, targets[..., None]).double().sum((1, 2))
 
 
 def kl_divergence(
     log_p: Float[Tensor, "w p vocab"], log_q: Float[Tensor, "w p vocab"]
 ) -> Float[Tensor, " w"]:
-    """KL(p ‖ q) of each window, in nats."""
+    """KL(p ‖ q) of each sequence, in nats."""
     return (log_p.exp() * (log_p - log_q)).double().sum((1, 2))
 
 

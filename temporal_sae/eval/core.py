@@ -21,7 +21,7 @@ from torch import Tensor
 
 from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource, LanguageModel
-from temporal_sae.data import TextSource, TokenWindows, is_text
+from temporal_sae.data import TextSource, TokenSequences, is_text
 from temporal_sae.errors import RunError, keep_int
 from temporal_sae.eval import behavior, reconstruction
 from temporal_sae.eval.behavior import BehaviorSums
@@ -41,18 +41,18 @@ class CoreEvaluation:
     """Options of the evaluation.
 
     Attributes:
-        batch_windows: windows in one forward pass.
-        n_reconstruction_windows: windows on which the language model is run with the SAE in it.
-        n_sparsity_windows: windows on which sparsity and variance are measured.
+        lm_batch_size: sequences in one forward pass.
+        n_reconstruction_sequences: sequences on which the language model is run with the SAE in it.
+        n_sparsity_sequences: sequences on which sparsity and variance are measured.
         seed: order of the held-out documents.
 
     Raises:
         InvalidOption: an option is out of range.
     """
 
-    batch_windows: int = 32
-    n_reconstruction_windows: int = 128
-    n_sparsity_windows: int = 1024
+    lm_batch_size: int = 32
+    n_reconstruction_sequences: int = 128
+    n_sparsity_sequences: int = 1024
     seed: int = 0
 
     name: ClassVar[str] = "core"
@@ -62,15 +62,15 @@ class CoreEvaluation:
     )
 
     def __post_init__(self) -> None:
-        keep_int(self, "batch_windows", 1)
-        keep_int(self, "n_reconstruction_windows", 1)
-        keep_int(self, "n_sparsity_windows", 1)
+        keep_int(self, "lm_batch_size", 1)
+        keep_int(self, "n_reconstruction_sequences", 1)
+        keep_int(self, "n_sparsity_sequences", 1)
         keep_int(self, "seed", 0)
 
     @property
     def batches(self) -> Mapping[str, int]:
-        """Windows in one forward pass, by the option that says how many."""
-        return {"batch_windows": self.batch_windows}
+        """Sequences in one forward pass, by the option that says how many."""
+        return {"lm_batch_size": self.lm_batch_size}
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Any model and SAE will do."""
@@ -101,7 +101,7 @@ class CoreEvaluation:
         Args:
             sae: takes activations of `model` as they are (input scale folded in).
             model: the language model and the place in it.
-            source: window length and BOS policy, the same as in training.
+            source: sequence length and BOS policy, the same as in training.
             text: its held-out documents are used.
         """
         return grouped(*self._measure(sae, model, source, text))
@@ -115,15 +115,15 @@ class CoreEvaluation:
         text: TextSource,
     ) -> tuple[ReconstructionSums, BehaviorSums]:
         sums = ReconstructionSums(sae.d_sae, sae.d_in, model.device)
-        windows = source.windows(text, model, "held_out", self.seed)
-        for tokens in in_batches(windows, self.n_sparsity_windows, self.batch_windows):
+        sequences = source.sequences(text, model, "held_out", self.seed)
+        for tokens in in_batches(sequences, self.n_sparsity_sequences, self.lm_batch_size):
             ordinary = is_text(tokens, model.tokenizer).to(model.device)
             x = model.activations(tokens)[ordinary].to(sae.W_dec.dtype)
             latents = sae.encode(x)
             sums.add(x, latents, sae.decode(latents), ordinary)
         behavior = BehaviorSums()
-        windows = source.windows(text, model, "held_out", self.seed)
-        for tokens in in_batches(windows, self.n_reconstruction_windows, self.batch_windows):
+        sequences = source.sequences(text, model, "held_out", self.seed)
+        for tokens in in_batches(sequences, self.n_reconstruction_sequences, self.lm_batch_size):
             behavior.add(tokens, model, sae, is_text(tokens, model.tokenizer))
         if not sums.tokens or not behavior.tokens:
             raise RunError(f"there is no held-out text for the evaluation: {text.held_out_advice}")
@@ -167,9 +167,9 @@ def core_section(
 
 
 def in_batches(
-    windows: TokenWindows, limit: int, size: int
-) -> Iterator[Int[Tensor, "windows context"]]:
-    """Up to `limit` windows in batches; the text may end earlier."""
-    limited = itertools.islice(windows, limit)
+    sequences: TokenSequences, limit: int, size: int
+) -> Iterator[Int[Tensor, "sequences context"]]:
+    """Up to `limit` sequences in batches; the text may end earlier."""
+    limited = itertools.islice(sequences, limit)
     while batch := list(itertools.islice(limited, size)):
         yield torch.stack(batch)

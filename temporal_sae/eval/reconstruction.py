@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from temporal_sae.eval.window_sums import WindowSums, nonzero
+from temporal_sae.eval.sequence_sums import SequenceSums, nonzero
 from temporal_sae.latents import Latents
 from temporal_sae.loss.terms import is_constant
 from temporal_sae.metrics import CORE_SECTION, Metric, declare
@@ -50,7 +50,7 @@ class ReconstructionSums:
     def __init__(self, d_sae: int, d_in: int, device: torch.device) -> None:
         self.tokens = 0
         self._d_in = d_in
-        self._sums = WindowSums()
+        self._sums = SequenceSums()
         self._center: Tensor | None = None  # near the mean, so that little cancels
         self._x_sum = torch.zeros(d_in, dtype=torch.float64, device=device)
         self._fired = torch.zeros(d_sae + 1, dtype=torch.int64, device=device)
@@ -60,7 +60,7 @@ class ReconstructionSums:
         x: Float[Tensor, "tokens d_in"],
         latents: Latents,
         x_hat: Float[Tensor, "tokens d_in"],
-        counted: Bool[Tensor, "windows context"] | None = None,
+        counted: Bool[Tensor, "sequences context"] | None = None,
     ) -> None:
         """Take in a batch.
 
@@ -68,8 +68,8 @@ class ReconstructionSums:
             x: activations.
             latents: of them.
             x_hat: their reconstruction.
-            counted: which positions of which windows the tokens are, in order; they are one window
-                where it is not given, and intervals then say how much batches differ.
+            counted: which positions of which sequences the tokens are, in order; without it they
+                are one sequence, and intervals then say how much batches differ.
         """
         self.tokens += x.shape[0]
         if counted is None:
@@ -94,7 +94,7 @@ class ReconstructionSums:
             "l0": (latents.values > 0).sum(-1),
             "l1": latents.values.sum(-1),
         }
-        self._sums.add(**{name: by_window(values, counted) for name, values in per_token.items()})
+        self._sums.add(**{name: by_sequence(values, counted) for name, values in per_token.items()})
         self._x_sum += x.sum(0)
         last = self._fired.shape[0] - 1
         active = latents.active_indices()
@@ -136,7 +136,7 @@ class ReconstructionSums:
         return not math.isnan(self._variance())
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
-        """95 % bootstrap interval over windows of each measure of reconstruction, and of L0."""
+        """95 % bootstrap interval over sequences of each measure of reconstruction, and of L0."""
         offset = self._offset()
         means = {
             name: self._sums.interval(seed, lambda s, n=name: s[n] / nonzero(s["tokens"]))  # type: ignore[misc]
@@ -166,10 +166,10 @@ class ReconstructionSums:
         return float((self._x_sum / self.tokens - center).square().sum())
 
 
-def by_window(
-    values: Float[Tensor, " tokens"], counted: Bool[Tensor, "windows context"]
-) -> Float[Tensor, " windows"]:
-    """Sum the values of each window's tokens, in float64 and always in the same order."""
+def by_sequence(
+    values: Float[Tensor, " tokens"], counted: Bool[Tensor, "sequences context"]
+) -> Float[Tensor, " sequences"]:
+    """Sum the values of each sequence's tokens, in float64 and always in the same order."""
     places = torch.zeros(counted.shape, dtype=torch.float64, device=values.device)
     return places.masked_scatter(counted, values.double()).sum(1)
 

@@ -22,7 +22,7 @@ class Subject:
         sae: takes activations of `model` as they are (input scale folded in).
         sae_folder: where it is saved, for what runs in another process.
         model: the language model and the place in it.
-        source: window length and BOS policy, the same as in training.
+        source: sequence length and BOS policy, the same as in training.
         text: its held-out documents are used.
         files: receives a file an evaluation, and remembers what is done already.
         say: is told, in one line, what begins and what has ended.
@@ -64,7 +64,7 @@ class Evaluation(Protocol):
 
     @property
     def batches(self) -> Mapping[str, int]:
-        """Windows in a forward pass of the language model, by the option that says how many.
+        """Sequences in a forward pass of the language model, by the option that says how many.
 
         For the memory budget; those where it runs elsewhere are left out.
         """

@@ -124,7 +124,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
 
     Raises:
         InvalidOption: an option is not allowed; its name carries the group.
-        RunError: the text does not fill a window, or the run does not fit in memory.
+        RunError: the text does not fill a sequence, or the run does not fit in memory.
     """
     trainer, source, text, evaluation = cheap.trainer, cheap.source, cheap.text, cheap.evaluation
     with naming("data"):  # a data set that cannot be read is refused before the model is loaded
@@ -217,14 +217,14 @@ def choose_device(name: str) -> torch.device:
 def check_text(
     source: ActivationSource, text: TextSource, model: LanguageModel, split: Split | None
 ) -> None:
-    """Read one window of a split that will be needed, before any work is done."""
+    """Read one sequence of a split that will be needed, before any work is done."""
     if split is None:
         return
     with naming("activations"):
-        windows = source.windows(text, model, split, seed=0)
+        sequences = source.sequences(text, model, split, seed=0)
     try:
         with naming("data"):
-            next(windows)
+            next(sequences)
     except RunError as error:
         if split == "train":
             raise

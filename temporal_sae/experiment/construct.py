@@ -22,6 +22,7 @@ from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import TextSource
 from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.eval import Evaluation
+from temporal_sae.renamed import new_key, new_value
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
@@ -103,11 +104,14 @@ def check_options(place: str, options: Any, given: Collection[str] = ()) -> None
         taken = known is None or key in known
         # Hydra obeys other keys that begin so, such as `_partial_`, and passes them to no class.
         if key != TARGET and (key in given or str(key).startswith("_") or not taken):
-            raise RunError(f"{place}.{key}: unknown key")
+            now = new_key(f"{place}.{key}")
+            raise RunError(f"{place}.{key}: " + (f"is called {now} now" if now else "unknown key"))
     for key in required:
         if key not in options and key not in given:
             raise RunError(f"{place}.{key}: is missing")
     for key, value in options.items():
+        if new := new_value(f"{place}.{key}", value):
+            raise InvalidOption(f"{place}.{key}", value, f"{new}, as it is called now")
         for inner, nested in targets_below(f"{place}.{key}", value):
             check_options(inner, nested)
 

@@ -73,10 +73,10 @@ def planned_items(cheap: Cheap, model: LanguageModel, sae: SparseAutoencoder) ->
 def evaluation_items(
     batches: Mapping[str, int], context_size: int, model: LanguageModel, sae: SparseAutoencoder
 ) -> dict[str, Planned]:
-    """The largest forward pass of an evaluation, by the windows that its options ask for."""
-    windows = max(batches.values(), default=0)
-    tokens = windows * context_size
-    options = tuple(f"eval.{option}" for option, n in batches.items() if n == windows)
+    """The largest forward pass of an evaluation, by the sequences that its options ask for."""
+    sequences = max(batches.values(), default=0)
+    tokens = sequences * context_size
+    options = tuple(f"eval.{option}" for option, n in batches.items() if n == sequences)
     vocab = int(model.model.config.get_text_config().vocab_size)
     logits = LOGITS_IN_EVALUATION * tokens * vocab * FLOAT
     latents = DENSE_COPIES_IN_EVALUATION * tokens * sae.d_sae * FLOAT

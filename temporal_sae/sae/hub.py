@@ -28,8 +28,8 @@ FACTS = {
     "k": "active latents a token",
     "model_name": "language model",
     "hook_name": "read at",
-    "context_size": "tokens a window in training",
-    "prepend_bos": "windows begin with BOS",
+    "context_size": "tokens per sequence in training",
+    "prepend_bos": "sequences begin with BOS",
     "training_tokens": "tokens in training",
 }
 

@@ -13,7 +13,7 @@ from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption
 from temporal_sae.training import Checkpoints
 
-OPTIONS = {"context_size": 16, "batch_windows": 4, "buffer_tokens": 256, "include_bos": True}
+OPTIONS = {"context_size": 16, "lm_batch_size": 4, "buffer_tokens": 256, "include_bos": True}
 ALL = ("keep", "drop", "clip")
 LOGGER = "temporal_sae.activations.outliers"
 
@@ -49,10 +49,10 @@ def make_stream(model, folder, ordered=False, batch_size=32, **options):
 
 def harvested(stream, n_batches):
     """The rows of the first language-model batches, untreated, in text order."""
-    windows = stream.source.windows(stream.windows.source, stream.model, "train", 0)
+    sequences = stream.source.sequences(stream.sequences.source, stream.model, "train", 0)
     rows = []
     for _ in range(n_batches):
-        tokens = torch.stack([next(windows) for _ in range(stream.source.batch_windows)])
+        tokens = torch.stack([next(sequences) for _ in range(stream.source.lm_batch_size)])
         rows.append(stream.model.activations(tokens))  # BOS included
     return torch.cat([acts.flatten(0, 1) for acts in rows])
 

@@ -9,7 +9,7 @@ from temporal_sae.activations import ActivationSource
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption
 
-OPTIONS = {"context_size": 16, "batch_windows": 4, "buffer_tokens": 256}
+OPTIONS = {"context_size": 16, "lm_batch_size": 4, "buffer_tokens": 256}
 
 
 def make_stream(model, folder, ordered=False, seed=0, **options):
@@ -19,8 +19,8 @@ def make_stream(model, folder, ordered=False, seed=0, **options):
 
 def test_batches_hold_the_models_activations_without_bos(small_model, text_folder):
     stream = make_stream(small_model, text_folder, normalize=False)
-    windows = stream.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
-    tokens = torch.stack([next(windows) for _ in range(80)])
+    sequences = stream.source.sequences(TextFiles(str(text_folder)), small_model, "train", 0)
+    tokens = torch.stack([next(sequences) for _ in range(80)])
     assert (tokens[:, 0] == small_model.tokenizer.bos_token_id).all()
     known = small_model.activations(tokens)[tokens > 1]
     batch = next(stream).x
@@ -36,8 +36,8 @@ def test_bos_can_be_kept(small_model, text_folder):
     for stream in (without, kept):
         stream.sample(1)
     assert kept.buffer.count == 4 * 4 * 16
-    windows = kept.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
-    tokens = torch.stack([next(windows) for _ in range(5 * 4)])
+    sequences = kept.source.sequences(TextFiles(str(text_folder)), small_model, "train", 0)
+    tokens = torch.stack([next(sequences) for _ in range(5 * 4)])
     assert without.buffer.count == int((tokens > 1).sum())
 
 
@@ -50,9 +50,9 @@ def test_what_stands_between_documents_is_not_trained_on(small_model, tmp_path, 
     for n in range(200):
         (tmp_path / f"{n}.txt").write_text(f"x = {n}")
     stream = make_stream(small_model, tmp_path, ordered=True, normalize=False)
-    windows = stream.source.windows(TextFiles(str(tmp_path)), small_model, "train", 0)
+    sequences = stream.source.sequences(TextFiles(str(tmp_path)), small_model, "train", 0)
     rows = torch.cat(next(stream).ordered)
-    tokens = torch.stack([next(windows) for _ in range(24)])
+    tokens = torch.stack([next(sequences) for _ in range(24)])
     separators = tokens <= 1  # <bos> and <eos>, which the text cannot hold
     assert separators[:, 1:].float().mean() > 0.1
     expected = small_model.activations(tokens)[~separators]
@@ -64,8 +64,8 @@ def test_special_tokens_that_are_written_in_a_text_stay_text(small_model, tmp_pa
     text = "a <bos> b <eos> c <pad> </s> <|endoftext|> " * 20
     (tmp_path / "a.txt").write_text(text)
     source = ActivationSource(**OPTIONS)
-    windows = source.windows(TextFiles(str(tmp_path)), small_model, "train", 0)
-    tokens = torch.cat([next(windows)[1:] for _ in range(20)])
+    sequences = source.sequences(TextFiles(str(tmp_path)), small_model, "train", 0)
+    tokens = torch.cat([next(sequences)[1:] for _ in range(20)])
     assert (tokens > 1).all()
     assert small_model.tokenizer.decode(tokens) == text[: len(small_model.tokenizer.decode(tokens))]
 
@@ -83,10 +83,10 @@ def test_ordered_tokens_are_all_tokens_in_text_order(small_model, text_folder):
     stream = make_stream(small_model, text_folder, ordered=True)
     batches = [next(stream) for _ in range(20)]
     ordered = torch.cat([chunk for b in batches for chunk in b.ordered])
-    windows = stream.source.windows(TextFiles(str(text_folder)), small_model, "train", 0)
+    sequences = stream.source.sequences(TextFiles(str(text_folder)), small_model, "train", 0)
     acts = []
     while sum(a.shape[0] for a in acts) < ordered.shape[0]:
-        tokens = torch.stack([next(windows) for _ in range(4)])
+        tokens = torch.stack([next(sequences) for _ in range(4)])
         acts.append(small_model.activations(tokens)[tokens > 1])
     assert torch.allclose(ordered, torch.cat(acts) / stream.scale, atol=1e-6)
     plain = make_stream(small_model, text_folder)
@@ -118,7 +118,7 @@ def test_seed_decides_the_batches(small_model, text_folder):
 
 @pytest.mark.parametrize(
     "options",
-    [{"context_size": 1}, {"context_size": 128}, {"buffer_tokens": 31}, {"batch_windows": 0}],
+    [{"context_size": 1}, {"context_size": 128}, {"buffer_tokens": 31}, {"lm_batch_size": 0}],
 )
 def test_bad_options(small_model, text_folder, options):
     with pytest.raises(InvalidOption, match=next(iter(options))):

@@ -21,8 +21,8 @@ SMALL = (
     "trainer.batch_size=64",
     "trainer.warmup_steps=1",
     "tracker.window_size=100",
-    "eval.n_reconstruction_windows=4",
-    "eval.n_sparsity_windows=4",
+    "eval.n_reconstruction_sequences=4",
+    "eval.n_sparsity_sequences=4",
     "data=text_files",
 )
 
@@ -187,7 +187,7 @@ def test_what_is_left_out_stands_in_the_record_too(train):
 @pytest.mark.usefixtures("six_files")
 def test_an_evaluation_on_other_text_says_so(train, capsys):
     assert train(".", *HERE)[0] == 0
-    core = ("eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=4")
+    core = ("eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4")
     evaluate([str(RUN), *core])
     assert "not the text" not in capsys.readouterr().out
     Path("new.txt").write_text(WORDS)

@@ -6,7 +6,7 @@ import logging
 import pytest
 from datasets import Dataset, Features, Value
 
-from temporal_sae.data import HubText, TokenWindows
+from temporal_sae.data import HubText, TokenSequences
 from temporal_sae.errors import InvalidOption, RunError
 
 
@@ -71,7 +71,7 @@ def test_a_continued_pass_knows_what_it_has_passed_over(tmp_path):
 
         tokenizer.bos_token_id = tokenizer.eos_token_id = 0
         source = HubText(str(file), held_out_fraction=0, skip_broken=1)
-        return TokenWindows(source, tokenizer, 2)
+        return TokenSequences(source, tokenizer, 2)
 
     stream, other = windows(), windows()
     for _ in range(20):

@@ -16,7 +16,7 @@ def train(command, random_gemma):
             "model.hook_name=blocks.1.hook_resid_post",
             "activations.context_size=32",
             "activations.buffer_tokens=256",
-            "activations.batch_windows=4",
+            "activations.lm_batch_size=4",
             "sae.d_sae=32",
             "sae.k=4",
             "trainer.num_tokens=1024",

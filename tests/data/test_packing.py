@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from temporal_sae.assets import TINY_MODEL
-from temporal_sae.data import TextFiles, TextSource, TokenWindows, packing
+from temporal_sae.data import TextFiles, TextSource, TokenSequences, packing
 from temporal_sae.errors import InvalidOption, RunError
 
 
@@ -39,7 +39,7 @@ def tokenizer(bos=1, eos=2):
 
 
 def windows(lengths, context=8, tok=None, **options):
-    return TokenWindows(Words(lengths), tok or tokenizer(), context, **options)
+    return TokenSequences(Words(lengths), tok or tokenizer(), context, **options)
 
 
 def test_every_window_begins_with_bos_and_documents_end_with_eos():
@@ -62,7 +62,7 @@ def test_one_pass_loses_only_the_last_piece(lengths, context):
     total = sum(lengths) + len(lengths)
     stream = windows(lengths, context, repeat=False)
     if total < body:
-        with pytest.raises(RunError, match="fewer than one window"):
+        with pytest.raises(RunError, match="fewer than one sequence"):
             next(stream)
         return
     packed = [t for w in stream for t in w.tolist()[1:]]
@@ -130,7 +130,7 @@ def test_a_long_document_costs_what_a_piece_costs(tmp_path):
     source = TextFiles(str(tmp_path), held_out_fraction=0)
     tracemalloc.start()
     try:
-        stream = TokenWindows(source, tokenizer, 128)
+        stream = TokenSequences(source, tokenizer, 128)
         for _ in range(300):
             next(stream)
         state = stream.state_dict()

@@ -20,7 +20,7 @@ from temporal_sae.experiment import run_experiment
 from temporal_sae.sae import load_sae
 from tests.test_config_surface import composed
 
-SMALL = ("eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=4")
+SMALL = ("eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_what_is_done_is_not_done_again_unless_an_option_differs(run, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(CoreEvaluation, "measure", lambda *_: pytest.fail("measured again"))
         main([str(run), *SMALL])
-    main([str(run), "eval.n_reconstruction_windows=4", "eval.n_sparsity_windows=8"])
+    main([str(run), "eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=8"])
     assert core(run) != before
 
 
@@ -137,9 +137,9 @@ def test_a_folder_of_dictionary_learning_names_its_model(run, random_gemma, tmp_
     ("arguments", "message"),
     [
         (["eval=magic"], "eval=magic: must be one of"),
-        (["eval.n_sparsty_windows=4"], "the nearest valid key is eval.n_sparsity_windows"),
+        (["eval.n_sparsty_sequences=4"], "the nearest valid key is eval.n_sparsity_sequences"),
         (["sae.k=3"], "sae.k=3: a run is evaluated with its own sae"),
-        (["eval.n_sparsity_windows=0"], "eval.n_sparsity_windows=0: must be a whole number"),
+        (["eval.n_sparsity_sequences=0"], "eval.n_sparsity_sequences=0: must be a whole number"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, arguments, message, capsys):
@@ -176,7 +176,7 @@ def test_what_fails_is_told_by_the_exit_code_and_done_by_the_next_call(run, monk
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_and_the_next_call_does_what_is_missing(run, number, code):
     command = [sys.executable, "-m", "temporal_sae.eval", str(run)]
-    endless = ["eval.n_reconstruction_windows=1000000", "eval.n_sparsity_windows=1000000"]
+    endless = ["eval.n_reconstruction_sequences=1000000", "eval.n_sparsity_sequences=1000000"]
     process = subprocess.Popen([*command, *endless], stderr=subprocess.PIPE, text=True)
     while not (run / ".lock").exists():
         assert process.poll() is None

@@ -15,8 +15,8 @@ from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.latents import Latents
 from temporal_sae.sae import StandardSAE
 
-SOURCE = ActivationSource(context_size=16, batch_windows=4, buffer_tokens=64)
-EVALUATION = CoreEvaluation(batch_windows=4, n_reconstruction_windows=6, n_sparsity_windows=10)
+SOURCE = ActivationSource(context_size=16, lm_batch_size=4, buffer_tokens=64)
+EVALUATION = CoreEvaluation(lm_batch_size=4, n_reconstruction_sequences=6, n_sparsity_sequences=10)
 
 
 def identity_sae(d, keep=None):
@@ -88,8 +88,8 @@ def test_zeros_recover_nothing(small_model, text_folder):
 def test_cross_entropy_of_the_untouched_model(small_model, text_folder):
     metrics = evaluate(identity_sae(16), small_model, text_folder)
     text = TextFiles(str(text_folder), held_out_fraction=0.5)
-    windows = SOURCE.windows(text, small_model, "held_out", 0)
-    tokens = torch.stack([next(windows) for _ in range(6)])
+    sequences = SOURCE.sequences(text, small_model, "held_out", 0)
+    tokens = torch.stack([next(sequences) for _ in range(6)])
     expected = small_model.model(input_ids=tokens, labels=tokens).loss
     measured = metrics["model_performance_preservation"]["ce_loss_without_sae"]
     assert measured == pytest.approx(float(expected), rel=1e-5)
@@ -145,8 +145,8 @@ def test_no_held_out_text(small_model, text_folder):
 
 
 def test_bad_options():
-    with pytest.raises(InvalidOption, match="n_sparsity_windows"):
-        CoreEvaluation(n_sparsity_windows=0)
+    with pytest.raises(InvalidOption, match="n_sparsity_sequences"):
+        CoreEvaluation(n_sparsity_sequences=0)
 
 
 def test_decoder_measures():
@@ -157,13 +157,13 @@ def test_decoder_measures():
     assert max_cosines(W_dec, chunk=2).tolist() == pytest.approx([1.0, 1.0, 0.6])
 
 
-def test_intervals_hold_the_metric_and_shrink_with_more_windows():
+def test_intervals_hold_the_metric_and_shrink_with_more_sequences():
     torch.manual_seed(0)
     widths = []
-    for n_windows in (20, 320):
+    for n_sequences in (20, 320):
         sums = ReconstructionSums(4, 8, torch.device("cpu"))
         for _ in range(4):
-            counted = torch.rand(n_windows // 4, 16) < 0.7
+            counted = torch.rand(n_sequences // 4, 16) < 0.7
             x = torch.randn(int(counted.sum()), 8) + 30
             latents = Latents(torch.ones(len(x), 1), torch.zeros(len(x), 1, dtype=torch.int64))
             sums.add(x, latents, x + 0.5 * torch.randn_like(x), counted)

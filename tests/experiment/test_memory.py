@@ -77,7 +77,7 @@ def test_the_consecutive_penalty_takes_four_matrices_of_all_pairs():
 
 
 def test_an_evaluation_takes_six_times_the_logits_and_three_times_the_latents(small_model):
-    batches = CoreEvaluation(batch_windows=3).batches
+    batches = CoreEvaluation(lm_batch_size=3).batches
     with torch.device("meta"):
         sae = StandardSAE(16, 100)
     items = evaluation_items(batches, 32, small_model, sae)
@@ -85,7 +85,7 @@ def test_an_evaluation_takes_six_times_the_logits_and_three_times_the_latents(sm
         "logits in evaluation": 6 * 3 * 32 * 2048 * 4,
         "latents in evaluation": 3 * 3 * 32 * 100 * 4,
     }
-    assert items["logits in evaluation"].smaller[0] == "eval.batch_windows"
+    assert items["logits in evaluation"].smaller[0] == "eval.lm_batch_size"
 
 
 def test_advice_names_the_largest_items_and_only_keys_that_there_are():

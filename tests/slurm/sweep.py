@@ -25,8 +25,8 @@ QUICK = (
 )
 SHORT_EVALUATION = (
     "eval=core",
-    "eval.n_sparsity_windows=8",
-    "eval.n_reconstruction_windows=8",
+    "eval.n_sparsity_sequences=8",
+    "eval.n_reconstruction_sequences=8",
 )
 LAUNCHER = (
     "hydra/launcher=slurm",

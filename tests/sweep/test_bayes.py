@@ -260,7 +260,7 @@ def test_a_search_of_real_runs(random_gemma, tmp_path, monkeypatch, capsys):
         f"model.name={random_gemma} model.hook_name=blocks.1.hook_resid_post "
         "activations.context_size=32 activations.buffer_tokens=512 sae.d_sae=64 sae.k=4 "
         "trainer.num_tokens=2048 trainer.batch_size=128 trainer.warmup_steps=2 "
-        "eval.n_reconstruction_windows=8 eval.n_sparsity_windows=8 objective=ce_loss_score "
+        "eval.n_reconstruction_sequences=8 eval.n_sparsity_sequences=8 objective=ce_loss_score "
         "hydra/sweeper=bayes hydra.sweeper.n_trials=3 hydra.sweeper.n_startup_trials=1 "
         "hydra.sweep.dir=sweep tracker.window_size=int(interval(100,300))"
     ).split()

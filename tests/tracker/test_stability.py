@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from temporal_sae.tracker.weights import instability
 
 from temporal_sae.tracker import CoActivationTracker
 from temporal_sae.tracker.stability import (
@@ -14,6 +13,7 @@ from temporal_sae.tracker.stability import (
     jaccard,
     pair_stability,
 )
+from temporal_sae.tracker.weightings import instability
 
 W = 1000
 

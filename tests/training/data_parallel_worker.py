@@ -293,7 +293,7 @@ def streamed(model: Path, text: Path) -> Named:
     read: Named = {}
     lm = LanguageModel(str(model), "blocks.1.hook_resid_post")
     for windows in (1, 5):
-        source = ActivationSource(context_size=16, batch_windows=windows, buffer_tokens=256)
+        source = ActivationSource(context_size=16, lm_batch_size=windows, buffer_tokens=256)
         stream = source.stream(TextFiles(str(text)), lm, 30, 0, ordered=True)
         batches = [next(stream) for _ in range(6)]
         read[f"~x {windows}"] = torch.stack([batch.x for batch in batches])

@@ -91,8 +91,8 @@ def test_torchrun_gives_one_run_with_the_results_of_one_process(options, tmp_pat
     options = (
         *options,
         "eval=core",
-        "eval.n_reconstruction_windows=8",
-        "eval.n_sparsity_windows=8",
+        "eval.n_reconstruction_sequences=8",
+        "eval.n_sparsity_sequences=8",
     )
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     by_time = "hydra.run.dir=outputs/${now:%H-%M-%S-%f}"

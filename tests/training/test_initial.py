@@ -52,8 +52,8 @@ def test_an_evaluation_on_activations_that_are_all_equal_says_so(
     main(
         [
             *(str(tmp_path / "sae"), "model=hf", f"model.name={constant_model}", *SMALL[:2]),
-            *("data=text_files", f"data.path={text_folder}", "eval.n_reconstruction_windows=4"),
-            *("eval.n_sparsity_windows=4", "data.held_out_fraction=0.5"),
+            *("data=text_files", f"data.path={text_folder}", "eval.n_reconstruction_sequences=4"),
+            *("eval.n_sparsity_sequences=4", "data.held_out_fraction=0.5"),
         ]
     )
     results = (tmp_path / "sae" / "results.json").read_text()

@@ -148,6 +148,8 @@ class Absorption:
     seed: int = 0
 
     name: ClassVar[str] = "absorption"
+    headline: ClassVar[str] = "absorption_fraction"
+    on_snippets: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...]] = tuple(m.name for m in METRICS)
 
     def __post_init__(self) -> None:

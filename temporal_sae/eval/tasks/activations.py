@@ -162,7 +162,7 @@ class CellActivations:
         batch_texts: int,
     ) -> None:
         self.snippets, self.sae = snippets, sae
-        self._model, self._source = model, source
+        self.model, self.source = model, source
         self._batch_texts = check_int("batch_texts", batch_texts, 1)
         self._batches: dict[tuple[Side, Cell, int], Pooled] = {}
 
@@ -185,6 +185,6 @@ class CellActivations:
     def _batch(self, side: Side, cell: Cell, start: int) -> Pooled:
         if (side, cell, start) not in self._batches:
             texts = self.snippets.texts(side, cell, start, start + self._batch_texts)
-            pooled = pooled_texts(texts, self.sae, self._model, self._source)
+            pooled = pooled_texts(texts, self.sae, self.model, self.source)
             self._batches[side, cell, start] = pooled
         return self._batches[side, cell, start]

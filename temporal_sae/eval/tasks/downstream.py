@@ -23,7 +23,6 @@ from torch import Tensor
 from temporal_sae.activations import LanguageModel
 from temporal_sae.errors import InvalidOption, keep_int
 from temporal_sae.eval.statistics import sum_interval
-from temporal_sae.eval.subject import Subject
 from temporal_sae.eval.tasks.activations import CellActivations, Tokens, tokenize
 from temporal_sae.eval.tasks.python_sources import KINDS
 from temporal_sae.eval.tasks.snippets import Snippets
@@ -73,6 +72,8 @@ class Downstream:
     seed: int = 0
 
     name: ClassVar[str] = "downstream"
+    headline: ClassVar[str] = "downstream_selectivity"
+    on_snippets: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = tuple(m.name for m in METRICS)
 
     def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ class Downstream:
                 snippets.require("test_rows", self.test_rows, "test", cell, self.test_rows)
 
     @torch.no_grad()
-    def run(self, subject: Subject, activations: CellActivations) -> dict[str, Any]:
+    def run(self, activations: CellActivations) -> dict[str, Any]:
         """`scores`, `intervals` and `details`."""
         packages = activations.snippets.packages
         cells = [(package, kind) for kind in KINDS for package in packages]
@@ -109,7 +110,7 @@ class Downstream:
             for cell in cells
             for text in activations.snippets.texts("test", cell, 0, self.test_rows)
         ]
-        by_text = self.increases(subject, texts, [*chosen, *control])
+        by_text = self.increases(activations, texts, [*chosen, *control])
         test_labels = np.repeat(labels, self.test_rows)
         own, random = np.split(by_text, 2, axis=1)
         of_chosen = self.summary("downstream_", own, test_labels)
@@ -133,19 +134,22 @@ class Downstream:
         }
 
     def increases(
-        self, subject: Subject, texts: Sequence[str], ablations: Sequence[Int[Tensor, " n"]]
+        self,
+        activations: CellActivations,
+        texts: Sequence[str],
+        ablations: Sequence[Int[Tensor, " n"]],
     ) -> NDArray[np.float64]:
         """How much each text's cross-entropy rises with each set ablated, [texts, ablations].
 
         Texts run together with those of their length, so that little is padding.
         """
-        tokens = tokenize(texts, subject.model, subject.source)
+        tokens = tokenize(texts, activations.model, activations.source)
         lengths = tokens.lengths
         increases = torch.zeros(len(texts), len(ablations), dtype=torch.float64)
         for rows in lengths.argsort(stable=True).split(self.batch_texts):
             longest = int(lengths[rows].max())
             batch = Tokens(tokens.ids[rows, :longest], tokens.counted[rows, :longest])
-            found = ablated_cross_entropies(subject.model, subject.sae, batch, ablations)
+            found = ablated_cross_entropies(activations.model, activations.sae, batch, ablations)
             increases[rows] = found[:, 1:] - found[:, :1]
         return increases.numpy()
 

@@ -26,14 +26,6 @@ from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 TASKS = ("sparse_probing", "scr", "tpp", "absorption", "downstream")
-# What is said of a task while there is more to come.
-HEADLINES = (
-    "sparse_probing_package_sae_top_5",
-    "scr_metric_threshold_20",
-    "tpp_total_threshold_20",
-    "absorption_fraction",
-    "downstream_selectivity",
-)
 
 
 @component("eval")
@@ -83,7 +75,7 @@ class TasksEvaluation:
 
     @property
     def batches(self) -> Mapping[str, int]:
-        """Windows or texts in one forward pass, by the option that says how many."""
+        """Sequences or texts in one forward pass, by the option that says how many."""
         return {
             **{f"core.{option}": n for option, n in self.core.batches.items()},
             "batch_texts": self.batch_texts,
@@ -99,10 +91,10 @@ class TasksEvaluation:
         for task in self.tasks:
             own = getattr(self, task)
             try:
-                if isinstance(own, Absorption):
-                    own.check(model, sae, text)
-                else:
+                if own.on_snippets:
                     own.check(standard_library(self.snippets), sae.d_sae)
+                else:
+                    own.check(model, sae, text)
             except InvalidOption as error:
                 raise error.within(task) from None
 
@@ -147,21 +139,16 @@ class TasksEvaluation:
         if result is not None:
             return result
         began = time.monotonic()
-        if isinstance(own, Absorption):
-            found = own.run(subject)
-        elif isinstance(own, Downstream):
-            found = own.run(subject, pooled())
-        else:
-            found = own.run(pooled())
+        found = own.run(pooled() if own.on_snippets else subject)
         result = {**found, "options": options}
         subject.files.write(name, options, result)
-        subject.say(summary_line(name, found, time.monotonic() - began))
+        subject.say(summary_line(name, own.headline, found, time.monotonic() - began))
         return result
 
     def _options(self, task: str) -> dict[str, Any]:
         """All that the task's result depends on beside its subject."""
         own = asdict(getattr(self, task))
-        if task == Absorption.name:
+        if not getattr(self, task).on_snippets:
             return own
         return {
             **own,
@@ -182,9 +169,9 @@ def tasks_section(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return section
 
 
-def summary_line(name: str, found: dict[str, Any], seconds: float) -> str:
+def summary_line(name: str, headline: str, found: dict[str, Any], seconds: float) -> str:
     """A score of the task with its interval, and how long the task took."""
     scores = found["scores"]
-    shown = next((score for score in HEADLINES if score in scores), next(iter(scores)))
+    shown = headline if headline in scores else next(iter(scores))
     low, high = found["intervals"][shown]
     return f"{name}: {shown} {scores[shown]:.3f} [{low:.3f}, {high:.3f}] ({seconds:.1f} s)"

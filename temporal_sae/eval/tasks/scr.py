@@ -64,6 +64,8 @@ class SpuriousCorrelationRemoval(AblationOptions):
     test_rows: int = 25
 
     name: ClassVar[str] = "scr"
+    headline: ClassVar[str] = "scr_metric_threshold_20"
+    on_snippets: ClassVar[bool] = True
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -106,6 +106,8 @@ class SparseProbing:
     seed: int = 0
 
     name: ClassVar[str] = "sparse_probing"
+    headline: ClassVar[str] = "sparse_probing_package_sae_top_5"
+    on_snippets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k_values", check_counts("k_values", self.k_values))

@@ -58,6 +58,8 @@ class TargetedProbePerturbation(AblationOptions):
     """TPP over the packages."""
 
     name: ClassVar[str] = "tpp"
+    headline: ClassVar[str] = "tpp_total_threshold_20"
+    on_snippets: ClassVar[bool] = True
 
     @property
     def metric_names(self) -> tuple[str, ...]:

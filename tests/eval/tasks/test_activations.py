@@ -9,7 +9,7 @@ from temporal_sae.eval.tasks.snippets import Snippet, Snippets
 from temporal_sae.latents import Latents
 from temporal_sae.sae import TopKSAE
 
-SOURCE = ActivationSource(context_size=16, batch_windows=4, buffer_tokens=64)
+SOURCE = ActivationSource(context_size=16, lm_batch_size=4, buffer_tokens=64)
 TEXTS = ["def f(x):", "return x + 1", "import os\nimport sys\n" * 9, "a"]
 CELL = ("alpha", "code")
 
@@ -42,8 +42,8 @@ def test_means_are_those_of_each_text_alone(small_model, sae):
     pooled = pooled_texts(TEXTS, sae, small_model, SOURCE)
     for n, text in enumerate(TEXTS):
         ids = small_model.tokenizer(text, add_special_tokens=False)["input_ids"][:15]
-        window = torch.tensor([[small_model.tokenizer.bos_token_id, *ids]])
-        x = small_model.activations(window)[0, 1:]
+        sequence = torch.tensor([[small_model.tokenizer.bos_token_id, *ids]])
+        x = small_model.activations(sequence)[0, 1:]
         assert torch.allclose(pooled.x[n], x.mean(0), atol=1e-5)
         assert torch.allclose(pooled.f[n], sae.encode_dense(x).mean(0), atol=1e-5)
 

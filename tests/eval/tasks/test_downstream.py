@@ -1,7 +1,6 @@
 """Ablation of a class's latents: what it costs, by hand and on planted classes."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,7 +158,7 @@ def library(n=6):
 def run(task, sae, snippets=None):
     model, source = EchoModel(), ActivationSource()
     activations = CellActivations(snippets or library(), sae, model, source, 4)
-    return task.run(SimpleNamespace(sae=sae, model=model, source=source), activations)
+    return task.run(activations)
 
 
 def test_a_class_that_hangs_on_its_latents():

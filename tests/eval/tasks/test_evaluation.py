@@ -25,7 +25,7 @@ from temporal_sae.experiment.results import find_objective
 from temporal_sae.sae import TopKSAE
 
 CONF = Path(__file__).parents[3] / "conf" / "eval" / "tasks.yaml"
-SOURCE = ActivationSource(context_size=16, batch_windows=4, buffer_tokens=64)
+SOURCE = ActivationSource(context_size=16, lm_batch_size=4, buffer_tokens=64)
 POOLED = ["sparse_probing", "scr", "tpp"]
 SMALL = {"train_rows": 8, "test_rows": 5, "n_resamples": 20}
 

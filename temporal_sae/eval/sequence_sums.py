@@ -1,4 +1,4 @@
-"""Sums over the tokens of each window, for totals and for how much windows differ."""
+"""Sums over the tokens of each sequence, for totals and for how much sequences differ."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from temporal_sae.eval.statistics import bootstrap_interval
 Sums = dict[str, NDArray[np.float64]]
 
 
-class WindowSums:
-    """Named sums in float64, one number a window, kept on the device until they are asked for."""
+class SequenceSums:
+    """Named sums in float64, one number a sequence, kept on the device until they are asked for."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Tensor]] = {}
 
-    def add(self, **by_window: Float[Tensor, " windows"]) -> None:
-        """Take in the windows of a batch."""
-        for name, values in by_window.items():
+    def add(self, **by_sequence: Float[Tensor, " sequences"]) -> None:
+        """Take in the sequences of a batch."""
+        for name, values in by_sequence.items():
             self._sums.setdefault(name, []).append(values.double())
 
     def totals(self) -> dict[str, float]:
-        """The sum over all windows."""
-        return {name: float(values.sum()) for name, values in self._windows().items()}
+        """The sum over all sequences."""
+        return {name: float(values.sum()) for name, values in self._sequences().items()}
 
     def interval(
         self, seed: int, score: Callable[[Sums], NDArray[np.float64]]
     ) -> tuple[float, float]:
-        """95 % bootstrap interval, over windows, of a score that is made of sums.
+        """95 % bootstrap interval, over sequences, of a score that is made of sums.
 
         Args:
             seed: fixes the resamples.
             score: from the sums of R resamples, each [R], to its value in each, [R].
         """
-        windows = self._windows()
-        n_windows = len(next(iter(windows.values())))
+        sequences = self._sequences()
+        n_sequences = len(next(iter(sequences.values())))
 
         def of_resamples(indices: NDArray[np.int64]) -> NDArray[np.float64]:
-            return score({name: values[indices].sum(1) for name, values in windows.items()})
+            return score({name: values[indices].sum(1) for name, values in sequences.items()})
 
-        return bootstrap_interval(of_resamples, n_windows, seed)
+        return bootstrap_interval(of_resamples, n_sequences, seed)
 
-    def _windows(self) -> Sums:
+    def _sequences(self) -> Sums:
         return {name: torch.cat(parts).cpu().numpy() for name, parts in self._sums.items()}
 
 

@@ -1,0 +1,59 @@
+"""Config keys, options and values of earlier versions, with the names they have now.
+
+What a person types under an old name is answered with the new one. What lies in a folder that an
+earlier version has written is read as if it had been written today.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+KEYS = {
+    "activations.batch_windows": "activations.lm_batch_size",
+    "eval.batch_windows": "eval.lm_batch_size",
+    "eval.n_reconstruction_windows": "eval.n_reconstruction_sequences",
+    "eval.n_sparsity_windows": "eval.n_sparsity_sequences",
+    "eval.core.batch_windows": "eval.core.lm_batch_size",
+    "eval.core.n_reconstruction_windows": "eval.core.n_reconstruction_sequences",
+    "eval.core.n_sparsity_windows": "eval.core.n_sparsity_sequences",
+}
+# Of groups: `loss=separation`; of keys: `loss.weighting=none`.
+VALUES: dict[str, dict[str, str]] = {
+    "loss": {"separation": "orthogonality"},
+    "loss.weighting": {
+        "none": "co_activation",
+        "only": "instability_only",
+        "average": "long_average",
+    },
+}
+
+
+def new_key(key: str) -> str | None:
+    """Return what a key is called now, None for one that has not been renamed."""
+    return KEYS.get(key)
+
+
+def new_value(key: str, value: Any) -> str | None:
+    """Return what a value of a key or group is called now, None where nothing has changed."""
+    return VALUES.get(key, {}).get(value) if isinstance(value, str) else None
+
+
+def current_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the config of a run as it would be written today; the order of its keys stays."""
+    renamed: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            value = current_config(value, f"{key}.")
+        value = new_value(key, value) or value
+        renamed[(new_key(key) or key)[len(prefix) :]] = value
+    return renamed
+
+
+def current_override(override: str) -> str:
+    """Return `key=value` of a command line as it would be typed today."""
+    key, equals, value = override.partition("=")
+    mark, key = re.fullmatch(r"([+~]*)(.*)", key, re.DOTALL).groups()  # type: ignore[union-attr]
+    values = ",".join(new_value(key, part) or part for part in value.split(","))
+    return f"{mark}{new_key(key) or key}{equals}{values}"
