@@ -19,6 +19,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see step.py
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from temporal_sae.activations import ActivationSource, LanguageModel
 from temporal_sae.data import StdlibText
+from temporal_sae.eval.latent_use import LatentUse
 from temporal_sae.eval.reconstruction import ReconstructionSums
 
 DEFAULT = ("ours", "SAELens", "dictionary_learning")
@@ -80,14 +82,17 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def evaluate(reconstruct: Reconstruct, x: Tensor, d_sae: int) -> dict[str, float]:
     """Of all tokens at once: sums in float64 over batches."""
-    sums = ReconstructionSums(d_sae, x.shape[1], x.device)
+    sums = ReconstructionSums(x.shape[1], x.device)
+    use = LatentUse(SimpleNamespace(d_sae=d_sae), x.device)
     for batch in x.split(4096):
-        sums.add(batch, *reconstruct(batch))
+        latents, x_hat = reconstruct(batch)
+        sums.add(batch, latents, x_hat)
+        use.add(batch, latents, x_hat)
     metrics = sums.metrics()
     return {
         "explained_variance": metrics["reconstruction_quality"]["explained_variance"],
         "l0": metrics["sparsity"]["l0"],
-        "dead_share": metrics["misc_metrics"]["dead_share"],
+        "dead_share": use.compute()["dead_share"],
     }
 
 

@@ -1,8 +1,9 @@
 """Components announce themselves in their own files, and nobody else keeps a list.
 
 A class below `@component("sae")` can be named by `sae._target_`, on the command line and in a
-folder that a run has left. Whoever wants to know which there are asks `components`, which imports
-the modules of this package where such classes lie.
+folder that a run has left. Measures and formats are no part of a config and are announced in the
+same way. Whoever wants to know which there are asks `components`, which imports the modules of this
+package where they lie.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 
-# Where the components of each config group lie. A module begun with `_` is a program.
+# Where the components of each place lie. A module begun with `_` is a program.
 PACKAGES = {
     "model": "activations",
     "data": "data",
@@ -26,30 +27,32 @@ PACKAGES = {
     "loss": "loss",
     "trainer": "training",
     "eval": "eval",
+    "measure": "eval",
+    "format": "sae.formats",
     "logger": "training",
 }
-_announced: dict[str, list[type]] = {}
+_announced: dict[str, list[Any]] = {}
 
 
 def component(place: str) -> Callable[[T], T]:
-    """Announce a class as one that may stand at that key of the config: `sae`, `eval.scr`, …"""
+    """Announce what may stand at a place: a class at a key of the config, `sae` or `eval.scr`."""
 
-    def announce(cls: T) -> T:
-        _announced.setdefault(place, []).append(cls)
-        return cls
+    def announce(announced: T) -> T:
+        _announced.setdefault(place, []).append(announced)
+        return announced
 
     return announce
 
 
-def components(place: str) -> tuple[type, ...]:
-    """The classes announced for a key, those of imported plug-ins among them."""
+def components(place: str) -> tuple[Any, ...]:
+    """Return what is announced for a place, by imported plug-ins too."""
     if package := PACKAGES.get(place.split(".")[0]):
         _import_modules_of(f"{__package__}.{package}")
     return tuple(_announced.get(place, ()))
 
 
 def names_of(cls: type) -> tuple[str, ...]:
-    """The full names under which a class can be imported: from its module or a package above."""
+    """Return the full names of a class: in its module, and in packages above that have it."""
     module, _, _ = cls.__module__.rpartition(".")
     names = [f"{cls.__module__}.{cls.__qualname__}"]
     while module:

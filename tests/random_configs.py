@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import OmegaConf
 
-from temporal_sae.tracker import weightings
+from temporal_sae.tracker import all_weightings
 from tests.test_config_surface import GROUPS, composed
 
 # What needs a network, a gated model, or packages of its own. Presets only set other keys.
@@ -122,7 +122,7 @@ VALUES = {
         "penalty": one_of("square", "abs"),
         "gram": one_of("decoder", "activations"),
         "reduction": one_of("weighted_mean", "sum", "mean"),
-        "weighting": one_of(*weightings()),
+        "weighting": one_of(*all_weightings()),
         "permuted": FLAG,
         "floor": or_zero(floats(0.0, 2.0)),
         "estimator": one_of("auto", "exact", "sampled"),

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Int
@@ -27,11 +27,51 @@ from temporal_sae.eval import behavior, reconstruction
 from temporal_sae.eval.behavior import BehaviorSums
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.latents import Latents
 from temporal_sae.metrics import CORE_SECTION, Metric
-from temporal_sae.registry import component
+from temporal_sae.registry import component, components
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
+
+
+class Measure(Protocol):
+    """A measure of the core evaluation, made for each SAE from its (sae, device).
+
+    A class announced by `@component("measure")` is run by every core evaluation. `metrics` are its
+    declarations, whose `groups` are "metrics" and a group of `eval/core.json`.
+    """
+
+    metrics: tuple[Metric, ...]
+
+    def add(self, x: Tensor, latents: Latents, x_hat: Tensor) -> None: ...
+    def compute(self) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the passes over held-out text have summed up."""
+
+    sums: ReconstructionSums
+    behavior: BehaviorSums
+    measures: Sequence[Measure]
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return all metrics in SAEBench's groups."""
+        groups = {**self.behavior.metrics(), **self.sums.metrics()}
+        for measure in self.measures:
+            values = measure.compute()
+            for metric in measure.metrics:
+                groups.setdefault(metric.groups[-1], {})[metric.name] = values[metric.name]
+        groups["token_stats"] = {
+            "total_tokens_eval_reconstruction": self.behavior.tokens,
+            "total_tokens_eval_sparsity_variance": self.sums.tokens,
+        }
+        return groups
+
+    def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
+        """Return 95 % bootstrap intervals over sequences, by metric."""
+        return self.sums.intervals(seed) | self.behavior.intervals(seed)
 
 
 @component("eval")
@@ -57,15 +97,19 @@ class CoreEvaluation:
 
     name: ClassVar[str] = "core"
     needs_held_out_text: ClassVar[bool] = True
-    metrics: ClassVar[tuple[Metric, ...]] = tuple(
-        m for m in (*behavior.METRICS, *reconstruction.METRICS) if m.compared
-    )
 
     def __post_init__(self) -> None:
         keep_int(self, "lm_batch_size", 1)
         keep_int(self, "n_reconstruction_sequences", 1)
         keep_int(self, "n_sparsity_sequences", 1)
         keep_int(self, "seed", 0)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics that say something about the SAE."""
+        of_measures = [metric for cls in components("measure") for metric in cls.metrics]
+        every = (*behavior.METRICS, *reconstruction.METRICS, *of_measures)
+        return tuple(metric for metric in every if metric.compared)
 
     @property
     def batches(self) -> Mapping[str, int]:
@@ -81,10 +125,10 @@ class CoreEvaluation:
         section = subject.files.find(self.name, options, schemas.CoreScores)
         if section is None:
             sae, model, source = subject.sae, subject.model, subject.source
-            sums, behavior = self._measure(sae, model, source, subject.text)
+            found = self._measure(sae, model, source, subject.text)
             section = {
-                **core_section(sae, model, source, options, grouped(sums, behavior)),
-                "intervals": sums.intervals(self.seed) | behavior.intervals(self.seed),
+                **core_section(sae, model, source, options, found.metrics()),
+                "intervals": found.intervals(self.seed),
             }
             subject.files.write(self.name, options, section)
         return Outcome({CORE_SECTION: section})
@@ -104,7 +148,7 @@ class CoreEvaluation:
             source: sequence length and BOS policy, the same as in training.
             text: its held-out documents are used.
         """
-        return grouped(*self._measure(sae, model, source, text))
+        return self._measure(sae, model, source, text).metrics()
 
     @torch.no_grad()
     def _measure(
@@ -113,14 +157,18 @@ class CoreEvaluation:
         model: LanguageModel,
         source: ActivationSource,
         text: TextSource,
-    ) -> tuple[ReconstructionSums, BehaviorSums]:
-        sums = ReconstructionSums(sae.d_sae, sae.d_in, model.device)
+    ) -> Found:
+        sums = ReconstructionSums(sae.d_in, model.device)
+        measures: list[Measure] = [cls(sae, model.device) for cls in components("measure")]
         sequences = source.sequences(text, model, "held_out", self.seed)
         for tokens in in_batches(sequences, self.n_sparsity_sequences, self.lm_batch_size):
             ordinary = is_text(tokens, model.tokenizer).to(model.device)
             x = model.activations(tokens)[ordinary].to(sae.W_dec.dtype)
             latents = sae.encode(x)
-            sums.add(x, latents, sae.decode(latents), ordinary)
+            x_hat = sae.decode(latents)
+            sums.add(x, latents, x_hat, ordinary)
+            for measure in measures:
+                measure.add(x, latents, x_hat)
         behavior = BehaviorSums()
         sequences = source.sequences(text, model, "held_out", self.seed)
         for tokens in in_batches(sequences, self.n_reconstruction_sequences, self.lm_batch_size):
@@ -129,17 +177,7 @@ class CoreEvaluation:
             raise RunError(f"there is no held-out text for the evaluation: {text.held_out_advice}")
         if not sums.varies:
             log.warning("the held-out activations are all equal: explained variance is undefined")
-        return sums, behavior
-
-
-def grouped(sums: ReconstructionSums, behavior: BehaviorSums) -> dict[str, dict[str, float]]:
-    """All metrics in SAEBench's groups."""
-    return {**behavior.metrics(), **sums.metrics()} | {
-        "token_stats": {
-            "total_tokens_eval_reconstruction": behavior.tokens,
-            "total_tokens_eval_sparsity_variance": sums.tokens,
-        }
-    }
+        return Found(sums, behavior, measures)
 
 
 def core_section(

@@ -14,11 +14,9 @@ from temporal_sae.latents import Latents
 from temporal_sae.loss.terms import is_constant
 from temporal_sae.metrics import CORE_SECTION, Metric, declare
 
-DENSE_ABOVE = 0.1
-
-of_quality, of_shrinkage, of_sparsity, of_use = (
+of_quality, of_shrinkage, of_sparsity = (
     partial(Metric, sections=(CORE_SECTION,), groups=("metrics", group))
-    for group in ("reconstruction_quality", "shrinkage", "sparsity", "misc_metrics")
+    for group in ("reconstruction_quality", "shrinkage", "sparsity")
 )
 METRICS = declare(
     of_quality(name="explained_variance", better="higher", label="explained variance"),
@@ -31,10 +29,6 @@ METRICS = declare(
     of_shrinkage(name="relative_reconstruction_bias", label="reconstruction bias"),
     of_sparsity(name="l0", label="L0", form="{:.1f}"),
     of_sparsity(name="l1"),
-    of_use(name="frac_alive", better="higher"),
-    of_use(name="dead_share", better="lower", label="dead latents", form="{:.1%}"),
-    of_use(name="freq_over_1_percent"),
-    of_use(name="freq_over_10_percent", label="latents on > 10 %", form="{:.1%}"),
 )
 
 
@@ -42,18 +36,16 @@ class ReconstructionSums:
     """Running sums in float64, so that the result does not depend on the batches.
 
     Args:
-        d_sae: number of latents.
         d_in: width of the activations.
         device: where the sums live.
     """
 
-    def __init__(self, d_sae: int, d_in: int, device: torch.device) -> None:
+    def __init__(self, d_in: int, device: torch.device) -> None:
         self.tokens = 0
         self._d_in = d_in
         self._sums = SequenceSums()
         self._center: Tensor | None = None  # near the mean, so that little cancels
         self._x_sum = torch.zeros(d_in, dtype=torch.float64, device=device)
-        self._fired = torch.zeros(d_sae + 1, dtype=torch.int64, device=device)
 
     def add(
         self,
@@ -96,16 +88,10 @@ class ReconstructionSums:
         }
         self._sums.add(**{name: by_sequence(values, counted) for name, values in per_token.items()})
         self._x_sum += x.sum(0)
-        last = self._fired.shape[0] - 1
-        active = latents.active_indices()
-        self._fired += torch.bincount(
-            torch.where(active >= 0, active, last).flatten(), minlength=last + 1
-        )
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """The metrics in SAEBench's groups."""
         mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
-        density = self._fired[:-1].double() / self.tokens
         variance = self._variance()
         legacy = mean["explained_variance_legacy"]
         return {
@@ -122,12 +108,6 @@ class ReconstructionSums:
                 "relative_reconstruction_bias": mean["x_hat_squared"] / _nonzero(mean["inner"]),
             },
             "sparsity": {"l0": mean["l0"], "l1": mean["l1"]},
-            "misc_metrics": {
-                "frac_alive": float((density > 0).double().mean()),
-                "dead_share": float((density == 0).double().mean()),
-                "freq_over_1_percent": float((density > 0.01).double().mean()),
-                "freq_over_10_percent": float((density > DENSE_ABOVE).double().mean()),
-            },
         }
 
     @property

@@ -11,8 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from temporal_sae.errors import RunError
+from temporal_sae.registry import components
 from temporal_sae.sae.base import SparseAutoencoder
-from temporal_sae.sae.formats import FORMATS, Format
+from temporal_sae.sae.formats import Format
 from temporal_sae.sae.formats.stored import check_finite, first_line
 
 LISTED = 5  # subfolders named in an error
@@ -51,13 +52,13 @@ def load_sae(path: str | Path, device: str = "cpu") -> SparseAutoencoder:
 def _find(path: Path) -> tuple[Format, Path]:
     """The format and the weights file that a path means."""
     if os.path.exists(path) and not os.path.isdir(path):
-        named = [f for f in FORMATS if fnmatch(path.name, f.pattern)]
+        named = [f for f in components("format") if fnmatch(path.name, f.pattern)]
         if named:
             return named[0], path
         raise RunError(f"{path}: is no weights file; looked for {_looked_for()}")
     if not os.path.isdir(path):
         raise RunError(f"{path}: there is no such file or folder")
-    found = [f for f in FORMATS if (path / f.weights).exists()]
+    found = [f for f in components("format") if (path / f.weights).exists()]
     if len(found) > 1:
         names = " and ".join(f.weights for f in found)
         raise RunError(f"{path}: holds {names}; give the one that is meant")
@@ -69,7 +70,12 @@ def _find(path: Path) -> tuple[Format, Path]:
 def _below(folder: Path) -> str:
     """Which folders below hold an SAE, for those who gave the one above."""
     depths = ("*", "*/*")
-    paths = {p.parent for f in FORMATS for d in depths for p in folder.glob(f"{d}/{f.weights}")}
+    paths = {
+        p.parent
+        for f in components("format")
+        for d in depths
+        for p in folder.glob(f"{d}/{f.weights}")
+    }
     names = sorted(str(p.relative_to(folder)) for p in paths)
     if not names:
         return ""
@@ -78,4 +84,4 @@ def _below(folder: Path) -> str:
 
 
 def _looked_for() -> str:
-    return ", ".join(f"{f.weights} with {f.config} ({f.name})" for f in FORMATS)
+    return ", ".join(f"{f.weights} with {f.config} ({f.name})" for f in components("format"))

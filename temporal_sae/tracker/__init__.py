@@ -2,13 +2,13 @@
 
 from temporal_sae.tracker.tracker import CoActivationTracker
 from temporal_sae.tracker.transcript import NoTracker, TranscriptTracker
-from temporal_sae.tracker.weightings import PairStatistics, weighting, weightings
+from temporal_sae.tracker.weightings import PairStatistics, all_weightings, weighting
 
 __all__ = [
     "CoActivationTracker",
     "NoTracker",
     "PairStatistics",
     "TranscriptTracker",
+    "all_weightings",
     "weighting",
-    "weightings",
 ]

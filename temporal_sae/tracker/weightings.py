@@ -106,7 +106,7 @@ def weighting(
     return announce
 
 
-def weightings() -> Mapping[str, Weighting]:
+def all_weightings() -> Mapping[str, Weighting]:
     """Return all weightings by name, those of imported plug-ins among them."""
     components("tracker")  # imports the modules of this room
     return _announced
@@ -118,7 +118,7 @@ def find_weighting(name: str) -> Weighting:
     Raises:
         InvalidOption: there is none.
     """
-    return weightings()[check_choice("weighting", name, tuple(weightings()))]
+    return all_weightings()[check_choice("weighting", name, tuple(all_weightings()))]
 
 
 @weighting(

@@ -11,6 +11,7 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import CoreEvaluation, EvaluationFiles, Subject, decoder_metrics
 from temporal_sae.eval.behavior import cross_entropy, kept, kl_divergence, recovered
 from temporal_sae.eval.decoder import max_cosines
+from temporal_sae.eval.latent_use import LatentUse
 from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.latents import Latents
 from temporal_sae.sae import StandardSAE
@@ -50,7 +51,7 @@ def test_identity_recovers_everything(small_model, text_folder):
 
 @pytest.mark.parametrize("value", [0.0, 3.0, 1e3, 1e-9])
 def test_of_what_does_not_vary_no_share_is_explained(value):
-    sums = ReconstructionSums(8, 16, torch.device("cpu"))
+    sums = ReconstructionSums(16, torch.device("cpu"))
     x = torch.full((40, 16), value) * (1 + 1e-7 * torch.randn(40, 16))
     sums.add(x, Latents(torch.zeros(40, 1), torch.zeros(40, 1, dtype=torch.int64)), x + 0.3)
     quality, intervals = sums.metrics()["reconstruction_quality"], sums.intervals(seed=0)
@@ -61,7 +62,7 @@ def test_of_what_does_not_vary_no_share_is_explained(value):
 
 
 def test_small_activations_that_vary_are_explained():
-    sums = ReconstructionSums(8, 16, torch.device("cpu"))
+    sums = ReconstructionSums(16, torch.device("cpu"))
     x = 1e-8 * torch.randn(40, 16)
     sums.add(x, Latents(torch.zeros(40, 1), torch.zeros(40, 1, dtype=torch.int64)), x / 2)
     assert sums.metrics()["reconstruction_quality"]["explained_variance"] == pytest.approx(
@@ -106,7 +107,7 @@ def test_known_variance_does_not_depend_on_batches():
     latents = Latents(torch.ones(1000, 1), torch.zeros(1000, 1, dtype=torch.int64))
     values = []
     for pieces in (1, 7):
-        sums = ReconstructionSums(4, 8, torch.device("cpu"))
+        sums = ReconstructionSums(8, torch.device("cpu"))
         for a, b in zip(x.tensor_split(pieces), x_hat.tensor_split(pieces), strict=True):
             sums.add(a, Latents(*(t[: len(a)] for t in latents)), b)
         values.append(sums.metrics()["reconstruction_quality"])
@@ -117,11 +118,11 @@ def test_known_variance_does_not_depend_on_batches():
 
 
 def test_density_by_hand():
-    sums = ReconstructionSums(4, 2, torch.device("cpu"))
+    use = LatentUse(StandardSAE(2, 4), torch.device("cpu"))
     indices = torch.tensor([[0, 1]] * 5 + [[0, -1]] * 95)
     values = (indices >= 0).float()
-    sums.add(torch.randn(100, 2), Latents(values, indices), torch.randn(100, 2))
-    misc = sums.metrics()["misc_metrics"]
+    use.add(torch.randn(100, 2), Latents(values, indices), torch.randn(100, 2))
+    misc = use.compute()
     assert misc["frac_alive"] == 0.5
     assert misc["freq_over_1_percent"] == 0.5
     assert misc["freq_over_10_percent"] == 0.25
@@ -161,7 +162,7 @@ def test_intervals_hold_the_metric_and_shrink_with_more_sequences():
     torch.manual_seed(0)
     widths = []
     for n_sequences in (20, 320):
-        sums = ReconstructionSums(4, 8, torch.device("cpu"))
+        sums = ReconstructionSums(8, torch.device("cpu"))
         for _ in range(4):
             counted = torch.rand(n_sequences // 4, 16) < 0.7
             x = torch.randn(int(counted.sum()), 8) + 30

@@ -18,7 +18,7 @@ from temporal_sae.sae import (
     StepContext,
     TopKSAE,
 )
-from temporal_sae.tracker import CoActivationTracker, weightings
+from temporal_sae.tracker import CoActivationTracker, all_weightings
 from temporal_sae.training import Checkpoints, JsonlLogger, Parts, ProgressDisplay, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -72,7 +72,7 @@ def test_the_tracker_is_the_same_on_both_devices():
             tracker.update(piece.to(tracker.device))
     on_cpu, on_gpu = trackers
     assert torch.equal(on_cpu.rate_matrix(), on_gpu.rate_matrix().cpu())
-    for weighting in weightings():
+    for weighting in all_weightings():
         torch.testing.assert_close(
             on_gpu.weight_matrix(weighting).cpu(),
             on_cpu.weight_matrix(weighting),

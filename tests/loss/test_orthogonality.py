@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from temporal_sae.errors import InvalidOption
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
-from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker, weightings
+from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker, all_weightings
 
 HAND_W_DEC = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
 HAND_WINDOW = torch.tensor([[0, 1], [0, 1], [0, 2], [1, -1]])
@@ -137,7 +137,7 @@ def test_gradcheck(estimator, reduction):
     assert torch.autograd.gradcheck(lambda w: loss(w, tracker), W_dec)
 
 
-@pytest.mark.parametrize("weighting", [name for name, w in weightings().items() if w.relative])
+@pytest.mark.parametrize("weighting", [name for name, w in all_weightings().items() if w.relative])
 @pytest.mark.parametrize("floor", [0.0, 1.0])
 def test_sampling_the_whole_window_is_exact(weighting, floor):
     W_dec, tracker = torch.randn(20, 6), random_tracker()

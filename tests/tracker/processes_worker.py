@@ -22,7 +22,7 @@ from torch import Tensor
 
 from temporal_sae.latents import Latents
 from temporal_sae.loss.orthogonality import OrthogonalityLoss
-from temporal_sae.tracker import CoActivationTracker, TranscriptTracker, weightings
+from temporal_sae.tracker import CoActivationTracker, TranscriptTracker, all_weightings
 from temporal_sae.tracker.processes import gather, gather_tokens, shard_rows, total
 
 SECONDS_FOR_AN_EXCHANGE = 60
@@ -119,7 +119,7 @@ def readings(tracker: CoActivationTracker) -> Named:
     read = core(tracker)
     read["no pairs"] = tracker.before(i[:0], j[:0])
     read["columns first"] = tracker.before(i[1:].contiguous().T, j[1:].contiguous().T)
-    for weighting in weightings():
+    for weighting in all_weightings():
         read |= readings_of_weights(tracker, weighting, i, j)
     if tracker.windows_closed:
         read["histogram"] = tracker.count_histogram()
@@ -137,7 +137,7 @@ def readings_of_weights(
         "rows": tracker.weight_rows(tracker.n_latents // 3, tracker.n_latents - 1, weighting),
         "~sum": tracker.weight_sum(weighting),
     }
-    if tracker.windows_closed and weightings()[weighting].relative:
+    if tracker.windows_closed and all_weightings()[weighting].relative:
         read["token_weights"] = tracker.relative_weights(torch.arange(0, W, 3), weighting)
     return {f"{name} {weighting}": value for name, value in read.items()}
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption
-from temporal_sae.tracker import CoActivationTracker, weightings
+from temporal_sae.tracker import CoActivationTracker, all_weightings
 from temporal_sae.tracker.reference import count_pairs
 
 F, K = 12, 4
@@ -36,7 +36,7 @@ def run(indices, pieces=(), **options):
 
 
 def matrices(tracker):
-    return [tracker.weight_matrix(w) for w in weightings()]
+    return [tracker.weight_matrix(w) for w in all_weightings()]
 
 
 @given(st.integers(0, 999), OPTIONS, st.lists(st.integers(0, 40), max_size=8))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption
 from temporal_sae.machine import Free
-from temporal_sae.tracker import CoActivationTracker, weightings
+from temporal_sae.tracker import CoActivationTracker, all_weightings
 from temporal_sae.tracker.choice import choose_storage
 
 FAST = ["dense", "sparse"]
@@ -39,7 +39,7 @@ def assert_same(tracker, reference):
     i, j = (t.flatten() for t in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
     for read in ("rate", "before", "average"):
         assert torch.equal(getattr(tracker, read)(i, j), getattr(reference, read)(i, j)), read
-    for weighting, found in weightings().items():
+    for weighting, found in all_weightings().items():
         expected = reference.weight_matrix(weighting)
         assert torch.equal(tracker.weight_matrix(weighting), expected)
         assert torch.equal(tracker.weight(i, j, weighting).view(n, n), expected)

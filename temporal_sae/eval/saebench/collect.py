@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from temporal_sae.eval.core import CoreEvaluation
+from temporal_sae.eval import behavior, reconstruction
+from temporal_sae.eval.latent_use import LatentUse
 from temporal_sae.metrics import CORE_SECTION, Metric, declare
 
 Record = dict[str, Any]
@@ -105,7 +106,9 @@ declare(
     Metric(name="total_tokens_*", compared=False),
 )
 METRICS = (
-    *(m for m in CoreEvaluation.metrics if m.name != "dead_share"),  # it has frac_alive alone
+    *behavior.METRICS,
+    *reconstruction.METRICS,
+    *(m for m in LatentUse.metrics if m.name != "dead_share"),  # it has frac_alive alone
     *OWN,
 )
 NAMES_OF_JANUARY = {  # today's name of what a January file calls otherwise

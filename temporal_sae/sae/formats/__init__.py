@@ -1,8 +1,8 @@
-"""Folders that this package and others write, each in the terms of `SparseAutoencoder`."""
+"""Folders that this package and others write, each in the terms of `SparseAutoencoder`.
 
-from temporal_sae.sae.formats import dictionary_learning, sae_lens, sparsify
+A module here, or a plug-in, announces its `Format` by `component("format")(Format(…))`.
+"""
+
 from temporal_sae.sae.formats.stored import Format, Stored
 
-FORMATS: tuple[Format, ...] = (sae_lens.FORMAT, dictionary_learning.FORMAT, sparsify.FORMAT)
-
-__all__ = ["FORMATS", "Format", "Stored"]
+__all__ = ["Format", "Stored"]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from temporal_sae.errors import RunError, check_int, printable
+from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.formats.folding import fold_uncentered_input
@@ -174,4 +175,4 @@ def _k(folder: Path, trainer: Mapping[str, Any], stored: Mapping[str, Tensor]) -
     return found.pop()
 
 
-FORMAT = Format("dictionary_learning", WEIGHTS, "ae*.pt", CONFIG, read)
+FORMAT = component("format")(Format("dictionary_learning", WEIGHTS, "ae*.pt", CONFIG, read))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from temporal_sae.errors import RunError, check_int, check_number
-from temporal_sae.registry import components
+from temporal_sae.registry import component, components
 from temporal_sae.sae.base import SparseAutoencoder
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.formats.folding import (
@@ -195,4 +195,4 @@ def _trained_by_batch(
     return Stored(cls, {**sizes, "trained_as": trained_as}, tensors)
 
 
-FORMAT = Format("temporal_sae or SAELens", WEIGHTS, WEIGHTS, CONFIG, read)
+FORMAT = component("format")(Format("temporal_sae or SAELens", WEIGHTS, WEIGHTS, CONFIG, read))

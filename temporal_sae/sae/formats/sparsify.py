@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae.errors import RunError, check_int, printable
+from temporal_sae.registry import component
 from temporal_sae.sae.formats.stored import (
     Format,
     Stored,
@@ -76,4 +77,4 @@ def _refuse_options(folder: Path, config: Mapping[str, Any]) -> None:
             raise RunError(f"{folder}: {option} is an option that is not known")
 
 
-FORMAT = Format("sparsify", WEIGHTS, WEIGHTS, CONFIG, read)
+FORMAT = component("format")(Format("sparsify", WEIGHTS, WEIGHTS, CONFIG, read))

@@ -28,7 +28,7 @@ def run(job: Job, sae: SAEBenchSAE) -> dict[str, Any]:
     """
     from sae_bench.evals.core import main as core
 
-    sums = ReconstructionSums(sae.cfg.d_sae, sae.cfg.d_in, torch.device(job.device))
+    sums = ReconstructionSums(sae.cfg.d_in, torch.device(job.device))
     watch(core, sums)
     # As NaN, what has no value can be told from -1, which sae_bench would write for it.
     guards.replace(core, "replace_nans_with_negative_one", lambda _: lambda metrics: metrics)
