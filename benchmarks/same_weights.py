@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -45,6 +47,15 @@ JOBS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sparse in order": ((*TOY, "sae.k=8", "tracker.storage=sparse", "tracker.stream=ordered"),),
     "permuted": ((*TOY, "sae.k=8", "loss.permuted=true"),),
     "exact": ((*TOY, "sae.k=8", "loss.estimator=exact", "loss.floor=0.5"),),
+    "long average": tuple(
+        (*TOY, "sae.k=8", "tracker.alpha_source=const", f"loss.weighting={name}")
+        for name in ("long_average", "average")
+    ),
+    "instability only": tuple(
+        (*TOY, "sae.k=8", "loss.floor=1.0", f"loss.weighting={name}")
+        for name in ("instability_only", "only")
+    ),
+    "resumed": ((*TOY, "sae.k=8", "trainer.checkpoint_every=20"),),
     "of activations": ((*TOY, "sae.k=8", "loss.gram=activations", "loss.penalty=abs"),),
 }
 
@@ -58,11 +69,23 @@ def weights_after(checkout: Path, words: tuple[tuple[str, ...], ...], folder: Pa
     said = ""
     for options in words:
         command = [sys.executable, "launch.py", f"hydra.run.dir='{folder}'", *options]
+        if folder.name == "resumed":
+            stop_after_a_checkpoint(command, checkout, folder)
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
         if done.returncode == 0:
             return hashlib.sha256((folder / "sae/sae_weights.safetensors").read_bytes()).hexdigest()
         said = done.stderr
     sys.exit(f"{checkout}: {' '.join(words[-1])}\n{said}")
+
+
+def stop_after_a_checkpoint(command: list[str], checkout: Path, folder: Path) -> None:
+    """Interrupt a run once it has written its first checkpoint."""
+    with subprocess.Popen(
+        command, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        while run.poll() is None and not list((folder / "checkpoints").glob("step_*")):
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
 
 
 def main() -> None:
