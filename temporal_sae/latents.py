@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import selection
 
 
 class Latents(NamedTuple):
@@ -33,7 +33,7 @@ class Latents(NamedTuple):
         d_sae = acts.shape[1]
         if at_most is None or acts.device.type == "cpu":
             zero = acts.new_zeros(()).expand(d_sae)
-            indices = step_kernels_for(acts.device).list_above(acts, zero)
+            indices = selection.list_above(acts, zero)
             if at_most is None or indices.shape[1] <= at_most:
                 return cls(acts.gather(1, indices.clamp(min=0)) * (indices >= 0), indices)
         values, indices = acts.topk(min(at_most, d_sae), dim=-1)

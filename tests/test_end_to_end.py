@@ -141,8 +141,7 @@ QUICK = (
 PRELOADED = [  # whatever a run takes seconds to import
     "launch",
     "temporal_sae.experiment",
-    "temporal_sae.kernels.cpu",
-    "temporal_sae.kernels.cpu_step",
+    "temporal_sae.kernels.threads",
     "torch._dynamo",
     "torch._refs.linalg",
     "transformers.convert_slow_tokenizer",

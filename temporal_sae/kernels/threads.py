@@ -9,15 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import numba
 import numpy as np
 import torch
+from torch import Tensor
 
 from temporal_sae.kernels import compiling
 
 compiling.watch()
+
+# A loop lets go of Python's lock, so that its parts run side by side. Its machine code is kept on
+# disk until its own file changes, and no other: no loop may call one of another file.
+compiled = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 
 LEAST_BYTES = 2**16  # of the arrays: with fewer, waking a thread takes longer than the work
 
@@ -26,12 +32,18 @@ def on_threads(loop: Callable[..., object], *arguments: Any) -> None:
     """Call `loop(part, parts, *arguments)` for each part, side by side.
 
     Args:
-        loop: does its part of the work and lets go of Python's lock; the parts must write to
-            different places, and how many there are must not change what they write.
+        loop: does its part of the work, `compiled`; the parts must write to different places, and
+            how many there are must not change what they write.
         arguments: numbers, arrays, and tuples of arrays.
     """
     parts = torch.get_num_threads() if _nbytes(arguments) >= LEAST_BYTES else 1
     in_parts(lambda part: loop(part, parts, *arguments), parts)
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return float32 whatever the precision of the numbers; integers as they are."""
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy()
 
 
 def in_parts(work: Callable[[int], object], parts: int) -> None:

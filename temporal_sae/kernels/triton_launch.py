@@ -1,4 +1,4 @@
-"""How the Triton kernels are started."""
+"""Start Triton kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK = 256  # entries of a list that one program works on
 
 
 def n_blocks(listed: Tensor) -> int:
-    """Programs that it takes to go through a list."""
+    """Return how many programs it takes to go through a list."""
     return -(-listed.numel() // BLOCK)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
-from temporal_sae.kernels.plain import EPSILON
+from temporal_sae.kernels.overlap import EPSILON
 from temporal_sae.latents import Latents
 from temporal_sae.loss.overlap import (
     Overlap,

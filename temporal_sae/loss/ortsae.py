@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_int, check_number
-from temporal_sae.kernels import kernels_for
+from temporal_sae.kernels import overlap
 from temporal_sae.latents import Latents
 from temporal_sae.loss.overlap import (
     Overlap,
@@ -164,5 +164,5 @@ def pull(
     """
     slope = 2 * largest[:, None]
     gradient = N[neighbour].mul_(slope)
-    kernels_for(N.device).add_rows(gradient, neighbour, slope * N)
+    overlap.add_rows(gradient, neighbour, slope * N)
     return gradient

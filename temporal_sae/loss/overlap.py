@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.kernels import kernels_for
-from temporal_sae.kernels.plain import EPSILON, overlap_and_slope
+from temporal_sae.kernels import overlap
+from temporal_sae.kernels.overlap import EPSILON, overlap_and_slope
 from temporal_sae.machine import Planned
 
 BYTES_AT_ONCE = 2**21
@@ -87,18 +87,17 @@ def token_overlap(
             diagonal and for empty slots.
         penalty: `square` or `abs`, which is g.
     """
-    kernels = kernels_for(W_dec.device)
     rows = rows.clamp(min=0).long()
     total = W_dec.new_zeros(())
     at_once = max(1, BYTES_AT_ONCE // max(1, rows.shape[1] * W_dec[0].nbytes))
     for start in range(0, rows.shape[0], at_once):
         part = slice(start, start + at_once)
         X = torch.nn.functional.embedding(rows[part], W_dec)
-        value, slopes = kernels.overlap_slopes(X @ X.mT, token_weights(part).to(W_dec), penalty)
+        value, slopes = overlap.overlap_slopes(X @ X.mT, token_weights(part).to(W_dec), penalty)
         total += value
         if into is not None:
             gradients = slopes.mul_(scale) @ X
-            kernels.add_rows(into, rows[part].flatten(), gradients.flatten(0, 1))
+            overlap.add_rows(into, rows[part].flatten(), gradients.flatten(0, 1))
     return total
 
 
@@ -179,12 +178,11 @@ def activation_overlap(
         values: latents of each token beside their sorted `rows`, 0 in empty slots.
         weight_rows: as for `block_overlap`.
     """
-    activation_rows = kernels_for(values.device).activation_rows
     total = values.new_zeros(())
     size = max(1, BYTES_AT_ONCE // (d_sae * values.element_size()))
     for lo in range(0, d_sae, size):
         weights = weight_rows(lo, min(lo + size, d_sae)).to(values)
-        part, gradient = activation_rows(rows, values, weights, lo, penalty)
+        part, gradient = overlap.activation_rows(rows, values, weights, lo, penalty)
         total += part
         if into is not None:
             into += gradient * scale

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import NotFinite
-from temporal_sae.kernels.plain import EPSILON
+from temporal_sae.kernels.overlap import EPSILON
 from temporal_sae.latents import Latents
 
 PENALTIES = ("square", "abs")

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from temporal_sae.errors import check_int
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import selection
 from temporal_sae.latents import Latents, as_rows, with_leading
 from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.machine import Planned
@@ -188,8 +188,7 @@ class SparseAutoencoder(nn.Module, ABC):
         everything = Chosen(self.d_sae, None, sparse=False)
         if context.sparse is False or (context.sparse is None and pre_acts.device.type != "cpu"):
             return everything
-        kernels = step_kernels_for(pre_acts.device)
-        indices = kernels.list_above(pre_acts, thresholds)
+        indices = selection.list_above(pre_acts, thresholds)
         if context.sparse or prefers_sparse(pre_acts.device, self.d_sae, indices.shape[1]):
             return Chosen(self.d_sae, indices, sparse=True)
         return everything

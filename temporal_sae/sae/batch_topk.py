@@ -11,7 +11,7 @@ from torch import Tensor
 
 from temporal_sae import processes
 from temporal_sae.errors import check_int, check_number
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import selection
 from temporal_sae.registry import component
 from temporal_sae.sae.base import TRACKED_LATENTS, SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.topk import check_k, choose_k_aux
@@ -143,12 +143,11 @@ def kth_largest_of_all(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, 
     every process, so those are all that the answer can be among, and few more than needed. On a
     GPU, where their number would have to be waited for, each brings as many as there can be.
     """
-    kernels = step_kernels_for(pre_acts.device)
     n_of_all = n * processes.n_processes()
     if n_of_all == n:
-        return kernels.kth_largest(pre_acts, n)
+        return selection.kth_largest(pre_acts, n)
     if pre_acts.device.type == "cpu":
-        bound = processes.least_of(kernels.kth_largest(pre_acts, n))
+        bound = processes.least_of(selection.kth_largest(pre_acts, n))
         candidates = pre_acts[(pre_acts >= bound) & (pre_acts > 0)].float()
     else:
         candidates = pre_acts.float().flatten().topk(min(n_of_all, pre_acts.numel())).values

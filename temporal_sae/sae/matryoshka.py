@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_number
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import sparse_products
 from temporal_sae.registry import component
 from temporal_sae.sae.batch_topk import BatchTopKSAE
 from temporal_sae.sae.step_ops import Chosen
@@ -121,25 +121,23 @@ class _NestedProduct(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(acts, W_dec)
         ctx.chosen, ctx.edges = chosen, edges
-        kernels = step_kernels_for(W_dec.device)
         total, sums = W_dec.new_zeros(len(acts), W_dec.shape[1]), []
         for lo, hi in groups_of(edges):
-            total = total + kernels.decode_rows(acts, within(chosen, lo, hi), W_dec[lo:hi])
+            total = total + sparse_products.decode_rows(acts, within(chosen, lo, hi), W_dec[lo:hi])
             sums.append(total)
         return tuple(sums)
 
     @staticmethod
     def backward(ctx: Any, *by_sums: Tensor) -> tuple[Tensor, Tensor, None, None]:
         acts, W_dec = ctx.saved_tensors
-        kernels = step_kernels_for(W_dec.device)
         by_acts, by_rows = torch.zeros_like(acts), torch.empty_like(W_dec)
         by_group = torch.zeros_like(by_sums[0])
         for (lo, hi), by_sum in zip(groups_of(ctx.edges)[::-1], by_sums[::-1], strict=True):
             by_group = by_group + by_sum  # a group is part of every sum from its own on
             indices = within(ctx.chosen, lo, hi)
-            lists = kernels.list_by_latent(indices, hi - lo)
-            by_acts += kernels.dot_rows(by_group, indices, W_dec[lo:hi])
-            by_rows[lo:hi] = kernels.sum_by_latent(lists, acts, by_group)
+            lists = sparse_products.list_by_latent(indices, hi - lo)
+            by_acts += sparse_products.dot_rows(by_group, indices, W_dec[lo:hi])
+            by_rows[lo:hi] = sparse_products.sum_by_latent(lists, acts, by_group)
         return by_acts, by_rows, None, None
 
 

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae.kernels import has_compiled_kernels, step_kernels_for
-from temporal_sae.kernels.plain_step import ByLatent
+from temporal_sae.kernels import has_compiled_kernels, sparse_products
+from temporal_sae.kernels.sparse_products import ByLatent
 from temporal_sae.latents import Latents
 
 # Latents for each active one from which on the sparse way is the faster one (benchmarks/step.py).
@@ -55,7 +55,7 @@ class Chosen:
     def lists(self) -> ByLatent:
         """The slots of each latent; both weight gradients need them."""
         assert self.indices is not None
-        return step_kernels_for(self.indices.device).list_by_latent(self.indices, self.d_sae)
+        return sparse_products.list_by_latent(self.indices, self.d_sae)
 
     def take(self, per_latent: Float[Tensor, " F"]) -> Tensor:
         """A number of each latent where its slots are (any number in empty ones)."""
@@ -165,8 +165,7 @@ class _SparsePreActivations(torch.autograd.Function):
     def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         (W_enc, centered), chosen = ctx.saved_tensors, ctx.chosen
         by_bias = _sum_by_latent(chosen, by_taken)
-        kernels = step_kernels_for(W_enc.device)
-        by_rows = kernels.sum_by_latent(chosen.lists, by_taken, centered)
+        by_rows = sparse_products.sum_by_latent(chosen.lists, by_taken, centered)
         return by_rows.T, by_bias, -(W_enc @ by_bias), None, None, None
 
 
@@ -197,22 +196,21 @@ class SparseProduct(torch.autograd.Function):
     def forward(ctx: Any, acts: Tensor, W: Tensor, chosen: Chosen) -> Tensor:
         ctx.save_for_backward(acts, W)
         ctx.chosen = chosen
-        return step_kernels_for(W.device).decode_rows(acts, chosen.indices, W)
+        assert chosen.indices is not None
+        return sparse_products.decode_rows(acts, chosen.indices, W)
 
     @staticmethod
     def backward(ctx: Any, by_sum: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (acts, W), chosen = ctx.saved_tensors, ctx.chosen
-        kernels = step_kernels_for(W.device)
         by_sum = by_sum.contiguous()
         needs_acts, needs_rows, _ = ctx.needs_input_grad
-        by_acts = kernels.dot_rows(by_sum, chosen.indices, W) if needs_acts else None
-        by_rows = kernels.sum_by_latent(chosen.lists, acts, by_sum) if needs_rows else None
+        by_acts = sparse_products.dot_rows(by_sum, chosen.indices, W) if needs_acts else None
+        by_rows = sparse_products.sum_by_latent(chosen.lists, acts, by_sum) if needs_rows else None
         return by_acts, by_rows, None
 
 
 def _sum_by_latent(chosen: Chosen, numbers: Tensor) -> Float[Tensor, " F"]:
     """The sum over each latent's slots."""
     ones = numbers.new_ones(numbers.shape[0], 1)
-    kernels = step_kernels_for(numbers.device)
-    total: Tensor = kernels.sum_by_latent(chosen.lists, numbers.contiguous(), ones)
+    total = sparse_products.sum_by_latent(chosen.lists, numbers.contiguous(), ones)
     return total[:, 0]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_int, check_number
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import selection
 from temporal_sae.latents import Latents, as_rows
 from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
@@ -60,7 +60,7 @@ class TopKSAE(SparseAutoencoder):
         pre_acts = as_rows(self.pre_activations(x))
         if pre_acts.dtype != torch.float32:  # for which there is no kernel
             return Latents(*pre_acts.relu().topk(self.k)).with_leading(x.shape[:-1])
-        _, indices = step_kernels_for(x.device).select_topk(pre_acts.detach(), self.k)
+        _, indices = selection.select_topk(pre_acts.detach(), self.k)
         values = pre_acts.gather(1, indices.clamp(min=0)) * (indices >= 0)
         return Latents(values, indices).with_leading(x.shape[:-1])
 
@@ -69,7 +69,7 @@ class TopKSAE(SparseAutoencoder):
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
         encoded = self.encoded(x)
-        _, indices = step_kernels_for(x.device).select_topk(encoded.pre_acts, self.k)
+        _, indices = selection.select_topk(encoded.pre_acts, self.k)
         sparse = context.sparse
         if sparse is None:
             sparse = prefers_sparse(x.device, self.d_sae, self.k)

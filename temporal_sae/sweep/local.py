@@ -30,8 +30,7 @@ GROUP = "hydra.launcher"
 SHARED = ".activations"
 PRELOADED = (  # whatever a run takes long to import
     "temporal_sae.experiment",
-    "temporal_sae.kernels.cpu",
-    "temporal_sae.kernels.cpu_step",
+    "temporal_sae.kernels.threads",
     "torch._dynamo",
     "torch._refs.linalg",
     "transformers.convert_slow_tokenizer",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from temporal_sae.errors import check_choice, check_number
-from temporal_sae.kernels.alpha import CONST, PAIR, UNION, AlphaStep
+from temporal_sae.kernels.averages import CONST, PAIR, UNION, AlphaStep
 
 SOURCES = {"pair": PAIR, "union": UNION, "const": CONST}
 

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae.kernels import kernels_for
-from temporal_sae.kernels.alpha import AlphaStep
-from temporal_sae.kernels.plain import pairs_before
+from temporal_sae.kernels import averages
+from temporal_sae.kernels.averages import AlphaStep, pairs_before
 from temporal_sae.tracker.saved import check_rows, pairs_at, saved_pairs
 from temporal_sae.tracker.window import Window
 
@@ -43,12 +42,11 @@ class DenseAverages:
     def close(self, previous: Window | None, step: AlphaStep, window: Window) -> Tensor:
         """Fold in the window before, and compare with this one: Σ_{i<j} c s, float64."""
         before = None if previous is None else previous.index
-        return window.kernels.close_dense(self.values, self.lo, self.hi, before, step, window.index)
+        return averages.close_dense(self.values, self.lo, self.hi, before, step, window.index)
 
     def lookup(self, i: Tensor, j: Tensor) -> Float[Tensor, "*n"]:
         """c̄_ij in any order of i and j; 0 where i = j, and for rows that are not held."""
-        lookup = kernels_for(self.values.device).lookup_dense
-        return lookup(self.values, self.n_latents, self.lo, self.hi, i, j)
+        return averages.lookup_dense(self.values, self.n_latents, self.lo, self.hi, i, j)
 
     def _place(self, i: Tensor, j: Tensor) -> Tensor:
         return i * self.n_latents - i * (i + 1) // 2 - i - 1 + j - self._offset()

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from temporal_sae.kernels.alpha import AlphaStep
-from temporal_sae.kernels.plain import pairs_before
+from temporal_sae.kernels.averages import AlphaStep, pairs_before
 from temporal_sae.processes import (
     gather,
     gather_to_first,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from temporal_sae.kernels.plain import pairs_before
+from temporal_sae.kernels.averages import pairs_before
 
 PAIRS_AT_ONCE = 2**24
 

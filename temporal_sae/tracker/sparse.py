@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import check_number
-from temporal_sae.kernels import kernels_for
-from temporal_sae.kernels.alpha import PAIR, UNION, AlphaStep
+from temporal_sae.kernels import pair_map
+from temporal_sae.kernels.averages import PAIR, UNION, AlphaStep
 from temporal_sae.tracker.alpha import divide, moved
 from temporal_sae.tracker.saved import check_rows, key_bits, latents_of, saved_pairs
 from temporal_sae.tracker.weightings import instability
@@ -57,7 +57,7 @@ class SparseAverages:
         self._prune_at = PRUNE_FROM
 
     def _empty_map(self) -> Any:
-        return kernels_for(self.device).PairMap(self.device, 2 * self.bits)
+        return pair_map.PairMap(self.device, 2 * self.bits)
 
     @property
     def error_bound(self) -> float:

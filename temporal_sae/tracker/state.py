@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.kernels.alpha import CONST, UNION, AlphaStep
+from temporal_sae.kernels.averages import CONST, UNION, AlphaStep
 from temporal_sae.tracker.alpha import AlphaRule, divide, moved
 from temporal_sae.tracker.window import Window
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
-from temporal_sae.kernels import kernels_for
+from temporal_sae.kernels import windows
 from temporal_sae.machine import Planned
 from temporal_sae.processes import n_processes
 from temporal_sae.registry import component
@@ -222,8 +222,7 @@ class CoActivationTracker:
     def _rows_of_all_processes(self, indices: Tensor) -> Int[Tensor, "tokens K"]:
         try:
             check_indices(indices)
-            kernels = kernels_for(self.device)
-            rows = kernels.sorted_rows(indices.to(self.device), self.n_latents)
+            rows = windows.sorted_rows(indices.to(self.device), self.n_latents)
         except ValueError:
             tell_refusal()
             raise

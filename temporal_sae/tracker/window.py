@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from temporal_sae.kernels import kernels_for
+from temporal_sae.kernels import windows
 
 PAIRS_AT_ONCE = 2**24
 
@@ -26,19 +26,18 @@ class Window:
     def __init__(self, rows: Int[Tensor, "W K"], n_latents: int, relabel: bool = False) -> None:
         self.rows, self.n_latents = rows, n_latents
         self.n_tokens = rows.shape[0]
-        self.kernels = kernels_for(rows.device)
         self.labels: Int[Tensor, " labels"] | None = None
         if relabel and rows.numel() < n_latents:
             self.labels, rows = relabelled(rows, n_latents)
         self.n_labels = n_latents if self.labels is None else len(self.labels)
-        self.index = self.kernels.index_window(rows, self.n_labels)
+        self.index = windows.index_window(rows, self.n_labels)
 
     def counts(self, i: Tensor, j: Tensor) -> Int[Tensor, "*n"]:
         """n_ij of some pairs, in any order; n_ii is the tokens in which i is active."""
         if self.labels is None:
-            return self.kernels.pair_counts(self.index, i, j)
+            return windows.pair_counts(self.index, i, j)
         (i, i_known), (j, j_known) = self._label(i), self._label(j)
-        return self.kernels.pair_counts(self.index, i, j) * (i_known & j_known)
+        return windows.pair_counts(self.index, i, j) * (i_known & j_known)
 
     def _label(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         assert self.labels is not None
@@ -48,7 +47,7 @@ class Window:
 
     def token_counts(self, tokens: Int[Tensor, " M"]) -> Int[Tensor, "M K K"]:
         """n_ij of the pairs active in some tokens, in the order of `rows`; 0 where i = j."""
-        return self.kernels.token_counts(self.index, tokens)
+        return windows.token_counts(self.index, tokens)
 
     def pairs(self, min_count: int = 1) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """i < j and n_ij of the pairs with that count, int32, a bounded number at a time.
@@ -56,7 +55,7 @@ class Window:
         Some may have count 0, as padding.
         """
         for lo, hi in self._pieces():
-            i, j, n = self.kernels.distinct_pairs(self.index, lo, hi, min_count)
+            i, j, n = windows.distinct_pairs(self.index, lo, hi, min_count)
             yield (i, j, n) if self.labels is None else (self.labels[i], self.labels[j], n)
 
     def _pieces(self) -> Iterator[tuple[int, int]]:
@@ -79,7 +78,7 @@ class Window:
     def count_rows(self, lo: int, hi: int) -> Int[Tensor, "rows F"]:
         """n_ij of the latents i from `lo` to `hi` with all j > i; 0 elsewhere."""
         if self.labels is None:
-            return self.kernels.count_rows(self.index, lo, hi)
+            return windows.count_rows(self.index, lo, hi)
         counts = torch.zeros(hi - lo, self.n_latents, dtype=torch.int32, device=self.rows.device)
         i, j = torch.triu_indices(hi - lo, self.n_latents, lo + 1, device=self.rows.device)
         counts[i, j] = self.counts(i + lo, j)
@@ -87,7 +86,7 @@ class Window:
 
     def histogram(self) -> Int[Tensor, " W+1"]:
         """How many pairs have each count from 1 on; entry 0 is 0."""
-        return self.kernels.count_histogram(self.index, 0, self.n_labels)
+        return windows.count_histogram(self.index, 0, self.n_labels)
 
     def total(self) -> Int[Tensor, ""]:
         """Σ_{i<j} n_ij, from the number of active latents of each token."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 
 from temporal_sae import processes
-from temporal_sae.kernels import step_kernels_for
+from temporal_sae.kernels import selection, sparse_products
 from temporal_sae.sae import SparseAutoencoder
 
-OPERATIONS = ("select_topk", "kth_largest", "list_above", "list_by_latent", "sum_by_latent")
-EXCHANGES = ("gather", "least_of", "mean")  # of a step, among several processes
+OUTSIDE = {
+    selection: ("select_topk", "kth_largest", "list_above"),
+    sparse_products: ("list_by_latent", "sum_by_latent"),
+    processes: ("gather", "least_of", "mean"),  # of a step, among several processes
+}
 
 
 def compile_step(sae: SparseAutoencoder) -> None:
@@ -19,8 +22,7 @@ def compile_step(sae: SparseAutoencoder) -> None:
     cannot be done where they are defined: it would import the compiler, which takes a second, into
     every run.
     """
-    kernels = step_kernels_for(sae.W_dec.device)
-    for module, names in ((kernels, OPERATIONS), (processes, EXCHANGES)):
+    for module, names in OUTSIDE.items():
         for name in names:
             setattr(module, name, torch.compiler.disable(getattr(module, name)))
     sae.training_step = torch.compile(sae.training_step)  # type: ignore[method-assign]

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from temporal_sae.kernels import spare, step_kernels_for
-from temporal_sae.kernels.plain_step import AdamStep
+from temporal_sae.kernels import adam, buffer_pool
 from temporal_sae.sae import SparseAutoencoder
 
 CLIP_EPSILON = 1e-6
@@ -60,19 +59,18 @@ class SAEAdam:
         if self.grad_clip is not None:
             clip = (self.grad_clip / (norm + CLIP_EPSILON)).clamp(max=1) + 0 * norm
         beta1, beta2 = self.betas
-        numbers = AdamStep(lr, beta1, beta2, self.eps, 1 - beta1**self.steps, 1 - beta2**self.steps)
+        corrections = (1 - beta1**self.steps, 1 - beta2**self.steps)
+        numbers = adam.AdamStep(lr, beta1, beta2, self.eps, *corrections)
         for name, parameter in moving:
-            adam_ = step_kernels_for(parameter.device).adam_
             state = (self._means[name], self._squares[name])
-            rows = (as_rows(t, parameter) for t in (parameter, parameter.grad, *state))
-            adam_(*rows, numbers, clip, self._is_unit(parameter))
+            w, g, m, v = (as_rows(t, parameter) for t in (parameter, parameter.grad, *state))
+            adam.adam_(w, g, m, v, numbers, clip, self._is_unit(parameter))
         return norm
 
     def _gradient_norm(self, parameters: list[Tensor]) -> Float[Tensor, ""]:
         total = None
         for p in parameters:
-            squared_norm = step_kernels_for(p.device).squared_norm
-            part = squared_norm(as_rows(p, p), as_rows(p.grad, p), self._is_unit(p))
+            part = adam.squared_norm(as_rows(p, p), as_rows(p.grad, p), self._is_unit(p))
             total = part if total is None else total + part
         assert total is not None, "no parameter has a gradient"
         return total.sqrt().float()
@@ -84,7 +82,7 @@ class SAEAdam:
         """Forget the gradients, whose memory the next ones get."""
         for parameter in self.sae.parameters():
             if parameter.grad is not None:
-                spare.give(parameter.grad)
+                buffer_pool.release(parameter.grad)
             parameter.grad = None
 
     @torch.no_grad()

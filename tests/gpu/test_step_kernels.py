@@ -1,14 +1,15 @@
-"""The compiled kernels of a training step on a card against `plain_step` on the CPU."""
+"""The kernels of a training step on a card against `naive` on the CPU."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
 
-from temporal_sae.kernels import plain_step
-from temporal_sae.kernels.plain_step import AdamStep
+from temporal_sae.kernels import adam, selection, sparse_products
+from temporal_sae.kernels.adam import AdamStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytest.importorskip("triton")
 
 
 def random_inputs(tokens, n, k, d, full=0.8):
@@ -41,14 +42,6 @@ INPUTS = {
     "one column": lambda: random_inputs(15, 11, 4, 1),
 }
 SHAPES = [(1, 1), (7, 37), (300, 768), (20, 4096), (3, 20000), (5, 128)]
-
-
-@pytest.fixture
-def kernels():
-    pytest.importorskip("triton")
-    from temporal_sae.kernels import cuda_step
-
-    return cuda_step
 
 
 @pytest.fixture(params=INPUTS)
@@ -86,65 +79,64 @@ def adam_step(t):
     return AdamStep(1e-2, 0.9, 0.999, 1e-3, 1 - 0.9**t, 1 - 0.999**t)
 
 
-def test_selection(kernels):
+def test_selection():
     pre_acts = torch.randn(100, 3000)
     on_card = pre_acts.cuda()
-    for ours, expected in zip(
-        twice(kernels.select_topk, on_card, 20), plain_step.select_topk(pre_acts, 20), strict=True
-    ):
+    chosen = twice(selection.select_topk, on_card, 20)
+    for ours, expected in zip(chosen, selection.naive.select_topk(pre_acts, 20), strict=True):
         assert torch.equal(ours.cpu(), expected)
     for n in (1, 2000, 200_000):
-        ours = twice(kernels.kth_largest, on_card, n)
-        assert float(ours) == float(plain_step.kth_largest(pre_acts, n))
-    listed = kernels.list_above(on_card, torch.ones(3000, device="cuda"))
-    assert torch.equal(listed.cpu(), plain_step.list_above(pre_acts, torch.ones(3000)))
+        ours = twice(selection.kth_largest, on_card, n)
+        assert float(ours) == float(selection.naive.kth_largest(pre_acts, n))
+    listed = selection.list_above(on_card, torch.ones(3000, device="cuda"))
+    assert torch.equal(listed.cpu(), selection.naive.list_above(pre_acts, torch.ones(3000)))
 
 
-def test_lists(kernels, inputs):
+def test_lists(inputs):
     indices, _, n, _, _ = inputs
-    starts, slots = twice(kernels.list_by_latent, indices.cuda(), n)
-    expected = plain_step.list_by_latent(indices, n)
+    starts, slots = twice(sparse_products.list_by_latent, indices.cuda(), n)
+    expected = sparse_products.naive.list_by_latent(indices, n)
     size = int(expected.starts[-1])
     assert torch.equal(starts.cpu().long(), expected.starts)
     assert torch.equal(slots[:size].cpu().long(), expected.slots[:size])
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_products(kernels, inputs, kind):
+def test_products(inputs, kind):
     indices, values, n, W, X = inputs
     W, X = W.to(kind), X.to(kind)
     i, v, w, x = (t.cuda() for t in (indices, values, W, X))
-    decoded = twice(kernels.decode_rows, v, i, w)
-    assert_near(decoded, plain_step.decode_rows(values, indices, W.float()))
-    dots = twice(kernels.dot_rows, x, i, w)
-    assert_near(dots, plain_step.dot_rows(X.float(), indices, W.float()))
-    lists = kernels.list_by_latent(i, n)
-    sums = twice(kernels.sum_by_latent, lists, v, x)
-    expected = plain_step.list_by_latent(indices, n)
-    assert_near(sums, plain_step.sum_by_latent(expected, values, X.float()))
-    assert torch.equal(sums, kernels.sum_by_latent(lists, v, x))
+    decoded = twice(sparse_products.decode_rows, v, i, w)
+    assert_near(decoded, sparse_products.naive.decode_rows(values, indices, W.float()))
+    dots = twice(sparse_products.dot_rows, x, i, w)
+    assert_near(dots, sparse_products.naive.dot_rows(X.float(), indices, W.float()))
+    lists = sparse_products.list_by_latent(i, n)
+    sums = twice(sparse_products.sum_by_latent, lists, v, x)
+    expected = sparse_products.naive.list_by_latent(indices, n)
+    assert_near(sums, sparse_products.naive.sum_by_latent(expected, values, X.float()))
+    assert torch.equal(sums, sparse_products.sum_by_latent(lists, v, x))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("unit_rows", [False, True])
-def test_squared_norms(kernels, shape, unit_rows):
+def test_squared_norms(shape, unit_rows):
     weights, gradient = unit(torch.randn(shape)), torch.randn(shape)
-    ours = twice(kernels.squared_norm, weights.cuda(), gradient.cuda(), unit_rows)
-    expected = plain_step.squared_norm(weights, gradient, unit_rows)
+    ours = twice(adam.squared_norm, weights.cuda(), gradient.cuda(), unit_rows)
+    expected = adam.naive.squared_norm(weights, gradient, unit_rows)
     rounded = 1e-6 * float(gradient.square().sum())
     torch.testing.assert_close(ours.cpu(), expected, rtol=1e-5, atol=rounded)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("unit_rows", [False, True])
-def test_adam(kernels, shape, unit_rows):
+def test_adam(shape, unit_rows):
     start = unit(torch.randn(shape)) if unit_rows else torch.randn(shape)
     state = [start, torch.zeros(shape), torch.zeros(shape)]
     on_card = [t.cuda() for t in state]
 
     def step_on_card(tensors, *numbers):
         weights, mean, square = tensors
-        kernels.adam_(weights, slope, mean, square, *numbers, unit_rows)
+        adam.adam_(weights, slope, mean, square, *numbers, unit_rows)
 
     for t in range(1, 5):
         gradient, clip = torch.randn(shape), torch.rand(())
@@ -153,41 +145,42 @@ def test_adam(kernels, shape, unit_rows):
         with nothing_waits():
             step_on_card(on_card, adam_step(t), factor)
         weights, mean, square = state
-        plain_step.adam_(weights, gradient, mean, square, adam_step(t), clip, unit_rows)
+        adam.naive.adam_(weights, gradient, mean, square, adam_step(t), clip, unit_rows)
     for ours, expected in zip(on_card, state, strict=True):
         torch.testing.assert_close(ours.cpu(), expected, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("clip", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("unit_rows", [False, True])
-def test_nothing_changes_without_a_finite_clip(kernels, clip, unit_rows):
+def test_nothing_changes_without_a_finite_clip(clip, unit_rows):
     state = [t.cuda() for t in (unit(torch.randn(5, 37)), torch.randn(5, 37), torch.rand(5, 37))]
     before = [t.clone() for t in state]
     weights, mean, square = state
     gradient, factor = torch.full((5, 37), clip, device="cuda"), torch.tensor(clip, device="cuda")
-    kernels.adam_(weights, gradient, mean, square, adam_step(1), factor, unit_rows)
+    adam.adam_(weights, gradient, mean, square, adam_step(1), factor, unit_rows)
     assert all(torch.equal(new, old) for new, old in zip(state, before, strict=True))
 
 
-def test_matrices_of_more_entries_than_31_bits_count(kernels):
+def test_matrices_of_more_entries_than_31_bits_count():
     n, d = 2**20 + 1, 2**11
     if torch.cuda.mem_get_info()[0] < 30 * 2**30:
         pytest.skip("not enough memory on the card")
     W = torch.zeros(n, d, device="cuda")
     W[-1] = 1.0
     indices, values = torch.tensor([[n - 1, 0]], device="cuda"), torch.ones(1, 2, device="cuda")
-    assert (kernels.decode_rows(values, indices, W) == 1).all()
-    assert kernels.dot_rows(W[-1:], indices, W).tolist() == [[d, 0]]
-    sums = kernels.sum_by_latent(kernels.list_by_latent(indices, n), values, W[-1:])
+    assert (sparse_products.decode_rows(values, indices, W) == 1).all()
+    assert sparse_products.dot_rows(W[-1:], indices, W).tolist() == [[d, 0]]
+    sums = sparse_products.sum_by_latent(sparse_products.list_by_latent(indices, n), values, W[-1:])
     assert sums[[0, 1, -1]].sum(-1).tolist() == [d, 0, d]
     sums.zero_()
     for unit_rows in (False, True):
-        assert float(kernels.squared_norm(sums, W, unit_rows)) == d
+        assert float(adam.squared_norm(sums, W, unit_rows)) == d
 
 
-def test_a_second_card_works_too(kernels):
+def test_a_second_card_works_too():
     if torch.cuda.device_count() < 2:
         pytest.skip("one card")
     indices, values, _, W, _ = random_inputs(20, 30, 4, 50)
     on_card = (t.to("cuda:1") for t in (values, indices, W))
-    assert_near(kernels.decode_rows(*on_card), plain_step.decode_rows(values, indices, W))
+    decoded = sparse_products.decode_rows(*on_card)
+    assert_near(decoded, sparse_products.naive.decode_rows(values, indices, W))

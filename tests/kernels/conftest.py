@@ -3,12 +3,16 @@
 Only these tests see the setting: torch, and processes that other tests start, use triton too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
+
+from tests.kernels.back_ends import GROUPS
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -31,9 +35,24 @@ def interpreted() -> Iterator[None]:
         with suppress(ImportError):
             import triton.language
 
-            from temporal_sae.kernels import triton_map, triton_pairs, triton_step
-
-            ours = (triton_map, triton_pairs, triton_step)
+            ours = [import_module(f"temporal_sae.kernels.{group}.triton") for group in GROUPS]
             for module in (triton.language, triton.language.standard, *ours):
                 interpret(module)
         yield
+
+
+@pytest.fixture
+def on_1_to_3_threads() -> Iterator[Callable[[Callable[[], tuple[Tensor, ...]]], None]]:
+    """Checks that some work gives the same tensors, to the bit, on one thread, two and three."""
+    before = torch.get_num_threads()
+
+    def check(work: Callable[[], tuple[Tensor, ...]]) -> None:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append([tensor.clone() for tensor in work()])
+        for one, *others in zip(*results, strict=True):
+            assert all(torch.equal(one, other) for other in others)
+
+    yield check
+    torch.set_num_threads(before)

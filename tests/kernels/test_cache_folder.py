@@ -63,8 +63,8 @@ def test_a_folder_that_somebody_else_may_have_filled_is_not_used(temporary, made
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3"'
 COMPILE = """
 import torch
-from temporal_sae.kernels import cpu
-print(cpu.sorted_rows(torch.tensor([[3, 1, 2]]), 4).tolist())
+from temporal_sae.kernels import windows
+print(windows.sorted_rows(torch.tensor([[3, 1, 2]]), 4).tolist())
 """
 
 

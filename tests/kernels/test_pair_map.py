@@ -1,27 +1,22 @@
-"""Every version of the map from pairs to averages against a Python dict."""
-
-import importlib
+"""The map from pairs to averages by every back end against a Python dict."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-VERSIONS = ["plain", "cpu", "cuda"]
+from tests.kernels.back_ends import NothingWaits, back_end
+
+BACK_ENDS = ["naive", "cpu", "triton"]
 KEY_BITS = 34
 LAST_KEY = 2**KEY_BITS - 1
 
 
-def new_map(version, key_bits=KEY_BITS):
-    if version == "cuda":
-        pytest.importorskip("triton")
-        if torch.cuda.is_available():
-            pytest.skip("compiled kernels take no tensors of the CPU; tests/gpu tests them")
-    kernels = importlib.import_module(f"temporal_sae.kernels.{version}")
-    return kernels.PairMap(torch.device("cpu"), key_bits)
+def new_map(name):
+    return back_end("pair_map", name).PairMap(torch.device("cpu"), KEY_BITS)
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=BACK_ENDS)
 def pairs(request):
     return new_map(request.param)
 
@@ -151,14 +146,23 @@ def act(pairs, model, action, argument):
         model.update({key: float(torch.tensor(value) / 2) for key, value in model.items()})
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", BACK_ENDS)
 @given(st.lists(actions, max_size=8), st.lists(keys_of, max_size=20))
 @settings(max_examples=30, deadline=None)
-def test_any_history(version, history, missing):
-    pairs, model = new_map(version), {}
+def test_any_history(name, history, missing):
+    pairs, model = new_map(name), {}
     for action, argument in history:
         act(pairs, model, action, argument)
         check(pairs, model)
     asked = [*model, *missing]
     found = pairs.lookup(torch.tensor(asked, dtype=torch.int64))
     assert found.tolist() == [model.get(key, 0.0) for key in asked]
+
+
+def test_a_map_that_need_not_grow_does_not_wait():
+    pairs, keys = new_map("triton"), torch.arange(37)
+    with NothingWaits():
+        pairs.store(keys, keys.float())
+        pairs.update_all(lambda keys, values: values + keys)
+        pairs.lookup(keys)
+    assert torch.equal(pairs.lookup(keys), 2.0 * keys)

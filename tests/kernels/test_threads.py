@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from temporal_sae.kernels import cpu_step
 from temporal_sae.kernels.threads import LEAST_BYTES, in_parts, on_threads
 
 SMALL, LARGE = np.zeros(8), np.zeros(LEAST_BYTES)
@@ -60,28 +59,6 @@ def test_what_a_part_raises_is_raised_after_all_are_done():
     with pytest.raises(ValueError, match="part 1"):
         in_parts(work, 3)
     assert sorted(done) == [0, 2]
-
-
-@pytest.mark.parametrize("n", [2, 3])
-def test_the_number_of_threads_changes_no_bit(threads, n):
-    rows, latents, d = 600, 256, 700
-    pre_acts, values = torch.randn(rows, latents), torch.rand(rows, 16)
-    weights, gradient = torch.randn(latents, d), torch.randn(rows, d)
-    results = []
-    for count in (1, n):
-        threads(count)
-        _, indices = cpu_step.select_topk(pre_acts, 16)
-        lists = cpu_step.list_by_latent(indices, latents)
-        results.append(
-            (
-                indices,
-                cpu_step.kth_largest(pre_acts, 5000),
-                cpu_step.decode_rows(values, indices, weights),
-                cpu_step.dot_rows(gradient, indices, weights),
-                cpu_step.sum_by_latent(lists, values, gradient).clone(),
-            )
-        )
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_a_forked_process_can_use_them_too(threads):

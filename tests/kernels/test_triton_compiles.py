@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,15 @@ NUMBERS = dict.fromkeys(["n_tokens", "cap", "scale"], "fp32")
 TILES = {"TILE": 64, "BLOCK_W": 64}
 LISTS = {"BLOCK": 256}
 KERNELS = {
-    **{f"fold_tiles {source}": {**TILES, "SOURCE": source} for source in range(3)},
-    "compare_tiles": TILES,
-    "count_tiles": TILES,
-    "count_tokens": TILES,
-    "count_listed": {"BLOCK": 64, "BLOCK_W": 64},
-    "fold_pairs": LISTS,
-    "compare_pairs": LISTS,
-    "store_keys": LISTS,
-    "look_up": LISTS,
+    **{f"averages fold_tiles {source}": {**TILES, "SOURCE": source} for source in range(3)},
+    "averages compare_tiles": TILES,
+    "averages fold_pairs": LISTS,
+    "averages compare_pairs": LISTS,
+    "windows count_tiles": TILES,
+    "windows count_tokens": TILES,
+    "windows count_listed": {"BLOCK": 64, "BLOCK_W": 64},
+    "pair_map store": LISTS,
+    "pair_map look_up": LISTS,
 }
 
 # Those of a training step, whose multiplications and additions may fuse.
@@ -39,34 +40,33 @@ STEP_POINTERS = {
 }
 STEP_NUMBERS = dict.fromkeys(["rate", "slack1", "beta2", "slack2", "root2", "eps"], "fp32")
 TILED = {"SLOTS": 16, "BLOCK": 128}
-TILED_KERNELS = ["decode_rows", "dot_rows", "sum_by_latent"]
+PRODUCTS = ["decode", "dot", "sum"]
 STEP_KERNELS = {
-    **{f"{name} {kind}": TILED for name in TILED_KERNELS for kind in ("fp32", "bf16")},
-    "square_sums fp32": {"BLOCK": 2048},
-    "square_sums_across fp32": {"BLOCK": 1024},
-    "adam fp32": {"BLOCK": 2048},
-    "adam_unit_rows fp32": {"BLOCK": 1024},
+    **{f"sparse_products {name} {kind}": TILED for name in PRODUCTS for kind in ("fp32", "bf16")},
+    "adam square_sums fp32": {"BLOCK": 2048},
+    "adam square_sums_across fp32": {"BLOCK": 1024},
+    "adam adam fp32": {"BLOCK": 2048},
+    "adam adam_unit_rows fp32": {"BLOCK": 1024},
 }
 STEP_CARDS = (80, 90)
 STEP_PROGRAMS = [f"{name} sm_{card}" for name in STEP_KERNELS for card in STEP_CARDS]
 
 
+def kernel_of(name):
+    """The kernel that a name begins with: a group and what is before `_kernel`."""
+    group, function = name.split()[:2]
+    return getattr(import_module(f"temporal_sae.kernels.{group}.triton"), f"_{function}_kernel")
+
+
 def compiled(name, capability):
     """PTX of a kernel, once its machine code has been made of it."""
-    from temporal_sae.kernels import triton_map, triton_pairs
-
-    function = name.split()[0]
-    kernel = getattr(triton_pairs, function, None) or getattr(triton_map, function)
-    types = {"out": "*fp32" if name == "look_up" else "*i32", **POINTERS, **NUMBERS}
-    return ptx(kernel, types, KERNELS[name], capability)
+    types = {"out": "*fp32" if "look_up" in name else "*i32", **POINTERS, **NUMBERS}
+    return ptx(kernel_of(name), types, KERNELS[name], capability)
 
 
 def compiled_step(name, capability):
     """The same of a training step's kernel, for aligned tensors whose width 16 divides."""
-    from temporal_sae.kernels import triton_step
-
-    function, kind = name.split()
-    kernel = getattr(triton_step, function)
+    kernel, kind = kernel_of(name), name.split()[-1]
     types = STEP_POINTERS | dict.fromkeys(READ_ONLY, f"*{kind}") | STEP_NUMBERS
     aligned = {
         (place,): [["tt.divisibility", 16]]
@@ -105,7 +105,7 @@ def instructions(tmp_path_factory):
 def test_every_operation_is_rounded_on_its_own(instructions, name):
     assert not [i for i in instructions[name] if re.match(r"fma.*f32|div\.(full|approx)|.*rcp", i)]
     divisions = [i for i in instructions[name] if i.startswith("div.rn")]
-    assert bool(divisions) == name.startswith(("fold", "compare"))
+    assert bool(divisions) == name.startswith("averages")
 
 
 @pytest.mark.parametrize("name", [name for name in KERNELS if "til" in name or "tok" in name])

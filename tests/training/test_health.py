@@ -316,7 +316,7 @@ def test_the_advice_is_of_the_config_keys():
 
 
 def test_checking_waits_for_nothing_on_a_gpu():
-    from tests.kernels.test_kernels import NothingWaits
+    from tests.kernels.back_ends import NothingWaits
 
     watching = health()
     with NothingWaits():

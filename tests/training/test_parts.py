@@ -186,7 +186,7 @@ def test_stopwatch_adds_up_and_continues():
 
 
 def test_no_clock_runs_while_kernels_are_compiled(caplog):
-    import_module("temporal_sae.kernels.cpu")  # brings the compiler
+    import_module("temporal_sae.kernels.threads")  # brings the compiler
     watch, clock = Stopwatch(CPU), Clock(seconds=5.0)
     before = time.perf_counter()
     with caplog.at_level(logging.INFO, "temporal_sae"), watch.running():

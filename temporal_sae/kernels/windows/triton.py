@@ -1,8 +1,9 @@
-"""The operations of `plain` for CUDA, in Triton and torch, without waiting for the device.
+"""Counts of pairs for CUDA, in Triton and torch; only `count_histogram` waits for the device.
 
-A window is kept as the mask of the tokens in which each latent is active, one byte each, and counts
-are products of its rows (`triton_pairs`). Only `count_histogram`, the reading of a whole `PairMap`,
-and its growing wait. Where a length would depend on the data there is padding instead.
+A window is kept as the mask int8 [F, width] of the tokens in which each latent is active, and every
+count is a product of its rows: bytes multiplied on the tensor cores and added up as int32. `width`
+is a multiple of `BLOCK_W`, so no load needs a mask. Where a length would depend on the data there
+is padding instead.
 """
 
 from __future__ import annotations
@@ -10,40 +11,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int8
+import triton
+import triton.language as tl
+from jaxtyping import Int, Int8
 from torch import Tensor
 
-from temporal_sae.kernels import triton_pairs
-from temporal_sae.kernels.alpha import PAIR, UNION, AlphaStep
-from temporal_sae.kernels.cuda_map import PairMap
-from temporal_sae.kernels.plain import activation_rows, add_rows, lookup_dense, overlap_slopes
-from temporal_sae.kernels.triton_launch import BLOCK, launch, n_blocks
+from temporal_sae.kernels.triton_launch import launch
 
 BLOCK_W = 64  # tokens multiplied at a time; the mask is padded to a multiple of it
 BYTES_AT_ONCE = 2**28
 # Edge of a tile of pairs from so many latents on: large tiles read less a pair, but with few
 # latents they would leave cores idle.
 TILE_EDGES = ((4096, 128), (256, 64), (0, 32))
-# Listing the pairs of a window (sorting them, above all) is taken to cost this many times as much
-# a pair as counting all pairs by matrix product.
-COST_OF_LISTING = 64
-
-__all__ = [
-    "PairMap",
-    "WindowIndex",
-    "activation_rows",
-    "add_rows",
-    "close_dense",
-    "count_histogram",
-    "count_rows",
-    "distinct_pairs",
-    "index_window",
-    "lookup_dense",
-    "overlap_slopes",
-    "pair_counts",
-    "sorted_rows",
-    "token_counts",
-]
+TILE_ROWS_AT_ONCE = tl.constexpr(16)  # tiles that run together then share rows of the mask in L2
 
 
 class WindowIndex(NamedTuple):
@@ -62,17 +42,17 @@ class WindowIndex(NamedTuple):
 
     @property
     def n_listed(self) -> int:
-        """Pairs of slots of all tokens: how many pairs a list by tokens has, most of them twice."""
+        """Pairs of slots of all tokens: the length of a list that repeats most pairs."""
         width = self.rows.shape[1]
         return self.n_tokens * width * (width - 1) // 2
 
     def active_tokens(self) -> Int[Tensor, " F"]:
-        """n_ii."""
+        """Return n_ii."""
         return self.mask.sum(-1, dtype=torch.int32)
 
 
-class _Tiles:
-    """How the pairs i < j with lo <= i < hi are cut into tiles, a program each.
+class Tiles:
+    """The pairs i < j with lo <= i < hi, cut into tiles of a program each.
 
     Every row of tiles gets as many programs as the first, which has the most; those past the end
     have nothing to do.
@@ -90,10 +70,7 @@ class _Tiles:
 
 
 def sorted_rows(indices: Int[Tensor, "tokens K"], n_latents: int) -> Int[Tensor, "tokens K"]:
-    """See `plain.sorted_rows`, but wrong indices raise nothing, since telling would have to wait.
-
-    An index outside [-1, F), and the second of two equal ones, leave an empty slot instead.
-    """
+    """Leave an empty slot for an index that is wrong or comes again: raising would have to wait."""
     indices = indices.long()  # F may be too large for the type that was given
     inside = (indices >= 0) & (indices < n_latents)
     rows = torch.where(inside, indices, n_latents).int().sort(-1).values
@@ -103,7 +80,6 @@ def sorted_rows(indices: Int[Tensor, "tokens K"], n_latents: int) -> Int[Tensor,
 
 
 def index_window(rows: Int[Tensor, "W K"], n_latents: int) -> WindowIndex:
-    """See `plain.index_window`."""
     width = max(1, -(-rows.shape[0] // BLOCK_W)) * BLOCK_W
     mask = torch.zeros(n_latents + 1, width, dtype=torch.int8, device=rows.device)
     filled = torch.where(rows >= 0, rows, n_latents).long()
@@ -112,25 +88,21 @@ def index_window(rows: Int[Tensor, "W K"], n_latents: int) -> WindowIndex:
 
 
 def pair_counts(index: WindowIndex, i: Tensor, j: Tensor) -> Tensor:
-    """See `plain.pair_counts`."""
     i, j = torch.broadcast_tensors(i, j)
     counts = torch.empty(i.shape, dtype=torch.int32, device=i.device)
     size, edge = counts.numel(), 64
     listed = (index.mask, index.mask.shape[1], i.contiguous(), j.contiguous(), size)
-    launch(
-        triton_pairs.count_listed, -(-size // edge), counts, *listed, BLOCK=edge, BLOCK_W=BLOCK_W
-    )
+    launch(_count_listed_kernel, -(-size // edge), counts, *listed, BLOCK=edge, BLOCK_W=BLOCK_W)
     return counts
 
 
 def token_counts(index: WindowIndex, tokens: Int[Tensor, " M"]) -> Int[Tensor, "M K K"]:
-    """See `plain.token_counts`."""
     width = index.rows.shape[1]
     counts = torch.empty(len(tokens), width, width, dtype=torch.int32, device=tokens.device)
     edge = 32 if width <= 32 else 64
     tiles = -(-width // edge)
     launch(
-        triton_pairs.count_tokens,
+        _count_tokens_kernel,
         len(tokens) * tiles**2,
         counts,
         index.mask,
@@ -147,20 +119,19 @@ def token_counts(index: WindowIndex, tokens: Int[Tensor, " M"]) -> Int[Tensor, "
 
 
 def count_rows(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, "rows F"]:
-    """See `plain.count_rows`."""
-    tiles = _Tiles(lo, hi, index.n_latents)
+    tiles = Tiles(lo, hi, index.n_latents)
     counts = torch.zeros(hi - lo, index.n_latents, dtype=torch.int32, device=index.mask.device)
     arguments = (counts, index.mask, index.mask.shape[1], *tiles.arguments)
-    launch(triton_pairs.count_tiles, len(tiles), *arguments, **tiles.options)
+    launch(_count_tiles_kernel, len(tiles), *arguments, **tiles.options)
     return counts
 
 
 def distinct_pairs(
     index: WindowIndex, lo: int, hi: int, min_count: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `plain.distinct_pairs`; padded to the number of pairs of slots, or of pairs of latents.
+    """Sort the window's pairs of slots or count all pairs of these rows, whichever are fewer.
 
-    The window's pairs of slots are sorted, or all pairs of these rows counted: whichever are fewer.
+    The end is padded up to that number.
     """
     if index.n_listed < (hi - lo) * index.n_latents:
         i, j, n = _pairs_of_tokens(index, lo, hi)
@@ -172,7 +143,7 @@ def distinct_pairs(
 
 
 def _pairs_of_rows(index: WindowIndex, lo: int, hi: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct pairs, from a count of all."""
+    """List distinct pairs from a count of all."""
     counts = count_rows(index, lo, hi)
     n = counts.flatten()
     pair = torch.arange(len(n), dtype=torch.int32, device=n.device)
@@ -183,7 +154,7 @@ def _pairs_of_rows(index: WindowIndex, lo: int, hi: int) -> tuple[Tensor, Tensor
 
 
 def _pairs_of_tokens(index: WindowIndex, lo: int, hi: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct pairs, from the pairs of slots of each token, sorted; an equal run is a count."""
+    """List distinct pairs from the sorted pairs of slots of all tokens; a run of equals counts."""
     width, n_latents = index.rows.shape[1], index.n_latents
     p, q = torch.triu_indices(width, width, 1, device=index.rows.device)
     i, j = index.rows[:, p], index.rows[:, q]
@@ -200,14 +171,13 @@ def _pairs_of_tokens(index: WindowIndex, lo: int, hi: int) -> tuple[Tensor, Tens
 
 
 def _to_front(kept: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
-    """The kept entries in their order, then zeros, as many as there were entries."""
+    """Return the kept entries in their order, then zeros, as many as there were entries."""
     place = torch.where(kept, kept.cumsum(0) - 1, len(kept))
     padded = [column.new_zeros(len(kept) + 1) for column in columns]
     return tuple(p.scatter_(0, place, c)[:-1] for p, c in zip(padded, columns, strict=True))
 
 
 def count_histogram(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, " W+1"]:
-    """See `plain.count_histogram`."""
     counts = torch.zeros(index.n_tokens + 1, dtype=torch.int64, device=index.mask.device)
     size = max(1, BYTES_AT_ONCE // (4 * index.n_latents))
     for start in range(lo, hi, size):
@@ -217,56 +187,94 @@ def count_histogram(index: WindowIndex, lo: int, hi: int) -> Int[Tensor, " W+1"]
     return counts
 
 
-def close_dense(
-    averages: Float[Tensor, " pairs"],
-    lo: int,
-    hi: int,
-    previous: WindowIndex | None,
-    step: AlphaStep,
-    window: WindowIndex,
-) -> Float[Tensor, ""]:
-    """See `plain.close_dense`.
-
-    All pairs are counted tile by tile, or only those of the windows listed, where they are so much
-    fewer that sorting them is the cheaper way; listing also takes some 60 bytes for each.
-    """
-    listed = sum(index.n_listed for index in (previous, window) if index is not None)
-    few = COST_OF_LISTING * listed <= len(averages)
-    if previous is not None:
-        fold = _fold_listed if few and step.source == PAIR else _fold_tiles
-        fold(averages, lo, hi, previous, step)
-    compare = _compare_listed if few else _compare_tiles
-    return compare(averages, lo, hi, window)
+@triton.jit
+def count_tile(mask, width, i, j, n_latents, BLOCK_W: tl.constexpr):
+    """Return n_ij of all pairs of some latents; where there is no such latent, of others."""
+    w = tl.arange(0, BLOCK_W)
+    first = tl.minimum(tl.maximum(i, 0), n_latents - 1).to(tl.int64)
+    second = tl.minimum(tl.maximum(j, 0), n_latents - 1).to(tl.int64)
+    first = mask + first[:, None] * width + w[None, :]
+    second = mask + second[None, :] * width + w[:, None]
+    counts = tl.full((i.shape[0], j.shape[0]), 0, tl.int32)
+    for start in range(0, width, BLOCK_W):
+        counts = tl.dot(tl.load(first + start), tl.load(second + start), counts, out_dtype=tl.int32)
+    return counts
 
 
-def _fold_tiles(averages: Tensor, lo: int, hi: int, index: WindowIndex, step: AlphaStep) -> None:
-    tiles = _Tiles(lo, hi, index.n_latents)
-    alone = index.active_tokens() if step.source == UNION else index.rows  # or anything: not read
-    window = (index.mask, index.mask.shape[1], alone)
-    numbers = (float(index.n_tokens), float(step.cap), float(step.scale))
-    arguments = (averages, *window, *tiles.arguments, *numbers)
-    launch(triton_pairs.fold_tiles, len(tiles), *arguments, SOURCE=step.source, **tiles.options)
+@triton.jit
+def corner(lo, tile_rows, tile_columns, TILE: tl.constexpr):
+    """Return the first i and j of this program's tile; in column 0, j starts one after i."""
+    row, column = tl.program_id(0) // tile_columns, tl.program_id(0) % tile_columns
+    row, column = tl.swizzle2d(row, column, tile_rows, tile_columns, TILE_ROWS_AT_ONCE)
+    return lo + row * TILE, lo + row * TILE + 1 + column * TILE
 
 
-def _compare_tiles(averages: Tensor, lo: int, hi: int, index: WindowIndex) -> Tensor:
-    tiles = _Tiles(lo, hi, index.n_latents)
-    sums = torch.zeros(len(tiles), dtype=torch.float64, device=averages.device)
-    window = (index.mask, index.mask.shape[1])
-    arguments = (averages, sums, *window, *tiles.arguments, float(index.n_tokens))
-    launch(triton_pairs.compare_tiles, len(tiles), *arguments, **tiles.options)
-    return sums.sum()
+@triton.jit
+def pairs_here(i, j, hi, n_latents):
+    """Return which pairs of a tile exist."""
+    return (i < hi)[:, None] & (j < n_latents)[None, :] & (i[:, None] < j[None, :])
 
 
-def _fold_listed(averages: Tensor, lo: int, hi: int, index: WindowIndex, step: AlphaStep) -> None:
-    i, j, n = distinct_pairs(index, lo, hi)
-    listed = (i, j, n, len(n), lo, index.n_latents)
-    numbers = (float(index.n_tokens), float(step.cap), float(step.scale))
-    launch(triton_pairs.fold_pairs, n_blocks(n), averages, *listed, *numbers, BLOCK=BLOCK)
+NOT_SPECIAL = ["lo", "hi", "n_latents", "tile_rows", "tile_columns"]  # or each value is compiled
 
 
-def _compare_listed(averages: Tensor, lo: int, hi: int, index: WindowIndex) -> Tensor:
-    i, j, n = distinct_pairs(index, lo, hi)
-    sums = torch.zeros(n_blocks(n), dtype=torch.float64, device=averages.device)
-    listed = (i, j, n, len(n), lo, index.n_latents, float(index.n_tokens))
-    launch(triton_pairs.compare_pairs, n_blocks(n), averages, sums, *listed, BLOCK=BLOCK)
-    return sums.sum()
+@triton.jit(do_not_specialize=NOT_SPECIAL)
+def _count_tiles_kernel(
+    out,
+    mask,
+    width,
+    lo,
+    hi,
+    n_latents,
+    tile_rows,
+    tile_columns,
+    TILE: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Write n_ij of a tile, j > i, into int32 [hi - lo, F]."""
+    first, second = corner(lo, tile_rows, tile_columns, TILE)
+    if second >= n_latents:
+        return
+    i, j = first + tl.arange(0, TILE), second + tl.arange(0, TILE)
+    counts = count_tile(mask, width, i, j, n_latents, BLOCK_W)
+    places = out + (i - lo).to(tl.int64)[:, None] * n_latents + j[None, :]
+    tl.store(places, counts, mask=pairs_here(i, j, hi, n_latents))
+
+
+@triton.jit(do_not_specialize=["n_latents", "n_slots", "tiles"])
+def _count_tokens_kernel(
+    out,
+    mask,
+    width,
+    rows,
+    tokens,
+    n_latents,
+    n_slots,
+    tiles,
+    TILE: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Write n_ij of a tile of the pairs of one listed token, into int32 [tokens, K, K]."""
+    m = tl.program_id(0) // (tiles * tiles)
+    p = tl.program_id(0) // tiles % tiles * TILE + tl.arange(0, TILE)
+    q = tl.program_id(0) % tiles * TILE + tl.arange(0, TILE)
+    row = rows + tl.load(tokens + m).to(tl.int64) * n_slots
+    i = tl.load(row + p, mask=p < n_slots, other=-1)
+    j = tl.load(row + q, mask=q < n_slots, other=-1)
+    counts = count_tile(mask, width, i, j, n_latents, BLOCK_W)
+    filled = (i >= 0)[:, None] & (j >= 0)[None, :] & (p[:, None] != q[None, :])
+    places = out + (m.to(tl.int64) * n_slots + p)[:, None] * n_slots + q[None, :]
+    inside = (p < n_slots)[:, None] & (q < n_slots)[None, :]
+    tl.store(places, tl.where(filled, counts, 0), mask=inside)
+
+
+@triton.jit(do_not_specialize=["size"])
+def _count_listed_kernel(out, mask, width, i, j, size, BLOCK: tl.constexpr, BLOCK_W: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    w = tl.arange(0, BLOCK_W)
+    first = tl.load(i + at, mask=at < size, other=0).to(tl.int64)[:, None] * width + w[None, :]
+    second = tl.load(j + at, mask=at < size, other=0).to(tl.int64)[:, None] * width + w[None, :]
+    both = tl.full((BLOCK, BLOCK_W), 0, tl.int32)
+    for start in range(0, width, BLOCK_W):
+        both += tl.load(mask + first + start) & tl.load(mask + second + start)
+    tl.store(out + at, tl.sum(both, 1), mask=at < size)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numba import njit
 from torch import Tensor
 
-from temporal_sae.kernels.threads import in_parts
+from temporal_sae.kernels.threads import compiled, in_parts
 
 MAX_LOAD = 0.8
 GROWTH = 1.25
@@ -26,12 +25,8 @@ SHARD_BITS = 3  # at least 8 shards, for as many threads
 MULTIPLIERS = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)
 EMPTY = np.float32(-1)
 
-compiled = njit(nogil=True, cache=True, error_model="numpy")
-
 
 class PairMap:
-    """See `plain.PairMap`."""
-
     def __init__(self, device: torch.device, key_bits: int) -> None:
         self.key_bits = max(key_bits, SHARD_BITS + 1)
         self.shard_bits = max(SHARD_BITS, self.key_bits - 32)
@@ -43,11 +38,9 @@ class PairMap:
 
     @property
     def at_most(self) -> int:
-        """Never less than the number of keys, and known without waiting."""
         return len(self)
 
     def lookup(self, keys: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """See `plain.PairMap.lookup`."""
         order, slots, starts = self._by_shard(keys)
         values = np.zeros(len(slots), np.float32)
 
@@ -61,10 +54,9 @@ class PairMap:
         return torch.from_numpy(result).view(keys.shape)
 
     def store(self, keys: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> None:
-        """See `plain.PairMap.store`."""
-        given = keys >= 0
-        if not bool(given.all()):
-            keys, values = keys[given], values[given]
+        real = keys >= 0
+        if not bool(real.all()):
+            keys, values = keys[real], values[real]
         order, slots, starts = self._by_shard(keys)
         ordered = values.numpy()[order]
 
@@ -75,30 +67,25 @@ class PairMap:
         self._on_all_shards(work, len(slots))
 
     def pieces(self) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, " n"]]]:
-        """All keys and their values, a shard at a time, in no order."""
         for n, shard in enumerate(self.shards):
             slots, values = shard.items()
             yield torch.from_numpy(self._keys(n, slots)), torch.from_numpy(values)
 
     def items(self) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        """See `plain.PairMap.items`."""
         keys, values = (torch.cat(parts) for parts in zip(*self.pieces(), strict=True))
         keys, order = keys.sort()
         return keys, values[order]
 
     def update_all(self, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """See `plain.PairMap.update_all`."""
         for n, shard in enumerate(self.shards):
             slots, values = shard.items()
             keys = torch.from_numpy(self._keys(n, slots))
             shard.store(slots, change(keys, torch.from_numpy(values)).numpy())
 
     def drop_below(self, bound: float) -> None:
-        """See `plain.PairMap.drop_below`."""
         self._on_all_shards(lambda n: self.shards[n].drop_below(bound), len(self))
 
     def nbytes(self) -> int:
-        """Bytes held."""
         return sum(shard.slots.nbytes + shard.values.nbytes for shard in self.shards)
 
     def _on_all_shards(self, work: Callable[[int], None], n_keys: int) -> None:
@@ -219,12 +206,12 @@ def _lookup(slots, values, slot_bits, wanted, out):
 
 
 @compiled
-def _store(slots, values, slot_bits, given, new):
+def _store(slots, values, slot_bits, new_slots, new_values):
     added = 0
-    for n in range(given.size):
-        place = _place(slots, values, slot_bits, given[n])
+    for n in range(new_slots.size):
+        place = _place(slots, values, slot_bits, new_slots[n])
         if values[place] < 0:
             added += 1
-        slots[place] = given[n]
-        values[place] = new[n]
+        slots[place] = new_slots[n]
+        values[place] = new_values[n]
     return added

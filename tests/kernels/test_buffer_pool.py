@@ -3,30 +3,30 @@
 import pytest
 import torch
 
-from temporal_sae.kernels import spare
+from temporal_sae.kernels import buffer_pool
 
 SHAPE = (1024, 2048)  # 8 MiB
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    spare.clear()
+    buffer_pool.clear()
     yield
-    spare.clear()
+    buffer_pool.clear()
 
 
 def test_what_was_given_comes_back_once():
     tensor = torch.ones(SHAPE)
-    spare.give(tensor)
-    again = spare.empty(*SHAPE)
+    buffer_pool.release(tensor)
+    again = buffer_pool.empty(*SHAPE)
     assert again.data_ptr() == tensor.data_ptr()
-    assert spare.empty(*SHAPE).data_ptr() != tensor.data_ptr()
+    assert buffer_pool.empty(*SHAPE).data_ptr() != tensor.data_ptr()
 
 
 def test_a_transpose_is_kept_as_it_lies_in_memory():
     tensor = torch.ones(SHAPE)
-    spare.give(tensor.T)
-    again = spare.empty(*SHAPE)
+    buffer_pool.release(tensor.T)
+    again = buffer_pool.empty(*SHAPE)
     assert again.is_contiguous()
     assert again.data_ptr() == tensor.data_ptr()
 
@@ -37,8 +37,8 @@ def test_a_transpose_is_kept_as_it_lies_in_memory():
     ids=["small", "of another type", "with holes"],
 )
 def test_what_is_not_worth_it_is_not_kept(tensor):
-    spare.give(tensor)
-    other = spare.empty(*tensor.shape)
+    buffer_pool.release(tensor)
+    other = buffer_pool.empty(*tensor.shape)
     assert other.data_ptr() != tensor.data_ptr()
     assert other.dtype == torch.float32
 
@@ -46,6 +46,6 @@ def test_what_is_not_worth_it_is_not_kept(tensor):
 def test_no_more_than_two_of_a_shape_are_kept():
     given = [torch.ones(SHAPE) for _ in range(3)]
     for tensor in given:
-        spare.give(tensor)
-    kept = {spare.empty(*SHAPE).data_ptr() for _ in range(3)}
+        buffer_pool.release(tensor)
+    kept = {buffer_pool.empty(*SHAPE).data_ptr() for _ in range(3)}
     assert len(kept & {tensor.data_ptr() for tensor in given}) == 2

@@ -1,4 +1,4 @@
-"""Memory of gradients that are done with, for the next ones.
+"""Keep the memory of gradients that are done with for the next ones.
 
 On the CPU a tensor of this size is new memory from the system each time, and touching its pages for
 the first time costs more than computing what goes into them.
@@ -12,24 +12,24 @@ from torch import Tensor
 KEPT = 2  # of one shape: the gradients of encoder and decoder
 LEAST_BYTES = 2**22
 
-_spare: dict[tuple[int, ...], list[Tensor]] = {}
+_buffers: dict[tuple[int, ...], list[Tensor]] = {}
 
 
 def empty(*shape: int) -> Tensor:
-    """A float32 tensor on the CPU with anything in it."""
-    kept = _spare.get(shape)
+    """Return a float32 tensor on the CPU with anything in it."""
+    kept = _buffers.get(shape)
     return kept.pop() if kept else torch.empty(shape)
 
 
-def give(tensor: Tensor) -> None:
-    """Hand over a tensor that nobody else will use again, contiguous or the transpose of such."""
+def release(tensor: Tensor) -> None:
+    """Take a tensor that nobody uses any more, contiguous or the transpose of such."""
     tensor = tensor.T if tensor.ndim == 2 and not tensor.is_contiguous() else tensor
-    kept = _spare.setdefault(tuple(tensor.shape), [])
+    kept = _buffers.setdefault(tuple(tensor.shape), [])
     worth_it = tensor.nbytes >= LEAST_BYTES and tensor.dtype == torch.float32
     if worth_it and tensor.device.type == "cpu" and tensor.is_contiguous() and len(kept) < KEPT:
         kept.append(tensor)
 
 
 def clear() -> None:
-    """Let the system have it back."""
-    _spare.clear()
+    """Give all kept memory back to the system."""
+    _buffers.clear()

@@ -1,0 +1,12 @@
+"""One step of Adam, with the decoder's constraint of unit rows built in."""
+
+from __future__ import annotations
+
+from temporal_sae.kernels.adam import naive
+from temporal_sae.kernels.adam.naive import AdamStep
+from temporal_sae.kernels.dispatch import dispatched
+
+squared_norm = dispatched(naive.squared_norm)
+adam_ = dispatched(naive.adam_)
+
+__all__ = ["AdamStep", "adam_", "squared_norm"]

@@ -1,0 +1,196 @@
+"""Choosing latents in numba, on torch's threads.
+
+A float32 that is not negative orders like the integer with its bits, its *key*, so the k-th largest
+is found by counting the leading bits, then the next ones among those that share them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from temporal_sae.kernels.threads import as_array, compiled, on_threads
+
+ROWS_PER_SAMPLE = 16
+CAUTION = 0.8  # of a k-th largest seen elsewhere: a guess low enough for most rows
+BUCKETS = 2048
+SHIFTS = (20, 9, 0)  # 11 bits, 11 bits, and the last 9 with two that are known by then
+NAN_KEY = np.int32(0x7FFFFFFF)
+
+
+def select_topk(pre_acts: Float[Tensor, "B F"], k: int) -> tuple[Tensor, Tensor]:
+    values = torch.empty(pre_acts.shape[0], k)
+    indices = torch.empty(pre_acts.shape[0], k, dtype=torch.int64)
+    arrays = (as_array(pre_acts), k, values.numpy(), indices.numpy())
+    on_threads(_topk_loop, *arrays)
+    return values, indices
+
+
+def kth_largest(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, ""]:
+    # Some of the rows show above which value it lies; if that leaves too few, all are searched.
+    array = as_array(pre_acts)
+    some = array[::ROWS_PER_SAMPLE]
+    guess = CAUTION * _as_value(_kth_key(some, 0.0, max(1, n * len(some) // len(array))))
+    least = guess if math.isfinite(guess) else 0.0
+    key = _kth_key(array, least, n)
+    if key < 0 < least:
+        key = _kth_key(array, 0.0, n)
+    return torch.tensor(_as_value(key))
+
+
+def _as_value(key: int) -> float:
+    return float(np.array([max(key, 0)], np.int32).view(np.float32)[0])
+
+
+def _kth_key(array: np.ndarray, least: float, n: int) -> int:
+    """Return the n-th largest key of the entries above `least`, -1 if there are fewer."""
+    prefix, above, left = 0, 31, n
+    for shift in SHIFTS:
+        counts = np.zeros((torch.get_num_threads(), BUCKETS), np.int64)
+        searched = (array, np.float32(least), prefix, above, shift)
+        on_threads(_count_keys_loop, *searched, counts)
+        from_the_top = counts.sum(0)[::-1].cumsum()
+        place = int(np.searchsorted(from_the_top, left))
+        if place == BUCKETS:
+            return -1
+        left -= int(from_the_top[place - 1]) if place else 0
+        bucket = BUCKETS - 1 - place
+        prefix = prefix << (above - shift) | bucket & ((1 << (above - shift)) - 1)
+        above = shift
+    return prefix
+
+
+def list_above(
+    pre_acts: Float[Tensor, "B F"], thresholds: Float[Tensor, " F"]
+) -> Int[Tensor, "B K"]:
+    array, least = as_array(pre_acts), as_array(thresholds)
+    sizes = np.empty(len(array), np.int64)
+    on_threads(_count_above_loop, array, least, sizes)
+    indices = torch.full((len(array), max(1, sizes.max(initial=0))), -1, dtype=torch.int64)
+    on_threads(_list_above_loop, array, least, indices.numpy())
+    return indices
+
+
+@compiled
+def _key(z):
+    """Return the order of a value that is positive or NaN (which goes first: it must show)."""
+    return NAN_KEY if z != z else np.float32(z).view(np.int32)
+
+
+@compiled
+def _kth_of(keys, k, counts):
+    """Return the k-th largest of some keys, 0 if there are fewer; `keys` may be reordered."""
+    if keys.size < k:
+        return np.int32(0)
+    n, left = keys.size, k
+    for shift in SHIFTS:
+        counts[:] = 0
+        for e in range(n):
+            counts[(keys[e] >> shift) & (BUCKETS - 1)] += 1
+        bucket = BUCKETS - 1
+        while counts[bucket] < left:
+            left -= counts[bucket]
+            bucket -= 1
+        kept = 0
+        for e in range(n):
+            if (keys[e] >> shift) & (BUCKETS - 1) == bucket:
+                keys[kept] = keys[e]
+                kept += 1
+        n = kept
+    return keys[0]
+
+
+@compiled
+def _topk_loop(part, parts, pre_acts, k, values, indices):
+    """Write the k largest positive entries of each row in order of their places, -1 after them.
+
+    Of several that equal the k-th the first ones are taken. Only entries above a guess are looked
+    at closely; it comes from the row before and is dropped where it leaves too few.
+    """
+    n_rows, n = pre_acts.shape
+    keys, places = np.empty(n, np.int32), np.empty(n, np.int32)
+    scratch, counts = np.empty(n, np.int32), np.empty(BUCKETS, np.int32)
+    guess = np.float32(0)
+    for r in range(part, n_rows, parts):
+        row = pre_acts[r]
+        least = guess if _number_above(row, guess) >= k else np.float32(0)
+        found = _collect_above(row, least, keys, places)
+        scratch[:found] = keys[:found]
+        last = _kth_of(scratch[:found], k, counts)
+        _write_largest(row, keys[:found], places, last, values[r], indices[r])
+        guess = np.int32(last).view(np.float32) * np.float32(CAUTION) if last < NAN_KEY else guess
+
+
+@compiled
+def _number_above(row, least):
+    found = 0
+    for j in range(row.size):
+        found += not row[j] <= least
+    return found
+
+
+@compiled
+def _collect_above(row, least, keys, places):
+    found = 0
+    for j in range(row.size):
+        if not row[j] <= least:
+            keys[found], places[found] = _key(row[j]), j
+            found += 1
+    return found
+
+
+@compiled
+def _write_largest(row, keys, places, last, values, indices):
+    """Write those above the last key, and as many that equal it as there is room for."""
+    room = indices.size - np.sum(keys > last)
+    written = 0
+    for e in range(keys.size):
+        if keys[e] > last or (keys[e] == last and room > 0):
+            room -= keys[e] == last
+            values[written], indices[written] = row[places[e]], places[e]
+            written += 1
+    values[written:], indices[written:] = 0, -1
+
+
+@compiled
+def _count_keys_loop(part, parts, pre_acts, least, prefix, above, shift, counts):
+    """Count the entries above `least` that have each value of the 11 bits from `shift` on.
+
+    Args:
+        prefix: only entries whose bits from `above` on are these count.
+        counts: [parts, BUCKETS], one sum a part.
+    """
+    n_rows, n = pre_acts.shape
+    count = counts[part]
+    for r in range(part, n_rows, parts):
+        for j in range(n):
+            z = pre_acts[r, j]
+            if not z <= least:
+                key = _key(z)
+                if key >> above == prefix:
+                    count[(key >> shift) & (BUCKETS - 1)] += 1
+
+
+@compiled
+def _count_above_loop(part, parts, pre_acts, thresholds, sizes):
+    """Count the entries of each row that exceed the thresholds, or are NaN."""
+    for r in range(part, sizes.size, parts):
+        found = 0
+        for j in range(thresholds.size):
+            found += not pre_acts[r, j] <= thresholds[j]
+        sizes[r] = found
+
+
+@compiled
+def _list_above_loop(part, parts, pre_acts, thresholds, indices):
+    """Write their places, ascending; `indices` holds -1 before."""
+    for r in range(part, indices.shape[0], parts):
+        written = 0
+        for j in range(thresholds.size):
+            if not pre_acts[r, j] <= thresholds[j]:
+                indices[r, written] = j
+                written += 1
