@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from temporal_sae import processes
+from temporal_sae import distributed
 from temporal_sae.kernels import step_kernels_for
 from temporal_sae.sae import SparseAutoencoder
 
 OPERATIONS = ("select_topk", "kth_largest", "list_above", "list_by_latent", "sum_by_latent")
-EXCHANGES = ("gather", "least_of", "mean")  # of a step, among several processes
+COLLECTIVES = ("all_gather", "all_reduce_min", "all_reduce_mean")
 
 
 def compile_step(sae: SparseAutoencoder) -> None:
@@ -20,7 +20,7 @@ def compile_step(sae: SparseAutoencoder) -> None:
     every run.
     """
     kernels = step_kernels_for(sae.W_dec.device)
-    for module, names in ((kernels, OPERATIONS), (processes, EXCHANGES)):
+    for module, names in ((kernels, OPERATIONS), (distributed, COLLECTIVES)):
         for name in names:
             setattr(module, name, torch.compiler.disable(getattr(module, name)))
     sae.training_step = torch.compile(sae.training_step)  # type: ignore[method-assign]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.distributed import all_reduce_mean, world_size
 from temporal_sae.loss.terms import variance
-from temporal_sae.processes import mean, n_processes
 from temporal_sae.sae import StepOutput
 from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.parts import Parts
@@ -36,16 +36,16 @@ def measure(
         x: this process's part of the batch.
     """
     error = (x - out.x_hat).square().sum(-1).mean()
-    values = {name: float(mean(loss)) for name, loss in losses.items()}
-    unexplained = mean(error) / variance(x)
-    tokens = run.step * x.shape[0] * n_processes()
+    values = {name: float(all_reduce_mean(loss)) for name, loss in losses.items()}
+    unexplained = all_reduce_mean(error) / variance(x)
+    tokens = run.step * x.shape[0] * world_size()
     metrics = {
         "tokens": tokens,
         "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
         "separation_ratio": values["separation"] / max(values["reconstruction"], 1e-30),
         "explained_variance": 1 - float(unexplained),
-        "l0": float(mean(out.l0)),
+        "l0": float(all_reduce_mean(out.l0)),
         "dead_share": float(run.dead.share()),
         "lr": run.optimizer.lr,
         "gradient_norm": float(gradient_norm),
