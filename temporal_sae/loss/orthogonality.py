@@ -56,7 +56,8 @@ class OrthogonalityLoss:
         estimator: `exact` (every pair that carries weight: those of the window's tokens, or all
             pairs in blocks, whichever are fewer), `sampled` (the pairs of `sample_tokens` tokens
             of the last window, and for a uniform part those of 512 latents; unbiased), or `auto`:
-            exact up to 1024 latents and wherever sampling is not allowed or not cheaper.
+            exact where that is cheap (at most 2^16 pairs, as of 256 latents), and wherever sampling
+            is not allowed or not cheaper; a uniform part is exact up to 1024 latents.
         sample_tokens: M, tokens a step that `sampled` looks at; None for 16, and 8 where a token
             has more than 200 latents.
         seed: chooses the sampled tokens, together with the number of tokens seen, and π.

@@ -20,7 +20,8 @@ from temporal_sae.loss.products import (
     token_overlap,
 )
 
-EXACT_UP_TO = 1024
+CHEAP_PAIRS = 2**16  # a few ms on one core, as the exact sum over 256 latents takes
+UNIFORM_EXACT_UP_TO = 1024  # latents
 SAMPLE_ROWS = 512
 MANY_LATENTS = 200  # of a token
 
@@ -77,7 +78,9 @@ class PairSums:
     def weighted(self) -> tuple[WithGradient, float]:
         """Σ_{i≠j} w g with the tracker's weights: a function, and what to multiply it by."""
         if self.options.gram == "decoder" and self._by_tokens():
-            tokens = self._draw() if self._samples() else self._all_tokens()
+            window = self.tracker.last_window
+            assert window is not None
+            tokens = self._draw() if self._samples(window) else self._all_tokens()
             return self._token_sum(tokens), 1 / len(tokens)
 
         def weight_rows(lo: int, hi: int) -> Tensor:
@@ -91,7 +94,9 @@ class PairSums:
     def uniform(self) -> tuple[WithGradient, float]:
         """Σ_{i≠j} g with every pair alike."""
         if self.options.gram == "decoder":
-            if self._samples() and self.d_sae > SAMPLE_ROWS:
+            asked = self.options.estimator == "sampled" and self.d_sae > SAMPLE_ROWS
+            too_many = self.options.estimator == "auto" and self.d_sae > UNIFORM_EXACT_UP_TO
+            if asked or too_many:
                 return self._sampled_rows_sum()
             if self.options.penalty == "square":
                 return frame_potential, 1.0
@@ -101,23 +106,25 @@ class PairSums:
 
         return self._row_sum(ones), 2.0
 
-    def _samples(self) -> bool:
-        """Whether to look at some tokens only: as asked, or with `auto` where that is cheaper."""
+    def _samples(self, window: Int[Tensor, "W K"]) -> bool:
+        """Return True where some tokens stand for the window: as asked, or by cost with `auto`.
+
+        The cost is the number of pairs: all F² of a matrix, or twice those of the tokens, which
+        are looked up one by one. `auto` is exact where that is cheap, or no dearer than sampling.
+        """
         if self.options.estimator != "auto":
             return self.options.estimator == "sampled"
-        return self.d_sae > EXACT_UP_TO
+        exact = min(self.d_sae**2, token_pairs(len(window), window))
+        sampled = token_pairs(sample_size(self.options, window), window)
+        return exact > max(CHEAP_PAIRS, sampled)
 
     def _by_tokens(self) -> bool:
-        """Whether to walk the pairs of tokens: where allowed, if asked or fewer than all pairs."""
+        """Return True where the pairs of tokens are walked: if allowed, and asked or the fewer."""
         window = self.tracker.last_window
         if self.options.weighting == "average" or not self.tracker.weights_follow_window:
             return False
         assert window is not None
-        if self.options.estimator == "sampled":
-            return True
-        n_tokens = min(sample_size(self.options, window), len(window))
-        n_tokens = n_tokens if self._samples() else len(window)
-        return 2 * n_tokens * window.shape[1] ** 2 < self.d_sae**2
+        return self._samples(window) or token_pairs(len(window), window) < self.d_sae**2
 
     def _all_tokens(self) -> Int[Tensor, " W"]:
         window = self.tracker.last_window
@@ -173,6 +180,11 @@ def sample_size(options: Options, window: Int[Tensor, "W K"]) -> int:
     if options.sample_tokens is not None:
         return options.sample_tokens
     return 16 if window.shape[1] <= MANY_LATENTS else 8
+
+
+def token_pairs(n_tokens: int, window: Int[Tensor, "W K"]) -> int:
+    """Return the cost of the pairs of some of a window's tokens, in pairs of a whole matrix."""
+    return 2 * min(n_tokens, len(window)) * window.shape[1] ** 2
 
 
 def relabelled(latents: Latents, names: Int[Tensor, " F"]) -> Latents:
