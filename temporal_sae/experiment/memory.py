@@ -14,6 +14,7 @@ from temporal_sae.distributed import world_size
 from temporal_sae.errors import RunError
 from temporal_sae.machine import MIB, Free, Planned, free_memory
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.tracker.stability import StabilityMonitor
 
 if TYPE_CHECKING:
     from temporal_sae.experiment.build import Cheap
@@ -66,6 +67,7 @@ def planned_items(cheap: Cheap, model: LanguageModel, sae: SparseAutoencoder) ->
         **sae.planned_bytes(cheap.trainer.batch_size // world_size()),
         **cheap.source.planned_bytes(model),
         **tracker.planned_bytes(sae.d_sae, k, model.device),
+        **(StabilityMonitor().planned_bytes(sae.d_sae, sae.d_in) if tracker.gives_weights else {}),
         **(loss.planned_bytes(sae.d_sae, sae.d_in) if works else {}),
     }
 

@@ -35,11 +35,15 @@ def measure(
     Args:
         x: this process's part of the batch.
     """
+    stability = {}
+    if parts.stability:
+        with run.stopwatches["tracker"].running():
+            stability = parts.stability.observe(parts.tracker, parts.sae.W_dec)
     error = (x - out.x_hat).square().sum(-1).mean()
     values = {name: float(all_reduce_mean(loss)) for name, loss in losses.items()}
     unexplained = all_reduce_mean(error) / variance(x)
     tokens = run.step * x.shape[0] * world_size()
-    metrics = {
+    return {
         "tokens": tokens,
         "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
@@ -53,10 +57,8 @@ def measure(
         "tokens_per_second": run.clock.tokens_per_second(tokens),
         **{name: float(value) for name, value in parts.batches.metrics().items()},
         **{f"seconds_{name}": watch.seconds() for name, watch in run.stopwatches.items()},
+        **stability,
     }
-    if parts.stability:
-        metrics |= parts.stability.observe(parts.tracker, parts.sae.W_dec)
-    return metrics
 
 
 def warn_if_negligible(parts: Parts, run: TrainingState) -> None:

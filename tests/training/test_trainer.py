@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import time
 
 import pytest
 import torch
@@ -100,6 +101,20 @@ def weights(parts):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
+
+
+class SlowMonitor(StabilityMonitor):
+    def observe(self, tracker, W_dec):
+        time.sleep(0.05)
+        return super().observe(tracker, W_dec)
+
+
+def test_looks_at_stability_count_as_the_trackers_time(tmp_path):
+    parts = make_parts(tmp_path)
+    parts.stability = SlowMonitor(10)
+    run = make_trainer(steps=20).fit(parts)
+    assert run.stopwatches["tracker"].seconds() >= 4 * 0.05
+    assert run.metrics["seconds_tracker"] >= 4 * 0.05  # the last look is in the last line
 
 
 def test_it_learns_and_keeps_the_decoder_unit(tmp_path):
