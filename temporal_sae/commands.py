@@ -9,13 +9,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from temporal_sae.errors import printable
+from temporal_sae.errors import InvalidOption, RunError, printable
 
 WRONG_INPUT = 2
 PACKAGE = Path(__file__).resolve().parent
@@ -44,6 +45,22 @@ def why_unusable(error: OSError) -> str | None:
         return None
     path = error.filename2 if error.filename2 is not None else error.filename
     return f"{os.fsdecode(path)}: cannot be used ({error.strerror})"
+
+
+@contextmanager
+def exit_on_mistakes(*, traceback: bool = False) -> Iterator[None]:
+    """Print an error that a person can correct as one line, and exit; let every other go on up.
+
+    Args:
+        traceback: raise all of them.
+    """
+    try:
+        yield
+    except (InvalidOption, RunError, OSError) as error:
+        told = why_unusable(error) if isinstance(error, OSError) else str(error)
+        if told is None or traceback:
+            raise
+        fail(told)
 
 
 class Parser(argparse.ArgumentParser):

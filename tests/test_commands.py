@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from temporal_sae import commands
+from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.explain import explain_unreadable
 
 ROOT = Path(__file__).parents[1]
@@ -99,3 +100,29 @@ def test_a_reader_may_leave(words):
     process.stdout.close()  # as `head` has when it has read enough
     assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RunError("no such run"), "error: no such run\n"),
+        (InvalidOption("seed", -1, "0 or more"), "error: seed=-1: must be 0 or more\n"),
+        (
+            OSError(13, "Permission denied", "x/y"),
+            "error: x/y: cannot be used (Permission denied)\n",
+        ),
+    ],
+)
+def test_a_mistake_ends_a_command_with_one_line(capsys, error, said):
+    with pytest.raises(SystemExit) as stop, commands.exit_on_mistakes():
+        raise error
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == said
+    with pytest.raises(type(error)), commands.exit_on_mistakes(traceback=True):
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError("it names no file")])
+def test_what_is_no_mistake_of_a_person_goes_on_up(error):
+    with pytest.raises(type(error)), commands.exit_on_mistakes():
+        raise error

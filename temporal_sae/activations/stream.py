@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae import agreement, processes
+from temporal_sae import distributed
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
 from temporal_sae.activations.shuffle import ShuffleBuffer
@@ -192,10 +192,10 @@ class ActivationStream(Iterator[ActivationBatch]):
     def _harvest(self) -> Float[Tensor, "tokens d_in"]:
         """Activations of the next sequences; each process brings a part of them for all."""
         tokens = self._read()
-        own = processes.own_part(tokens)
+        own = distributed.local_shard(tokens)
         # Where there are more processes than sequences, one that nobody needs shows the width.
         acts = self.model.activations(own if len(own) else tokens[:1])[: len(own)]
-        acts = torch.cat(processes.gather(acts)) if processes.n_processes() > 1 else acts
+        acts = torch.cat(distributed.all_gather(acts)) if distributed.world_size() > 1 else acts
         # Chosen on the CPU, where the tokens are, so that a GPU need not be waited for.
         rows = self.source.counted(tokens, self.model).flatten().nonzero()[:, 0]
         return acts.flatten(0, 1)[rows.to(acts.device, non_blocking=True)]
@@ -208,7 +208,7 @@ class ActivationStream(Iterator[ActivationBatch]):
             return torch.stack(list(itertools.islice(self.sequences, self.source.lm_batch_size)))
 
         try:
-            return agreement.everywhere(read)
+            return distributed.raise_on_all_ranks(read)
         except (InvalidOption, RunError):
             self.sequences.load_state_dict(before)
             raise

@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from temporal_sae import schemas, signals
 from temporal_sae.cli import EVALUATION_FAILED
-from temporal_sae.commands import CONF, Parser, fail, let_readers_leave, why_unusable
-from temporal_sae.errors import InvalidOption, RunError, printable
+from temporal_sae.commands import CONF, Parser, exit_on_mistakes, let_readers_leave
+from temporal_sae.errors import RunError, printable
 from temporal_sae.explain import check_typed, explain
 
 OF_A_RUN = ("eval", "device", "debug", "plugins")
@@ -64,14 +64,9 @@ def _main(arguments: list[str] | None) -> None:
 
 
 def evaluated(folder: Path, overrides: list[str]) -> bool:
-    """Evaluate one folder and tell what failed; whether nothing did."""
-    try:
+    """Evaluate one folder and print what failed; return True if nothing did."""
+    with exit_on_mistakes(traceback="debug=true" in overrides):
         failures = evaluate(folder, overrides)
-    except (InvalidOption, RunError, OSError) as error:
-        told = why_unusable(error) if isinstance(error, OSError) else str(error)
-        if told is None or "debug=true" in overrides:
-            raise
-        fail(told)
     for name, reason in failures.items():
         print(f"error: {folder}: eval {name}: {printable(reason)}", file=sys.stderr)
     return not failures

@@ -12,13 +12,13 @@ from omegaconf import DictConfig
 
 from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
 from temporal_sae.data import Split, TextSource
+from temporal_sae.distributed import world_size
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.components import load_plugins
 from temporal_sae.experiment.construct import KINDS, build, naming, plain
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.experiment.results import check_objective
-from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import check_repo_id
 from temporal_sae.training import Trainer
@@ -105,8 +105,8 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     device = choose_device(cfg.device)
     seed = check_int("seed", cfg.seed, 0)
     trainer: Trainer = build(cfg, "trainer")
-    if trainer.batch_size % n_processes():
-        allowed = f"a multiple of {n_processes()}, the number of processes"
+    if trainer.batch_size % world_size():
+        allowed = f"a multiple of {world_size()}, the number of processes"
         raise InvalidOption("trainer.batch_size", trainer.batch_size, allowed)
     penalty = build(cfg, "loss")
     evaluation: Evaluation = build(cfg, "eval")
@@ -201,7 +201,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         InvalidOption: no such device on this machine.
     """
-    if n_processes() > 1 and uses_cuda(name):
+    if world_size() > 1 and uses_cuda(name):
         if name not in ("auto", "cuda"):
             raise InvalidOption("device", name, "auto, cuda or cpu for several processes")
         return torch.device("cuda", torch.cuda.current_device())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from temporal_sae.processes import n_processes
+from temporal_sae.distributed import world_size
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def threads_of(record: Mapping[str, Any] | None, device: torch.device) -> Iterat
     usual = torch.get_num_threads()
     known = record or {}
     began_with: Any = known.get("threads", usual)
-    is_same = device.type == "cpu" and known.get("processes") == n_processes()
+    is_same = device.type == "cpu" and known.get("processes") == world_size()
     is_number = isinstance(began_with, int) and 1 <= began_with <= MOST_THREADS
     if not (is_same and is_number) or began_with == usual:
         yield

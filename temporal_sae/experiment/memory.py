@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from temporal_sae.activations import LanguageModel
+from temporal_sae.distributed import world_size
 from temporal_sae.errors import RunError
 from temporal_sae.machine import MIB, Free, Planned, free_memory
-from temporal_sae.processes import n_processes
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.tracker.stability import StabilityMonitor
 
 if TYPE_CHECKING:
     from temporal_sae.experiment.build import Cheap
@@ -63,9 +64,10 @@ def planned_items(cheap: Cheap, model: LanguageModel, sae: SparseAutoencoder) ->
     works = loss.ortho_weight and (tracker.gives_weights or not loss.needs_tracker)
     return {
         **evaluation_items(cheap.evaluation.batches, cheap.source.context_size, model, sae),
-        **sae.planned_bytes(cheap.trainer.batch_size // n_processes()),
+        **sae.planned_bytes(cheap.trainer.batch_size // world_size()),
         **cheap.source.planned_bytes(model),
         **tracker.planned_bytes(sae.d_sae, k, model.device),
+        **(StabilityMonitor().planned_bytes(sae.d_sae, sae.d_in) if tracker.gives_weights else {}),
         **(loss.planned_bytes(sae.d_sae, sae.d_in) if works else {}),
     }
 

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from temporal_sae import agreement, processes, signals
+from temporal_sae import distributed, signals
 from temporal_sae.commands import launch_command, module_command
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.eval import decoder_metrics
@@ -58,7 +58,7 @@ from temporal_sae.training.state import TrainingState
 log = logging.getLogger(__name__)
 
 # Of the processes after the first, as the command line ends the first (see `cli`).
-EXIT_CODES = {InvalidOption: 2, RunError: 2, processes.ProcessLost: 2, EvaluationFailed: 3}
+EXIT_CODES = {InvalidOption: 2, RunError: 2, distributed.ProcessLost: 2, EvaluationFailed: 3}
 OTHER_ERROR = 1
 
 
@@ -90,32 +90,34 @@ def run_experiment(
         SystemExit: in a process that is not the first, where the first says what went wrong.
     """
     try:
-        with agreement.of_one_run(uses_cuda(cfg.device)):
+        with distributed.process_group(uses_cuda(cfg.device)):
             return _run(cfg, Path(folder), overrides or [], console)
     except Exception as error:
         signals.obey()  # what a swallowed signal leaves half done may fail in any way
-        if agreement.was_told(error) and not isinstance(error, Stopped):
+        if distributed.is_left_to_rank_zero(error) and not isinstance(error, Stopped):
             raise SystemExit(EXIT_CODES.get(type(error), OTHER_ERROR)) from None
         raise
 
 
 def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console | None) -> float:
     """What each process of a run does, of which the first has the folder and writes."""
-    began, is_first = time.monotonic(), processes.is_first()
+    began, is_first = time.monotonic(), distributed.is_rank_zero()
     console = (console or Console()) if is_first else Console(quiet=True)
     console.file = cast(IO[str], Forgiving(console.file))
-    shared = agreement.together(folder.absolute)  # each process may have got another one
+    shared = distributed.on_rank_zero(folder.absolute)  # each process may have got another one
     run_folder = RunFolder(folder if is_first else shared)
-    cheap = agreement.everywhere(lambda: build_cheap(cfg, run_folder.path))
+    cheap = distributed.raise_on_all_ranks(lambda: build_cheap(cfg, run_folder.path))
     cfg = cfg.copy()
     cfg.seed = cheap.seed  # a whole number, where 1e3 has been typed
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     # Before anything slow: a folder that has to be refused is refused at once.
-    continued = agreement.together(lambda: run_folder.claim(config, cfg.overwrite, cheap.text))
+    continued = distributed.on_rank_zero(
+        lambda: run_folder.claim(config, cfg.overwrite, cheap.text)
+    )
     try:
         with threads_of(continued, cheap.device):
-            parts = agreement.everywhere(lambda: build_components(cfg, cheap))
-            agreement.together(run_folder.make_ready)
+            parts = distributed.raise_on_all_ranks(lambda: build_components(cfg, cheap))
+            distributed.on_rank_zero(run_folder.make_ready)
             record = describe(cfg, config, overrides, parts) if is_first else {}
             if is_first:
                 changes = run_folder.changes_of_text(parts.text, continued, config)
@@ -142,7 +144,7 @@ def _work(
     began: float,
 ) -> float:
     """Train and evaluate in a folder that is the run's own; returns the objective."""
-    is_first = processes.is_first()
+    is_first = distributed.is_rank_zero()
 
     def write(record: dict[str, Any]) -> None:
         if is_first:
@@ -170,7 +172,7 @@ def _work(
                     raise EvaluationFailed(failures)
                 return objective
 
-            return agreement.together(finish)
+            return distributed.on_rank_zero(finish)
     except BaseException as error:
         if run_folder.path.is_dir():
             write({**record, **why_ended(signals.as_stop(error))})
@@ -182,7 +184,7 @@ def _work(
 def removed(folder: Path, error: Exception) -> RunError:
     """What to say of an error in a run whose folder somebody has removed."""
     told = RunError(f"{folder}: the folder was removed while the run was going on")
-    return agreement.by_all(told) if agreement.raised_by_all(error) else told
+    return distributed.collective(told) if distributed.is_collective(error) else told
 
 
 @contextmanager
@@ -216,7 +218,7 @@ def describe(
         "command": launch_command(overrides),
         "config": config,
         "memory_budget_bytes": parts.memory,
-        "processes": processes.n_processes(),
+        "processes": distributed.world_size(),
         **environment(parts.device),
     }
 

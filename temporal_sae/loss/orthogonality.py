@@ -39,7 +39,8 @@ from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 from temporal_sae.tracker.weightings import find_weighting
 
-EXACT_UP_TO = 1024
+CHEAP_PAIRS = 2**16  # a few ms on one core, as the exact sum over 256 latents takes
+UNIFORM_EXACT_UP_TO = 1024  # latents
 SAMPLE_ROWS = 512
 MANY_LATENTS = 200  # of a token
 
@@ -102,7 +103,8 @@ class OrthogonalityLoss:
         estimator: `exact` (every pair that carries weight: those of the window's tokens, or all
             pairs in blocks, whichever are fewer), `sampled` (the pairs of `sample_tokens` tokens
             of the last window, and for a uniform part those of 512 latents; unbiased), or `auto`:
-            exact up to 1024 latents and wherever sampling is not allowed or not cheaper.
+            exact where that is cheap (at most 2^16 pairs, as of 256 latents), and wherever sampling
+            is not allowed or not cheaper; a uniform part is exact up to 1024 latents.
         sample_tokens: M, tokens a step that `sampled` looks at; None for 16, and 8 where a token
             has more than 200 latents.
         seed: chooses the sampled tokens, together with the number of tokens seen, and π.
@@ -252,7 +254,9 @@ class OrthogonalityLoss:
     def _uniform(self, step: Step) -> Sum:
         """Return Σ_{i≠j} g, every pair alike."""
         if self.gram == "decoder":
-            if self._samples(step.d_sae) and step.d_sae > SAMPLE_ROWS:
+            asked = self.estimator == "sampled" and step.d_sae > SAMPLE_ROWS
+            too_many = self.estimator == "auto" and step.d_sae > UNIFORM_EXACT_UP_TO
+            if asked or too_many:
                 return self._sampled_rows_sum(step)
             if self.penalty == "square":
                 return Sum(frame_potential, 1.0)
@@ -262,22 +266,26 @@ class OrthogonalityLoss:
 
         return self._row_sum(step, ones)
 
-    def _samples(self, d_sae: int) -> bool:
-        """Return whether some tokens stand for all: as asked, or with `auto` where cheaper."""
-        return self.estimator == "sampled" or (self.estimator == "auto" and d_sae > EXACT_UP_TO)
+    def _samples(self, window: Int[Tensor, "W K"], d_sae: int) -> bool:
+        """Return True where some tokens stand for the window: as asked, or by cost with `auto`.
+
+        The cost is the number of pairs: all F² of a matrix, or twice those of the tokens, which
+        are looked up one by one. `auto` is exact where that is cheap, or no dearer than sampling.
+        """
+        if self.estimator != "auto":
+            return self.estimator == "sampled"
+        exact = min(d_sae**2, token_pairs(len(window), window))
+        sampled = token_pairs(self.sample_size(window), window)
+        return exact > max(CHEAP_PAIRS, sampled)
 
     def _walks_tokens(self, step: Step) -> bool:
-        """Return whether to walk the pairs of tokens: where allowed, if asked or fewer than all."""
+        """Return True where the pairs of tokens are walked: if allowed, and asked or the fewer."""
         window = step.tracker.last_window
         if not (self._weighting.relative and step.tracker.weights_follow_window):
             return False
         assert window is not None
-        if self.estimator == "sampled":
-            return True
-        n_tokens = len(window)
-        if self._samples(step.d_sae):
-            n_tokens = min(self.sample_size(window), n_tokens)
-        return 2 * n_tokens * window.shape[1] ** 2 < step.d_sae**2
+        fewer = token_pairs(len(window), window) < step.d_sae**2
+        return self._samples(window, step.d_sae) or fewer
 
     def sample_size(self, window: Int[Tensor, "W K"]) -> int:
         """Return M: as asked, or 16, and 8 where a token's pairs are so many that 16 cost much."""
@@ -290,7 +298,7 @@ class OrthogonalityLoss:
         tracker, window = step.tracker, step.tracker.last_window
         assert window is not None
         tokens = torch.arange(len(window), device=window.device)
-        if self._samples(step.d_sae):
+        if self._samples(window, step.d_sae):
             drawn = permutation(len(window), self.seed, tracker.tokens_seen, window.device)
             tokens = drawn[: self.sample_size(window)]
         rows = window[tokens].to(step.W_dec.device)
@@ -331,3 +339,8 @@ class OrthogonalityLoss:
             penalty=self.penalty,
         )
         return Sum(overlap, d_sae * (d_sae - 1) / (SAMPLE_ROWS * (SAMPLE_ROWS - 1)))
+
+
+def token_pairs(n_tokens: int, window: Int[Tensor, "W K"]) -> int:
+    """Return the cost of the pairs of some of a window's tokens, in pairs of a whole matrix."""
+    return 2 * min(n_tokens, len(window)) * window.shape[1] ** 2

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from temporal_sae import processes
+from temporal_sae import distributed
 
 RECONSTRUCTIONS = ("fvu", "sse", "norm")
 ROUNDING = 1e-12  # of E‖x‖²: what the variance of equal rows comes to in float32, and more
@@ -66,7 +66,7 @@ def variance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
     Several processes hold as many tokens each, and get the variance of all of them.
     """
     x = x.detach()
-    if processes.n_processes() > 1:
+    if distributed.world_size() > 1:
         return _variance_of_all(x).clamp(min=1e-12)
     return x.var(0, correction=0).sum().clamp(min=1e-12)
 
@@ -79,7 +79,7 @@ def is_constant(variance: float, square: float) -> bool:
 def _variance_of_all(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
     """The variance within parts, plus that of their means."""
     own = torch.cat([x.mean(0), x.var(0, correction=0).sum()[None]])
-    parts = torch.stack(processes.gather(own, alike=True))
+    parts = torch.stack(distributed.all_gather(own, same_shape=True))
     return parts[:, -1].mean() + parts[:, :-1].var(0, correction=0).sum()
 
 

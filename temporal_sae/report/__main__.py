@@ -17,8 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from temporal_sae import signals
-from temporal_sae.commands import Parser, fail, let_readers_leave
-from temporal_sae.errors import RunError
+from temporal_sae.commands import Parser, exit_on_mistakes, fail, let_readers_leave
 from temporal_sae.report.build import print_summary
 from temporal_sae.report.paired import compare_runs, print_comparison
 
@@ -49,15 +48,14 @@ def _main(arguments: list[str] | None) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=NOT_A_TERMINAL_WIDTH)
-    try:
-        if options.command == "show":
-            print_summary(options.run, console, options.reference)
-        else:
+    with exit_on_mistakes():
+        if options.command == "compare":
             print_comparison(compare_runs(options.runs, options.against), console)
-    except FileNotFoundError as error:
-        fail(f"{options.run}: holds no finished run ({error.filename} is missing)")
-    except RunError as error:
-        fail(str(error))
+            return
+        try:
+            print_summary(options.run, console, options.reference)
+        except FileNotFoundError as error:
+            fail(f"{options.run}: holds no finished run ({error.filename} is missing)")
 
 
 if __name__ == "__main__":

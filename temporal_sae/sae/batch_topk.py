@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae import processes
+from temporal_sae import distributed
 from temporal_sae.errors import check_int, check_number
 from temporal_sae.kernels import selection
 from temporal_sae.registry import component
@@ -143,14 +143,14 @@ def kth_largest_of_all(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, 
     every process, so those are all that the answer can be among, and few more than needed. On a
     GPU, where their number would have to be waited for, each brings as many as there can be.
     """
-    n_of_all = n * processes.n_processes()
+    n_of_all = n * distributed.world_size()
     if n_of_all == n:
         return selection.kth_largest(pre_acts, n)
     if pre_acts.device.type == "cpu":
-        bound = processes.least_of(selection.kth_largest(pre_acts, n))
+        bound = distributed.all_reduce_min(selection.kth_largest(pre_acts, n))
         candidates = pre_acts[(pre_acts >= bound) & (pre_acts > 0)].float()
     else:
         candidates = pre_acts.float().flatten().topk(min(n_of_all, pre_acts.numel())).values
-    values = torch.cat(processes.gather(candidates))
+    values = torch.cat(distributed.all_gather(candidates))
     values = torch.nn.functional.pad(values, (0, max(0, n_of_all - len(values))))
     return values.topk(n_of_all).values[-1].clamp(min=0)

@@ -11,10 +11,10 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from temporal_sae import signals
-from temporal_sae.commands import Parser, fail, let_readers_leave
+from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.files import write_atomically
-from temporal_sae.sae.formats.stored import first_line, read_json
+from temporal_sae.sae.formats.stored import first_line, read_object
 from temporal_sae.sae.saving import CONFIG, WEIGHTS
 
 CARD = "README.md"
@@ -57,7 +57,7 @@ def push_to_hub(
     """
     check_repo_id("repo_id", repo_id)
     folder = Path(folder)
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         raise RunError(f"{folder}: holds no {WEIGHTS}")
     api = HfApi()
@@ -129,10 +129,8 @@ def _main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--public", action="store_true", help="create the repository public")
     parser.add_argument("--path-in-repo", help="a folder in the repository")
     given = parser.parse_args(arguments)
-    try:
+    with exit_on_mistakes():
         url = push_to_hub(given.folder, given.repo_id, not given.public, given.path_in_repo)
-    except (InvalidOption, RunError) as error:
-        fail(str(error))
     sys.stdout.write(f"{url}\n")
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from temporal_sae import processes
+from temporal_sae import distributed
 from temporal_sae.errors import check_int, check_number
 from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
@@ -98,7 +98,9 @@ class JumpReLUSAE(SparseAutoencoder):
 
 def of_all(l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """The mean over processes, whose gradient is this process's own: it is averaged later."""
-    return l0 if processes.n_processes() == 1 else l0 + (processes.mean(l0) - l0).detach()
+    if distributed.world_size() == 1:
+        return l0
+    return l0 + (distributed.all_reduce_mean(l0) - l0).detach()
 
 
 class _Jump(torch.autograd.Function):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from temporal_sae.distributed import all_gather
 from temporal_sae.errors import check_choice, check_int, check_number
-from temporal_sae.processes import gather
 from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.resampling import resample
@@ -76,6 +76,6 @@ class StandardSAE(SparseAutoencoder):
         due = self.resample_every and (context.step + 1) % self.resample_every == 0
         if not due or context.dead is None:
             return None
-        x, x_hat = (torch.cat(gather(part.detach())) for part in (x, out.x_hat))
+        x, x_hat = (torch.cat(all_gather(part.detach())) for part in (x, out.x_hat))
         resample(self, x, x_hat, context.dead)
         return context.dead

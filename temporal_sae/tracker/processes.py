@@ -9,44 +9,44 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from temporal_sae.kernels.averages import AlphaStep, pairs_before
-from temporal_sae.processes import (
-    gather,
-    gather_to_first,
-    is_first,
-    largest_of,
-    n_processes,
+from temporal_sae.distributed import (
+    all_gather,
+    all_reduce_max,
+    all_reduce_sum,
+    fail_all_gather,
+    gather_to_rank_zero,
+    is_rank_zero,
     rank,
-    refuse,
-    total,
+    world_size,
 )
+from temporal_sae.kernels.averages import AlphaStep, pairs_before
 from temporal_sae.tracker.saved import key_bits, saved_pairs
 from temporal_sae.tracker.window import Window
 
 
 def gather_tokens(rows: Int[Tensor, "tokens K"]) -> Int[Tensor, "all_tokens K"]:
     """The tokens of all processes in the order of their ranks; the same ones without a group."""
-    if n_processes() == 1:
+    if world_size() == 1:
         return rows
     try:
-        parts = gather(rows, -1)
+        parts = all_gather(rows, -1)
     except ValueError as error:
         raise ValueError(f"indices: were {error}") from None
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in parts])
 
 
-def tell_refusal() -> None:
+def fail_gather_tokens() -> None:
     """Let the processes that wait for this one's tokens raise, too."""
-    refuse(2)
+    fail_all_gather(2)
 
 
 def shard_rows(n_latents: int) -> tuple[int, int]:
     """The rows that this process keeps: about as many pairs for each rank."""
-    if n_processes() == 1:
+    if world_size() == 1:
         return 0, n_latents
     starts = torch.tensor([pairs_before(n_latents, row) for row in range(n_latents + 1)])
-    shares = torch.arange(n_processes() + 1) * starts[-1] // n_processes()
+    shares = torch.arange(world_size() + 1) * starts[-1] // world_size()
     bounds = torch.searchsorted(starts, shares)
     bounds[-1] = n_latents
     return int(bounds[rank()]), int(bounds[rank() + 1])
@@ -62,23 +62,25 @@ def whole_state(state: dict[str, Any]) -> dict[str, Any]:
         state: of a tracker of this process.
     """
     own, n = state.get("averages"), state.get("n_latents", 0)
-    if n_processes() == 1 or own is None:
+    if world_size() == 1 or own is None:
         return state
-    (in_shards,) = largest_of(int((own.get("lo", 0), own.get("hi", n)) != (0, n)))
+    (in_shards,) = all_reduce_max(int((own.get("lo", 0), own.get("hi", n)) != (0, n)))
     return state | {"averages": _put_together(own, n)} if in_shards else state
 
 
 def _put_together(own: dict[str, Any], n_latents: int) -> dict[str, Any]:
     """Packed triangles follow each other by rank; where some keep lists of pairs all do."""
-    (as_pairs,) = largest_of(int("keys" in own))
-    prunings, prune_at = largest_of(own.get("prunings", 0), own.get("prune_at", 0))
+    (as_pairs,) = all_reduce_max(int("keys" in own))
+    prunings, prune_at = all_reduce_max(own.get("prunings", 0), own.get("prune_at", 0))
     if as_pairs and "keys" not in own:
         own = _as_pairs(own, n_latents)
     if as_pairs:
         own = {**own, "keys": own["keys"].long()}
     names = ("keys", "averages") if as_pairs else ("averages",)
-    parts = {name: gather_to_first(own[name]) for name in names}
-    whole: dict[str, Any] = {name: torch.cat(parts[name]) for name in names} if is_first() else own
+    parts = {name: gather_to_rank_zero(own[name]) for name in names}
+    whole: dict[str, Any] = (
+        {name: torch.cat(parts[name]) for name in names} if is_rank_zero() else own
+    )
     whole |= {"lo": 0, "hi": n_latents}
     return whole | ({"prunings": prunings, "prune_at": prune_at} if as_pairs else {})
 
@@ -109,33 +111,33 @@ class ShardedAverages:
     def error_bound(self) -> float:
         """The largest bound of any process."""
         bounds = torch.tensor([getattr(self.own, "error_bound", 0.0)])
-        return float(torch.cat(gather(bounds)).max())
+        return float(torch.cat(all_gather(bounds)).max())
 
     def close(self, previous: Window | None, step: AlphaStep, window: Window) -> Tensor:
         """See `state.Averages`."""
-        return total(self.own.close(previous, step, window))
+        return all_reduce_sum(self.own.close(previous, step, window))
 
     def lookup(self, i: Tensor, j: Tensor) -> Tensor:
         """See `state.Averages`."""
-        return total(self.own.lookup(i, j))
+        return all_reduce_sum(self.own.lookup(i, j))
 
     def row_block(self, lo: int, hi: int) -> Tensor:
         """See `state.Averages`."""
-        return total(self.own.row_block(lo, hi))
+        return all_reduce_sum(self.own.row_block(lo, hi))
 
     def at_least(self, bound: float) -> tuple[Tensor, Tensor]:
         """See `state.Averages`."""
         own = torch.stack(self.own.at_least(bound))
-        i, j = torch.cat(gather(own), 1)
+        i, j = torch.cat(all_gather(own), 1)
         return i, j
 
     def sum_over(self, term: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """See `state.Averages`."""
-        return total(self.own.sum_over(term))
+        return all_reduce_sum(self.own.sum_over(term))
 
     def total(self) -> Tensor:
         """See `state.Averages`."""
-        return total(self.own.total())
+        return all_reduce_sum(self.own.total())
 
     def nbytes(self) -> int:
         """Bytes held by this process."""
@@ -157,8 +159,8 @@ class ShardedAverages:
             self.own.load_state_dict(state)
         except ValueError as error:
             problem = error
-        refused = int(total(torch.tensor(int(problem is not None))))
+        refused = int(all_reduce_sum(torch.tensor(int(problem is not None))))
         if problem is not None:
             raise problem
         if refused:
-            raise ValueError(f"state: refused by {refused} of {n_processes()} processes")
+            raise ValueError(f"state: refused by {refused} of {world_size()} processes")

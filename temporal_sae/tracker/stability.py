@@ -1,8 +1,10 @@
-"""How stable co-activation is while an SAE trains.
+"""Measures of how stable co-activation is while an SAE trains.
 
-One observation looks at the last closed window. Instability is judged only on pairs with an
-expected count of at least 10 a window: below that, |c - c̄| is shot noise (METHOD: a stationary pair
-with mean count 1 shows s = 0.52).
+One look reads the last closed window and every running average. Looks are as rare as it takes for
+them to cost less than a hundredth of the training; that is settled by counts, never by a clock, so
+two runs of one config look at the same windows. Instability is judged only on pairs with an
+expected count of at least 10 a window: below that, |c - c̄| is shot noise (METHOD: a stationary
+pair with mean count 1 shows s = 0.52).
 """
 
 from __future__ import annotations
@@ -13,10 +15,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.machine import Planned
 from temporal_sae.tracker.weightings import instability
 
 MIN_COUNT = 10
 SURPRISING_Z = 3.0
+DRIFT_ROWS = 2048
+DRIFT_COPIES = 4  # of these rows: kept, present, and what their cosines take
+FLOAT = 4
+# Costs in averages read one after the other, about a nanosecond each on one core. A GPU reads and
+# multiplies faster by the same factor.
+COST_OF_A_WINDOWS_PAIR = 10  # to count it
+COST_OF_A_FREQUENT_PAIR = 200  # to look up its rate and its average
+COST_OF_A_TOKEN = 12_000  # to train on it, beside the products with the weights
+WEIGHTS_MULTIPLIED = 24  # F · d_in of a token, in the time that an average takes
+TRAINING_BETWEEN_LOOKS = 200  # times a look's own cost; by this estimate, which may be out by two
+
+Pairs = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
 
 
 class PairRates(Protocol):
@@ -34,7 +49,10 @@ class PairRates(Protocol):
 
 
 class StabilityMonitor:
-    """Watches a tracker and a decoder, one observation a logged step.
+    """Watches a tracker and a decoder at the logged steps.
+
+    The decoder's drift is measured at each of them, the pairs once enough has been trained since
+    the last look.
 
     Args:
         n_top: how many of the most frequent pairs are followed.
@@ -47,26 +65,30 @@ class StabilityMonitor:
         self._watched_rates: list[Float[Tensor, " n_top"]] = []
         self._window_at: list[int] = []
         self._window_sizes: list[int] = []
+        self._next_look = 1
         self._decoder: Tensor | None = None
         self._drift: float | None = None
 
     @torch.no_grad()
     def observe(self, tracker: Any, W_dec: Float[Tensor, "d_sae d_in"]) -> dict[str, float]:
-        """Look at the present state; returns the numbers worth logging."""
+        """Look at the present state; return the numbers worth logging."""
         measured: dict[str, float] = {}
+        rows = drift_rows(W_dec.detach())
         if self._decoder is not None:
             before = self._decoder.to(W_dec.device)  # a checkpoint brings it back on the CPU
-            cosine = torch.nn.functional.cosine_similarity(W_dec, before, dim=-1)
+            cosine = torch.nn.functional.cosine_similarity(rows, before, dim=-1)
             self._drift = measured["decoder_drift"] = float(cosine.mean())
-        self._decoder = W_dec.detach().clone()
-        seen = self._window_at[-1] if self._window_at else 0
-        if tracker.windows_closed > seen:
-            self._observe_window(tracker)
-            measured |= pair_stability(tracker)
+        self._decoder = rows.clone()
+        if tracker.windows_closed >= self._next_look:
+            frequent = tracker.pairs(MIN_COUNT)
+            self._observe_window(tracker, frequent)
+            measured |= pair_stability(tracker, frequent)
+            n_windows = windows_to_wait(tracker.last_window, len(frequent[0]), *W_dec.shape)
+            self._next_look = tracker.windows_closed + n_windows
         return measured
 
-    def _observe_window(self, tracker: PairRates) -> None:
-        top = top_pairs(tracker, self.n_top)
+    def _observe_window(self, tracker: PairRates, frequent: Pairs) -> None:
+        top = top_pairs(tracker, self.n_top, frequent)
         if self._watched is None:
             self._watched = top
         n = tracker.n_latents
@@ -76,6 +98,11 @@ class StabilityMonitor:
         self._window_at.append(tracker.windows_closed)
         assert tracker.last_window is not None
         self._window_sizes.append(tracker.last_window.shape[0])
+
+    def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
+        """Return the memory of the decoder rows whose drift is followed."""
+        n_rows = -(-n_latents // drift_stride(n_latents))
+        return {"drift": Planned(DRIFT_COPIES * n_rows * d_in * FLOAT, ("sae.d_sae",))}
 
     def summary(self, tracker: PairRates) -> dict[str, Any]:
         """The measures of a whole run, for the results file; empty before the first window."""
@@ -114,7 +141,7 @@ class StabilityMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Everything observed so far."""
         state: dict[str, Any] = {"window_at": self._window_at, "window_sizes": self._window_sizes}
-        state["drift"] = self._drift
+        state["drift"], state["next_look"] = self._drift, self._next_look
         if self._decoder is not None:
             state["decoder"] = self._decoder
         if self._watched is not None:
@@ -127,15 +154,50 @@ class StabilityMonitor:
         """Continue where `state` was taken."""
         self._window_at = list(state.get("window_at", []))
         self._window_sizes = list(state.get("window_sizes", []))
-        self._decoder, self._drift = state.get("decoder"), state.get("drift")
+        # Older checkpoints hold the whole decoder, and looked at every window that was new.
+        decoder = state.get("decoder")
+        self._decoder = None if decoder is None else drift_rows(decoder).clone()
+        seen = self._window_at[-1] if self._window_at else 0
+        self._drift, self._next_look = state.get("drift"), state.get("next_look", seen + 1)
         self._watched = state.get("watched")
         self._top = list(state["top"]) if "top" in state else []
         self._watched_rates = list(state["watched_rates"]) if "watched_rates" in state else []
 
 
-def pair_stability(tracker: PairRates) -> dict[str, float]:
-    """1 - s and z = (c - c̄)/√(max(c, c̄)/W) over pairs with at least 10 expected counts."""
-    i, j = tracker.pairs(MIN_COUNT)
+def drift_stride(n_latents: int) -> int:
+    """Return the distance of the rows that stand for the decoder; 1 up to 2048 latents."""
+    return -(-n_latents // DRIFT_ROWS)
+
+
+def drift_rows(W_dec: Float[Tensor, "F d_in"]) -> Float[Tensor, "rows d_in"]:
+    """Return the rows that stand for the decoder: evenly spaced, since latents may be in groups."""
+    return W_dec[:: drift_stride(W_dec.shape[0])]
+
+
+def windows_to_wait(window: Int[Tensor, "W K"], n_frequent: int, n_latents: int, d_in: int) -> int:
+    """Return the windows until the next look, at least 1.
+
+    Args:
+        window: the last one.
+        n_frequent: pairs with at least 10 counts in it, or expected.
+        n_latents: F; all its pairs have averages.
+        d_in: of the decoder.
+    """
+    n_tokens, width = window.shape
+    of_window = COST_OF_A_WINDOWS_PAIR * n_tokens * width * (width - 1) // 2
+    look = n_latents * (n_latents - 1) // 2 + of_window + COST_OF_A_FREQUENT_PAIR * n_frequent
+    training = n_tokens * (COST_OF_A_TOKEN + n_latents * d_in // WEIGHTS_MULTIPLIED)
+    return max(1, -(-TRAINING_BETWEEN_LOOKS * look // training))
+
+
+def pair_stability(tracker: PairRates, frequent: Pairs | None = None) -> dict[str, float]:
+    """Return 1 - s and z = (c - c̄)/√(max(c, c̄)/W) over pairs with at least 10 expected counts.
+
+    Args:
+        tracker: has closed a window.
+        frequent: these pairs, if they are known: `tracker.pairs(MIN_COUNT)`.
+    """
+    i, j = frequent or tracker.pairs(MIN_COUNT)
     if not len(i) or tracker.last_window is None:
         return {}
     rate, before = tracker.rate(i, j), tracker.before(i, j)
@@ -169,14 +231,20 @@ def co_activation(tracker: PairRates, n_top: int) -> dict[str, float]:
     }
 
 
-def top_pairs(tracker: PairRates, n: int) -> Int[Tensor, " n"]:
-    """The n pairs i < j with the highest rates as i F + j; -1 where there are fewer.
+def top_pairs(tracker: PairRates, n: int, frequent: Pairs | None = None) -> Int[Tensor, " n"]:
+    """Return the n pairs i < j with the highest rates as i F + j; -1 where there are fewer.
 
     Of pairs with the same rate the first come first.
+
+    Args:
+        tracker: has closed a window.
+        n: how many.
+        frequent: `tracker.pairs(MIN_COUNT)`, if known: the n are among them if that many are.
     """
     at_least = tracker.count_histogram().flip(0).cumsum(0).flip(0).cpu()
     enough = (at_least[1:] >= n).nonzero()
-    i, j = tracker.pairs(int(enough[-1]) + 1 if len(enough) else 1)
+    least = int(enough[-1]) + 1 if len(enough) else 1
+    i, j = frequent if frequent and least >= MIN_COUNT else tracker.pairs(least)
     ids, rate = i * tracker.n_latents + j, tracker.rate(i, j)
     highest, order = rate.sort(descending=True, stable=True)
     best = order[highest > 0][:n]

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.distributed import world_size
 from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
 from temporal_sae.kernels import windows
 from temporal_sae.machine import Planned
-from temporal_sae.processes import n_processes
 from temporal_sae.registry import component
 from temporal_sae.tracker.alpha import AlphaRule
 from temporal_sae.tracker.checks import check_indices, check_pair
@@ -34,9 +34,9 @@ from temporal_sae.tracker.choice import (
 from temporal_sae.tracker.dense import DenseAverages
 from temporal_sae.tracker.processes import (
     ShardedAverages,
+    fail_gather_tokens,
     gather_tokens,
     shard_rows,
-    tell_refusal,
 )
 from temporal_sae.tracker.reference import ReferenceState
 from temporal_sae.tracker.sparse import SparseAverages
@@ -165,7 +165,7 @@ class CoActivationTracker:
             k: latents of a token at most.
             device: where it would live.
         """
-        shards = n_processes() if self.sharded else 1
+        shards = world_size() if self.sharded else 1
         storage, _ = choose_storage(self.storage, n_latents, k, self.window_size, device, shards)
         # The pairs of `sparse` are not known yet; they come as they are seen.
         pairs = 0
@@ -178,7 +178,7 @@ class CoActivationTracker:
     def _prepare(self, k: int) -> PairState:
         """The state; `auto` is settled once the number of active latents is known."""
         if self._state is None:
-            shards = n_processes() if self.sharded else 1
+            shards = world_size() if self.sharded else 1
             self.storage, reason = choose_storage(
                 self.storage, self.n_latents, k, self.window_size, self.device, shards
             )
@@ -224,7 +224,7 @@ class CoActivationTracker:
             check_indices(indices)
             rows = windows.sorted_rows(indices.to(self.device), self.n_latents)
         except ValueError:
-            tell_refusal()
+            fail_gather_tokens()
             raise
         return gather_tokens(rows)
 

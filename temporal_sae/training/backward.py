@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from temporal_sae.distributed import all_gather, all_reduce_mean_, rank, world_size
 from temporal_sae.errors import NotFinite, RunError
 from temporal_sae.latents import Latents
-from temporal_sae.processes import gather, mean_, n_processes, rank
 from temporal_sae.sae import SparseAutoencoder, StepOutput
 from temporal_sae.training.optimizer import as_rows
 from temporal_sae.training.parts import DecoderPenalty, Parts
@@ -44,16 +44,16 @@ def average_gradients(sae: SparseAutoencoder) -> None:
     What of a gradient each process has computed for all, as that of a penalty on the decoder,
     takes part too, lest rounding on a GPU lets the weights drift apart.
     """
-    if n_processes() == 1:
+    if world_size() == 1:
         return
     small = [p.grad for p in sae.parameters() if p.ndim < 2 and p.grad is not None]
     for gradient, mean in zip(
-        small, mean_(torch.cat(small)).split([*map(len, small)]), strict=True
+        small, all_reduce_mean_(torch.cat(small)).split([*map(len, small)]), strict=True
     ):
         gradient.copy_(mean)
     for parameter in sae.parameters():
         if parameter.ndim == 2 and parameter.grad is not None:
-            rows = mean_(as_rows(parameter.grad, parameter))
+            rows = all_reduce_mean_(as_rows(parameter.grad, parameter))
             parameter.grad = rows if parameter.is_contiguous() else rows.T
 
 
@@ -76,7 +76,7 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
         penalty = parts.penalty(parts.sae.W_dec, parts.tracker, latents_of_all(out.latents))
         if penalty.requires_grad:
             (by_values,) = torch.autograd.grad(penalty, [values])
-            by_values = by_values * n_processes() if n_processes() > 1 else by_values
+            by_values = by_values * world_size() if world_size() > 1 else by_values
     if penalty.requires_grad:
         torch.autograd.backward([main, values], [None, by_values])
     else:
@@ -86,9 +86,9 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
 
 def latents_of_all(latents: Latents) -> Latents:
     """The latents of the whole batch; the gradient goes by those of this process."""
-    if n_processes() == 1:
+    if world_size() == 1:
         return latents
-    indices, parts = gather(latents.indices, -1), gather(latents.values.detach())
+    indices, parts = all_gather(latents.indices, -1), all_gather(latents.values.detach())
     parts[rank()] = latents.values
     width = max(part.shape[1] for part in parts)
     room = [(0, width - part.shape[1]) for part in parts]

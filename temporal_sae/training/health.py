@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from temporal_sae.agreement import everywhere
+from temporal_sae.distributed import all_reduce_max, raise_on_all_ranks
 from temporal_sae.errors import RunError
-from temporal_sae.processes import largest_of
 
 Names = tuple[str, ...]
 
@@ -61,11 +60,11 @@ class Health:
             if int(first) >= 0
         ]
         step, place, names = min(found, default=(NEVER, 0, ()))
-        (earliest,) = largest_of(-step)  # of all processes, of which one may know the cause
+        (earliest,) = all_reduce_max(-step)  # of all processes, of which one may know the cause
         if -earliest < NEVER:
-            (first_place,) = largest_of(-place if step == -earliest else -NEVER)
+            (first_place,) = all_reduce_max(-place if step == -earliest else -NEVER)
             is_cause = (step, place) == (-earliest, -first_place)
-            everywhere(lambda: self._raise(step, names[place]) if is_cause else None)
+            raise_on_all_ranks(lambda: self._raise(step, names[place]) if is_cause else None)
 
     def _raise(self, step: int, name: str) -> None:
         raise RunError(

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.distributed import all_reduce_sum
 from temporal_sae.errors import RunError
 from temporal_sae.loss.terms import is_constant
-from temporal_sae.processes import total
 from temporal_sae.sae import SparseAutoencoder, StepContext
 
 
@@ -61,6 +61,6 @@ def fit_encoder(sae: SparseAutoencoder, x: Float[Tensor, "tokens d_in"]) -> None
     before_training = StepContext(step=-1)
     centered = x - sae.b_dec
     x_hat = sae.training_step(x, before_training).x_hat - sae.b_dec
-    along, length = total((x_hat * centered).sum()), total(x_hat.square().sum())
+    along, length = all_reduce_sum((x_hat * centered).sum()), all_reduce_sum(x_hat.square().sum())
     scale = along / length
     sae.W_enc.mul_(torch.where(scale > 0, scale, 1.0))

@@ -7,7 +7,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from temporal_sae import agreement, processes, signals
+from temporal_sae import distributed, signals
 
 PREEMPTION = signal.SIGUSR2
 SECONDS_OF_PATIENCE = (
@@ -95,7 +95,7 @@ class StopRequest:
         where nobody wants to stop, SIGUSR2. Every one of them is worth a checkpoint.
         """
         got = self.signal
-        *asked, preempted = processes.largest_of(
+        *asked, preempted = distributed.all_reduce_max(
             *(int(got == number) for number in signals.STOP), int(self.preempted)
         )
         stops = [number for number, is_asked in zip(signals.STOP, asked, strict=True) if is_asked]
@@ -121,4 +121,4 @@ class StopRequest:
         """
         self.preempted = False
         handler = self._previous.get(PREEMPTION, lambda number, frame: None)
-        agreement.together(lambda: handler(PREEMPTION, None))
+        distributed.on_rank_zero(lambda: handler(PREEMPTION, None))

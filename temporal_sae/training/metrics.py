@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.distributed import all_reduce_mean, world_size
 from temporal_sae.loss.terms import variance
-from temporal_sae.processes import mean, n_processes
 from temporal_sae.sae import StepOutput
 from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.parts import Parts
@@ -35,17 +35,21 @@ def measure(
     Args:
         x: this process's part of the batch.
     """
+    stability = {}
+    if parts.stability:
+        with run.stopwatches["tracker"].running():
+            stability = parts.stability.observe(parts.tracker, parts.sae.W_dec)
     error = (x - out.x_hat).square().sum(-1).mean()
-    values = {name: float(mean(loss)) for name, loss in losses.items()}
-    unexplained = mean(error) / variance(x)
-    tokens = run.step * x.shape[0] * n_processes()
-    metrics = {
+    values = {name: float(all_reduce_mean(loss)) for name, loss in losses.items()}
+    unexplained = all_reduce_mean(error) / variance(x)
+    tokens = run.step * x.shape[0] * world_size()
+    return {
         "tokens": tokens,
         "loss": sum(values.values()),
         **{f"loss_{name}": value for name, value in values.items()},
         "orthogonality_ratio": values["orthogonality"] / max(values["reconstruction"], 1e-30),
         "explained_variance": 1 - float(unexplained),
-        "l0": float(mean(out.l0)),
+        "l0": float(all_reduce_mean(out.l0)),
         "dead_share": float(run.dead.share()),
         "lr": run.optimizer.lr,
         "gradient_norm": float(gradient_norm),
@@ -53,10 +57,8 @@ def measure(
         "tokens_per_second": run.clock.tokens_per_second(tokens),
         **{name: float(value) for name, value in parts.batches.metrics().items()},
         **{f"seconds_{name}": watch.seconds() for name, watch in run.stopwatches.items()},
+        **stability,
     }
-    if parts.stability:
-        metrics |= parts.stability.observe(parts.tracker, parts.sae.W_dec)
-    return metrics
 
 
 def warn_if_negligible(parts: Parts, run: TrainingState) -> None:

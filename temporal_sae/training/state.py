@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from temporal_sae import agreement, processes, schemas
+from temporal_sae import distributed, schemas
 from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.tracker.processes import whole_state
 from temporal_sae.training.checkpoint import Checkpoints, State
@@ -41,12 +41,12 @@ def load_newest(checkpoints: Checkpoints) -> State | None:
     Raises:
         RunError: some processes do not see what the first one sees.
     """
-    if processes.n_processes() == 1:
+    if distributed.world_size() == 1:
         return checkpoints.load_newest()
     # Damaged ones are removed by the first, so that the others find only whole ones.
-    found = agreement.together(checkpoints.newest_whole)
+    found = distributed.on_rank_zero(checkpoints.newest_whole)
     state = checkpoints.load_newest()
-    (differs,) = processes.largest_of(int((state or {}).get("step") != found))
+    (differs,) = distributed.all_reduce_max(int((state or {}).get("step") != found))
     if differs:
         raise RunError("the run's folder must be one that all its processes see")
     return state

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from temporal_sae import agreement, processes
+from temporal_sae import distributed
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.errors import (
     InvalidOption,
@@ -185,24 +185,24 @@ class Trainer:
                 if asked == PREEMPTION:
                     self._hand_on(stop, run)
                 elif asked and stop.ends(asked):
-                    raise agreement.by_all(Stopped(run.step, asked))
+                    raise distributed.collective(Stopped(run.step, asked))
             self._save(parts, run)
         return run
 
     def _save(self, parts: Parts, run: TrainingState) -> None:
         run.health.raise_if_sick()
         state = snapshot(parts, run)
-        agreement.together(lambda: parts.checkpoints.save(run.step, state))
+        distributed.on_rank_zero(lambda: parts.checkpoints.save(run.step, state))
 
     def _keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
         run.health.raise_if_sick()
-        agreement.together(lambda: snapshots.keep(run.step, sae))
+        distributed.on_rank_zero(lambda: snapshots.keep(run.step, sae))
 
     def _hand_on(self, stop: StopRequest, run: TrainingState) -> None:
         try:
             stop.hand_on()
         except SystemExit as leaving:
-            raise agreement.by_all(Preempted(run.step, leaving.code)) from None
+            raise distributed.collective(Preempted(run.step, leaving.code)) from None
 
     def _start(self, parts: Parts) -> TrainingState:
         """Fresh state, or that of the newest whole checkpoint."""
@@ -219,14 +219,14 @@ class Trainer:
             compile_step(sae)
         state = load_newest(parts.checkpoints) if self.resume == "auto" else None
         if state is None:
-            agreement.together(parts.checkpoints.clear)
+            distributed.on_rank_zero(parts.checkpoints.clear)
             self._initialise(parts)
         else:
             restore(parts, run, state)
             log.info("continuing at step %d of %d", run.step, self.total_steps)
         parts.logger.rewind(run.step)
         if parts.snapshots:
-            agreement.together(partial(parts.snapshots.rewind, run.step))
+            distributed.on_rank_zero(partial(parts.snapshots.rewind, run.step))
         return run
 
     @torch.no_grad()
@@ -239,14 +239,14 @@ class Trainer:
             parts.sae.b_dec.copy_(geometric_median(sample) if is_median else sample.mean(0))
         if self.encoder_init == "fitted":
             first = sample[: self.batch_size]
-            even = len(first) - len(first) % processes.n_processes()
-            fit_encoder(parts.sae, processes.own_part(first[:even]))
+            even = len(first) - len(first) % distributed.world_size()
+            fit_encoder(parts.sae, distributed.local_shard(first[:even]))
         for tensor in parts.sae.state_dict().values():
-            processes.same_as_first_(tensor)
+            distributed.broadcast_(tensor)
 
     def _step(self, parts: Parts, run: TrainingState) -> None:
         batch = self._next_batch(parts, run)
-        x = processes.own_part(batch.x)
+        x = distributed.local_shard(batch.x)
         context = StepContext(run.step, run.dead.mask_if_any(), self.sparse)
         with self._autocast(x.device):
             out = parts.sae.training_step(x, context)
@@ -264,7 +264,7 @@ class Trainer:
             run.step, {"batch of activations": x, **watched, "gradient": gradient_norm}
         )
         renewed = parts.sae.after_step(x, out, context)
-        run.dead.update(processes.any_of(out.fired), len(batch.x))
+        run.dead.update(distributed.all_reduce_any(out.fired), len(batch.x))
         if renewed is not None:
             run.optimizer.forget(renewed)
             run.dead.forget(renewed)
@@ -284,7 +284,7 @@ class Trainer:
                 raise
             self._save(parts, run)
             told = f"{error}; a checkpoint of step {run.step} has been written"
-            raise agreement.by_all(RunError(told)) from error
+            raise distributed.collective(RunError(told)) from error
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -302,7 +302,7 @@ class Trainer:
             return
         for chunk in batch.ordered:
             for piece in chunk.split(self.batch_size):
-                own = processes.own_part(piece)
+                own = distributed.local_shard(piece)
                 latents = parts.sae.encode(own).largest(parts.sae.tracked_latents)
                 parts.tracker.update(latents.active_indices())
 

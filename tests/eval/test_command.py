@@ -92,6 +92,31 @@ def test_another_sae_in_the_same_folder_is_evaluated_anew(run, options, tmp_path
     assert core(run) != before
 
 
+def test_the_same_weights_with_another_k_are_evaluated_anew(run):
+    main([str(run), *SMALL])
+    assert core(run)["sparsity"]["l0"] == 4
+    changed(run / "sae" / "cfg.json", lambda cfg: cfg.update(k=2))
+    main([str(run), *SMALL])
+    assert core(run)["sparsity"]["l0"] == 2
+
+
+def test_a_run_whose_evaluation_failed_is_finished_once_it_has_been_repaired(run, monkeypatch):
+    def failed(record):
+        record.update(status="failed", reason="eval two: no luck")
+
+    def record():
+        return json.loads((run / "run.json").read_text())
+
+    changed(run / "run.json", failed)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(CoreEvaluation, "run", lambda *_: Outcome({}, {"two": "again no luck"}))
+        main([str(run), *SMALL])
+    assert record()["status"] == "failed"
+    main([str(run), *SMALL])
+    assert record()["status"] == "finished"
+    assert "reason" not in record()
+
+
 def test_an_sae_from_elsewhere_brings_its_model_or_is_told(run, capsys):
     main([str(run), *SMALL])
     main([str(run / "sae"), *SMALL])

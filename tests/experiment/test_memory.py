@@ -1,5 +1,7 @@
 """The memory budget: what components say that they will take, and what they take."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, Orthogo
 from temporal_sae.machine import MIB, Planned
 from temporal_sae.sae import StandardSAE, TopKSAE
 from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker
+from temporal_sae.tracker.choice import window_bytes
+from temporal_sae.tracker.stability import StabilityMonitor
 from tests.test_config_surface import composed
 
 CPU = torch.device("cpu")
@@ -33,6 +37,23 @@ def test_a_source_takes_its_buffer_in_the_precision_of_the_model(small_model):
     source = ActivationSource(buffer_tokens=1000)
     assert small_model.dtype == "float32"
     assert sizes(source.planned_bytes(small_model)) == {"shuffle buffer": 1000 * 16 * 4}
+
+
+def test_a_source_of_half_precision_takes_half():
+    model = SimpleNamespace(dtype="bfloat16", d_in=16)
+    source = ActivationSource(buffer_tokens=1000)
+    assert sizes(source.planned_bytes(model)) == {"shuffle buffer": 1000 * 16 * 2}
+
+
+def test_on_a_gpu_a_window_marks_its_labels_by_bytes():
+    """Of 10 tokens: 4 slots of 12 bytes each, and 50 labels."""
+    assert window_bytes("dense", 50, 4, 10, torch.device("cuda")) == 10 * (48 + 50)
+    assert window_bytes("dense", 50, 4, 10, CPU) == 10 * (48 + 6)
+
+
+def test_the_monitor_takes_four_copies_of_the_rows_it_follows():
+    planned = StabilityMonitor().planned_bytes(n_latents=50, d_in=10)
+    assert sizes(planned) == {"drift": 4 * 50 * 10 * 4}
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from temporal_sae.distributed import all_gather, all_reduce_sum
 from temporal_sae.latents import Latents
 from temporal_sae.loss.orthogonality import OrthogonalityLoss
 from temporal_sae.tracker import CoActivationTracker, TranscriptTracker, all_weightings
-from temporal_sae.tracker.processes import gather, gather_tokens, shard_rows, total
+from temporal_sae.tracker.processes import gather_tokens, shard_rows
 
 SECONDS_FOR_AN_EXCHANGE = 60
 F, W, D = 32, 20, 8
@@ -308,9 +309,9 @@ def exchanges(rank: int, world: int) -> Named:
     by_columns = torch.arange(6.0).view(2, 3).T
     return {
         "nothing": gather_tokens(torch.empty(0, 3, dtype=torch.int32)).shape,
-        "own": [part.tolist() for part in gather(torch.full((rank, 2), rank), -1)],
-        "layouts": total(by_columns if rank else by_columns.contiguous()).tolist(),
-        "empty": total(torch.zeros(0)).shape,
+        "own": [part.tolist() for part in all_gather(torch.full((rank, 2), rank), -1)],
+        "layouts": all_reduce_sum(by_columns if rank else by_columns.contiguous()).tolist(),
+        "empty": all_reduce_sum(torch.zeros(0)).shape,
         "given": by_columns.tolist(),
         "rows": {n: shard_rows(n) for n in (1, 2, 3, 7, F, 300, 5000)},
     }

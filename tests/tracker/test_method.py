@@ -111,3 +111,20 @@ def test_nothing_holds_before_the_first_window_closes():
     assert tracker.windows_closed == 0
     assert tracker.tokens_seen == 3
     assert float(tracker.weight_sum()) == 0
+
+
+@pytest.mark.parametrize("weighting", ["none", "instability", "average"])
+def test_the_sum_of_the_weights_is_that_of_the_newest_window(weighting):
+    """It is computed once a window: what was asked of one must not be told of the next."""
+    tracker = tracker_after(FIRST, init="zero")
+    other = tracker_after(init="zero")
+    for window in (SECOND, FIRST):
+        expected = float(tracker.weight_matrix(weighting).sum())
+        assert float(tracker.weight_sum(weighting)) == pytest.approx(expected)
+        state = tracker.state_dict()
+        tracker.update(torch.tensor(window))
+        expected = float(tracker.weight_matrix(weighting).sum())
+        assert float(tracker.weight_sum(weighting)) == pytest.approx(expected)
+        other.load_state_dict(state)
+        expected = float(other.weight_matrix(weighting).sum())
+        assert float(other.weight_sum(weighting)) == pytest.approx(expected)

@@ -12,6 +12,7 @@ from temporal_sae.tracker.stability import (
     half_life,
     jaccard,
     pair_stability,
+    top_pairs,
 )
 from temporal_sae.tracker.weightings import instability
 
@@ -81,6 +82,76 @@ def test_state_survives():
     tracker.update(window([50, 100]))
     assert monitor.observe(tracker, torch.eye(6)) == other.observe(tracker, torch.eye(6))
     assert monitor.summary(tracker) == other.summary(tracker)
+
+
+def many_latents(n_windows):
+    """A tracker of 1000 latents after windows of one pair that fires 100 times."""
+    tracker = CoActivationTracker(1000, window_size=W)
+    for _ in range(n_windows):
+        tracker.update(window([100]))
+    return tracker
+
+
+def test_looks_are_rare_where_a_look_is_dear_beside_the_training():
+    """A look costs as much as reading 509,700 averages; training a window, as 12,083,000."""
+    tracker, monitor = many_latents(0), StabilityMonitor()
+    looked_at, W_dec = [], torch.randn(1000, 2)
+    for number in range(1, 40):
+        tracker.update(window([100]))
+        if "pair_stability" in monitor.observe(tracker, W_dec):
+            looked_at.append(number)
+    assert looked_at == [1, 10, 19, 28, 37]
+    assert monitor.summary(tracker)["windows_observed"] == 5
+
+
+def test_more_weights_to_train_allow_more_looks():
+    tracker, monitor = many_latents(1), StabilityMonitor()
+    W_dec = torch.randn(1000, 3000)
+    monitor.observe(tracker, W_dec)
+    tracker.update(window([100]))
+    assert "pair_stability" in monitor.observe(tracker, W_dec)
+
+
+def test_a_continued_monitor_looks_at_the_same_windows():
+    tracker, monitor, other = many_latents(1), StabilityMonitor(), StabilityMonitor()
+    W_dec = torch.randn(1000, 2)
+    monitor.observe(tracker, W_dec)
+    for _ in range(5):
+        tracker.update(window([100]))
+    other.load_state_dict(monitor.state_dict())
+    for _ in range(20):
+        tracker.update(window([100]))
+        assert other.observe(tracker, W_dec) == monitor.observe(tracker, W_dec)
+    assert other.summary(tracker) == monitor.summary(tracker)
+
+
+def test_of_many_latents_some_rows_stand_for_the_decoder():
+    tracker, monitor = CoActivationTracker(5000, window_size=W), StabilityMonitor()
+    W_dec = torch.randn(5000, 3)
+    monitor.observe(tracker, W_dec)
+    held = monitor.state_dict()["decoder"]
+    assert held.shape == (1667, 3)
+    (planned,) = monitor.planned_bytes(5000, 3).values()
+    assert held.untyped_storage().nbytes() * 4 == planned.n_bytes
+    assert monitor.observe(tracker, -W_dec)["decoder_drift"] == pytest.approx(-1)
+
+
+def test_a_checkpoint_from_before_holds_the_whole_decoder():
+    tracker, monitor = CoActivationTracker(5000, window_size=W), StabilityMonitor()
+    W_dec = torch.randn(5000, 3)
+    monitor.load_state_dict({"window_at": [], "window_sizes": [], "drift": 0.5, "decoder": W_dec})
+    assert monitor.observe(tracker, W_dec)["decoder_drift"] == pytest.approx(1)
+
+
+def test_the_top_pairs_are_the_same_from_the_frequent_ones():
+    torch.manual_seed(0)
+    tracker = CoActivationTracker(40, window_size=W)
+    popularity = torch.rand(40) ** 3 + 0.01
+    tracker.update(torch.multinomial(popularity.expand(3 * W, 40), 5))
+    frequent = tracker.pairs(10)
+    assert len(frequent[0]) > 30
+    for n in (1, 5, 30, 700):
+        assert torch.equal(top_pairs(tracker, n, frequent), top_pairs(tracker, n))
 
 
 def test_nothing_to_say_before_the_first_window():

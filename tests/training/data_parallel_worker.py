@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from temporal_sae import agreement, processes
+from temporal_sae import distributed
 from temporal_sae.activations import ActivationBatch, ActivationSource, LanguageModel
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
@@ -136,7 +136,7 @@ def make(scenario: Named, folder: Path, **mixtures: Any) -> tuple[Trainer, Parts
         batches=Mixtures(ordered=tracker.stream == "ordered", **mixtures),
         tracker=tracker,
         penalty=scenario.get("penalty") or OrthogonalityLoss(),
-        logger=JsonlLogger(folder) if processes.is_first() else NoLogger(),
+        logger=JsonlLogger(folder) if distributed.is_rank_zero() else NoLogger(),
         checkpoints=Checkpoints(folder / "checkpoints"),
         progress=ProgressDisplay(1, Console(quiet=True)),
         stability=None if scenario.get("tracker", {}) is None else StabilityMonitor(10),
@@ -169,7 +169,7 @@ def trained(name: str, folder: Path) -> Named:
 
 def stop_and_go_on(name: str, folder: Path) -> Named:
     """The last process gets a signal in the seventh step; then all go on with new parts."""
-    last = processes.rank() == processes.n_processes() - 1
+    last = distributed.rank() == distributed.world_size() - 1
 
     def interrupt() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -196,7 +196,7 @@ def keep_checkpoints(source: Path, target: Path) -> list[str]:
             (target / "checkpoints" / file.name).write_bytes(file.read_bytes())
         return [file.name.split(".")[0] for file in files]
 
-    return agreement.together(copy)
+    return distributed.on_rank_zero(copy)
 
 
 def preempted(folder: Path, goes_on: bool) -> Named:
@@ -209,7 +209,7 @@ def preempted(folder: Path, goes_on: bool) -> Named:
             raise SystemExit(-1)
 
     before = signal.signal(signal.SIGUSR2, handler)
-    last = processes.rank() == processes.n_processes() - 1
+    last = distributed.rank() == distributed.world_size() - 1
     happens = (lambda: signal.raise_signal(signal.SIGUSR2)) if last else None
     place = folder / f"preempted {goes_on}"
     trainer, parts = make({}, place, at=5, happens=happens)
@@ -243,13 +243,13 @@ def error_of(function: Callable[[], Any]) -> str:
     try:
         function()
     except (RunError, InvalidOption, ValueError, OSError) as error:
-        return f"{type(error).__name__}: {error}, {agreement.raised_by_all(error)}"
+        return f"{type(error).__name__}: {error}, {distributed.is_collective(error)}"
     return ""
 
 
 def agreements() -> Named:
     """How results and errors of one become those of all."""
-    rank, last = processes.rank(), processes.n_processes() - 1
+    rank, last = distributed.rank(), distributed.world_size() - 1
 
     def refuse() -> None:
         raise InvalidOption("trainer.lr", rank, "another one")
@@ -258,20 +258,22 @@ def agreements() -> Named:
         raise OSError(28, "No space left", "somewhere")
 
     def seen_inside() -> tuple[int, float]:
-        return processes.n_processes(), float(processes.mean(torch.tensor(3.0)))
+        return distributed.world_size(), float(distributed.all_reduce_mean(torch.tensor(3.0)))
 
     return {
-        "result": agreement.together(lambda: Path("of") / str(rank)).as_posix(),
-        "inside": agreement.together(seen_inside),
-        "refused by the first": error_of(lambda: agreement.together(refuse)),
-        "disk full": error_of(lambda: agreement.together(full)),
+        "result": distributed.on_rank_zero(lambda: Path("of") / str(rank)).as_posix(),
+        "inside": distributed.on_rank_zero(seen_inside),
+        "refused by the first": error_of(lambda: distributed.on_rank_zero(refuse)),
+        "disk full": error_of(lambda: distributed.on_rank_zero(full)),
         "refused by the last": error_of(
-            lambda: agreement.everywhere(refuse if rank == last else lambda: None)
+            lambda: distributed.raise_on_all_ranks(refuse if rank == last else lambda: None)
         ),
-        "refused by none": agreement.everywhere(lambda: 5),
-        "largest": processes.largest_of(rank, -rank),
-        "bfloat16": torch.cat(processes.gather(torch.ones(2, 3, dtype=torch.bfloat16))).tolist(),
-        "any": processes.any_of(torch.arange(last + 2) == rank).tolist(),
+        "refused by none": distributed.raise_on_all_ranks(lambda: 5),
+        "largest": distributed.all_reduce_max(rank, -rank),
+        "bfloat16": torch.cat(
+            distributed.all_gather(torch.ones(2, 3, dtype=torch.bfloat16))
+        ).tolist(),
+        "any": distributed.all_reduce_any(torch.arange(last + 2) == rank).tolist(),
     }
 
 
@@ -283,7 +285,7 @@ def thresholds() -> list[float]:
         acts += torch.arange(B)[:, None] / 20 if case == 1 else 0
         acts = acts.mul(2).round() if case == 2 else acts
         acts -= 3.2 if case == 3 else 0
-        own = processes.own_part(acts)
+        own = distributed.local_shard(acts)
         read.append(float(kth_largest_of_all(own.contiguous(), K * len(own))))
     return read
 
@@ -327,7 +329,7 @@ def trained_in(name: str, folder: Path) -> Named:
 
 def killed(folder: Path) -> Named:
     """The last process is killed in the fifth step."""
-    last = processes.rank() == processes.n_processes() - 1
+    last = distributed.rank() == distributed.world_size() - 1
     happens = (lambda: os.kill(os.getpid(), signal.SIGKILL)) if last else None
     trainer, parts = make({}, folder, at=5, happens=happens)
     return {"steps": trainer.fit(parts).step}
@@ -339,7 +341,7 @@ def failing(folder: Path) -> Named:
     def fail() -> None:
         raise ValueError("its own error")
 
-    last = processes.rank() == processes.n_processes() - 1
+    last = distributed.rank() == distributed.world_size() - 1
     trainer, parts = make({}, folder, at=5, happens=fail if last else None)
     return {"steps": trainer.fit(parts).step}
 
@@ -371,7 +373,7 @@ def by_slurm(rank: int, world: int, port: int) -> dict[str, str]:
 
 def small_exchange(folder: Path) -> Named:
     """Enough to see who is there."""
-    return {"ranks": processes.gather(torch.tensor([processes.rank()]))}
+    return {"ranks": distributed.all_gather(torch.tensor([distributed.rank()]))}
 
 
 def work_in(
@@ -391,10 +393,10 @@ def work_in(
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
-        with agreement.of_one_run(on_cuda=False):
+        with distributed.process_group(on_cuda=False):
             read = work(folder)
             read["is silent"] = logging.root.manager.disable == logging.WARNING
     except RunError as error:
-        read = {"error": str(error), "told": agreement.was_told(error)}
+        read = {"error": str(error), "told": distributed.is_left_to_rank_zero(error)}
     torch.save(read, folder / f"{rank}.part")
     os.replace(folder / f"{rank}.part", folder / f"{rank}.pt")

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from temporal_sae import agreement, processes
 from tests.training import data_parallel_worker as worker
 from tests.training.data_parallel_worker import SCENARIOS, STEPS, B
 
@@ -37,7 +35,7 @@ def begin():
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), before]))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__, "temporal_sae.process_group"])
+    context.set_forkserver_preload([worker.__name__, "temporal_sae.distributed.environment"])
 
     def begin(world, folder, work, environment=worker.by_torchrun):
         folder.mkdir(parents=True, exist_ok=True)
@@ -258,30 +256,3 @@ def test_the_tasks_of_a_slurm_step_find_each_other(begin, tmp_path):
     assert wait(begin(3, tmp_path, worker.small_exchange, worker.by_slurm)) == [0, 0, 0]
     for rank in range(3):
         assert torch.cat(read(tmp_path, rank)["ranks"]).tolist() == [0, 1, 2]
-
-
-def test_without_others_nothing_changes():
-    """No group, and no import of one, where the environment tells of no processes."""
-    with agreement.of_one_run(on_cuda=False):
-        assert processes.n_processes() == 1
-        assert processes.is_first()
-    assert "temporal_sae.process_group" not in sys.modules
-    x = torch.ones(3)
-    assert processes.own_part(x) is x
-    assert processes.total(x) is x
-    assert processes.gather(x) == [x]
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"RANK": "0", "WORLD_SIZE": "1"},
-        {"WORLD_SIZE": "2"},
-        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
-        {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"},
-    ],
-)
-def test_variables_that_tell_of_no_other_process(monkeypatch, environment):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert not processes.are_announced()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from temporal_sae import processes
+from temporal_sae import distributed
 from temporal_sae.sae import JumpReLUSAE, StandardSAE, TopKSAE
 from temporal_sae.signals import Terminated
 from temporal_sae.training import JsonlLogger
@@ -164,7 +164,7 @@ def test_a_signal_during_the_exchange_is_told_at_the_next(number, monkeypatch):
 
     with StopRequest() as stop:
         with monkeypatch.context() as patch:
-            patch.setattr(processes, "largest_of", meanwhile)
+            patch.setattr(distributed, "all_reduce_max", meanwhile)
             assert stop.agreed() is None
         assert stop.agreed() == number
 

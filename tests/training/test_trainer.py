@@ -1,8 +1,10 @@
 """The training loop on activations held in memory."""
 
+import copy
 import json
 import logging
 import signal
+import time
 
 import pytest
 import torch
@@ -100,6 +102,20 @@ def weights(parts):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
+
+
+class SlowMonitor(StabilityMonitor):
+    def observe(self, tracker, W_dec):
+        time.sleep(0.05)
+        return super().observe(tracker, W_dec)
+
+
+def test_looks_at_stability_count_as_the_trackers_time(tmp_path):
+    parts = make_parts(tmp_path)
+    parts.stability = SlowMonitor(10)
+    run = make_trainer(steps=20).fit(parts)
+    assert run.stopwatches["tracker"].seconds() >= 4 * 0.05
+    assert run.metrics["seconds_tracker"] >= 4 * 0.05  # the last look is in the last line
 
 
 def test_it_learns_and_keeps_the_decoder_unit(tmp_path):
@@ -265,14 +281,28 @@ def equal_states(ours, theirs):
     return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
 
+class Silencing(Synthetic):
+    """From the sixth batch on some latents of an SAE cannot fire any more."""
+
+    def __init__(self, sae, silent):
+        super().__init__()
+        self.sae, self.silent = sae, silent
+
+    def __next__(self):
+        if self.n == 5:
+            self.sae.b_enc.data[self.silent] = -100.0
+        return super().__next__()
+
+
 def test_resampled_latents_forget_their_past(tmp_path):
     """After 12 steps, at the second time that it is due, some latents are made anew."""
     torch.manual_seed(0)
     sae = StandardSAE(D, F, 0.01, resample_every=6)
     silent = torch.arange(F) < 4
-    sae.b_enc.data[silent] = -100.0
-    parts = make_parts(tmp_path, sae=sae, penalty=OrthogonalityLoss(0.0))
-    run = make_trainer(steps=12, dead_after_tokens=7 * B).fit(parts)
+    parts = make_parts(
+        tmp_path, sae=sae, penalty=OrthogonalityLoss(0.0), batches=Silencing(sae, silent)
+    )
+    run = make_trainer(steps=12, dead_after_tokens=6 * B).fit(parts)
     assert (sae.b_enc[silent] == 0).all()
     averages = run.optimizer.state_dict()
     for average in (averages["mean"], averages["square"]):
@@ -397,6 +427,45 @@ def test_ordered_stream_feeds_the_tracker_and_not_the_sae(tmp_path):
     assert same(weights(plain), weights(ordered))
     assert tracker.tokens_seen == 30 * B
     assert not torch.equal(tracker.last_window, plain.tracker.last_window)
+
+
+def test_ordered_tokens_reach_the_tracker_in_their_order(tmp_path):
+    """In chunks that are as long as they come, one after the other."""
+
+    class Chunked(Synthetic):
+        def __next__(self):
+            batch = super().__next__()
+            return ActivationBatch(batch.x, (batch.x[:10], batch.x[10:15], batch.x[15:]))
+
+    class Recording(CoActivationTracker):
+        def update(self, indices):
+            seen.append(indices.sort().values)
+            super().update(indices)
+
+    seen = []
+    tracker = Recording(F, window_size=100, stream="ordered")
+    parts = make_parts(tmp_path, tracker=tracker, batches=Chunked())
+    before = copy.deepcopy(parts.sae)  # what the tracker sees is encoded before the step
+    make_trainer(steps=1, b_dec_init="zeros", encoder_init="tied", warmup_steps=0).fit(parts)
+    x = next(Synthetic()).x
+    assert torch.equal(torch.cat(seen), before.encode(x).active_indices().sort().values)
+
+
+def test_a_continued_run_warns_of_a_penalty_that_does_nothing_when_the_whole_does(tmp_path, caplog):
+    """Ten logged steps in a row, some before and some after a stop."""
+
+    def train(folder, batches):
+        parts = make_parts(folder, penalty=OrthogonalityLoss(1e-9), batches=batches)
+        return make_trainer(steps=16, log_every=1).fit(parts)
+
+    whole = train(tmp_path / "whole", Synthetic())
+    assert caplog.text.count("does next to nothing") == 1
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", Synthetic(stop_at=8))
+    assert caplog.text.count("does next to nothing") == 1
+    continued = train(tmp_path / "stopped", Synthetic())
+    assert caplog.text.count("does next to nothing") == 2
+    assert continued.steps_negligible == whole.steps_negligible
 
 
 def test_a_penalty_that_does_nothing_is_noticed(tmp_path, caplog):

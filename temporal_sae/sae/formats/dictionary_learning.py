@@ -23,7 +23,7 @@ from temporal_sae.sae.formats.stored import (
     as_float32,
     check_shapes,
     check_threshold,
-    read_json,
+    read_object,
     read_pt,
     shown,
     transposed,
@@ -90,7 +90,7 @@ def read(weights: Path) -> Stored:
         RunError: a file is missing or damaged, the class is unknown, a threshold was never set, or
             it is a transcoder.
     """
-    config = read_json(_config_of(weights))
+    config = read_object(_config_of(weights))
     trainer, folder = config.get("trainer"), weights.parent
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or name not in LAYOUTS:

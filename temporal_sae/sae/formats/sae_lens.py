@@ -28,7 +28,7 @@ from temporal_sae.sae.formats.stored import (
     check_shapes,
     check_threshold,
     never_set,
-    read_json,
+    read_object,
     read_safetensors,
     shown,
 )
@@ -53,7 +53,7 @@ def read(weights: Path) -> Stored:
             convention that cannot be folded into the weights.
     """
     folder = weights.parent
-    config = _in_terms_of_6(folder, read_json(folder / CONFIG))
+    config = _in_terms_of_6(folder, read_object(folder / CONFIG))
     cls = _class_of(folder, config)
     _refuse_conventions(folder, config)
     factor = _input_factor(folder, config)
@@ -150,7 +150,7 @@ def _input_factor(folder: Path, config: Mapping[str, Any]) -> float:
     convention = f"normalize_activations={config['normalize_activations']!r}"
     if not (folder / SCALER).is_file():
         raise RunError(f"{folder}: {convention} is not supported without a factor in {SCALER}")
-    scaler = read_json(folder / SCALER)
+    scaler = read_object(folder / SCALER)
     if scaler.get("scaling_factor") is None or scaler.get("has_whitening"):
         raise RunError(f"{folder}: {convention}, but {SCALER} holds no factor alone")
     return check_number("scaling_factor", scaler["scaling_factor"], above=True)

@@ -17,7 +17,7 @@ from temporal_sae.sae.formats.stored import (
     Stored,
     as_float32,
     check_shapes,
-    read_json,
+    read_object,
     read_safetensors,
     shown,
     transposed,
@@ -45,7 +45,7 @@ def read(weights: Path) -> Stored:
             SAE (a transcoder, a skip connection, Multi-TopK, groupmax, signed latents).
     """
     folder = weights.parent
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     _refuse_options(folder, config)
     d_in, d_sae = _sizes(config)
     stored = as_float32(folder, read_safetensors(weights))

@@ -53,8 +53,8 @@ class Format(NamedTuple):
     read: Callable[[Path], Stored]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file that may be anybody's and is a config at most.
 
     Raises:
         RunError: it is missing, damaged, too long or something else.

@@ -1,4 +1,7 @@
-"""How a process finds the others of its run: torchrun's variables, or those of a SLURM step."""
+"""Joining the processes of a run by torchrun's variables, or those of a SLURM step.
+
+Slow to import, so only a run of several processes does.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from temporal_sae import processes
+from temporal_sae.distributed.collectives import control_group
 from temporal_sae.errors import InvalidOption, RunError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -37,7 +40,7 @@ class StepEnvironment(SLURMEnvironment):
 
 
 def find_environment() -> TorchElasticEnvironment | StepEnvironment:
-    """Who the others are.
+    """Return the environment that knows the other processes.
 
     Raises:
         RunError: some of torchrun's variables are missing.
@@ -72,11 +75,11 @@ def join(on_cuda: bool) -> None:
         where = f"{environment.main_address}:{environment.main_port}"
         reason = str(error).splitlines()[0]
         raise RunError(f"the processes of the run do not meet at {where} ({reason})") from error
-    processes.control_group()
+    control_group()
 
 
 def own_card(local_rank: int) -> torch.device:
-    """The GPU of a process: the one that it sees, or that of its number on this machine."""
+    """Return a process's GPU: the one that it sees, or that of its number on this machine."""
     n_cards = torch.cuda.device_count()
     if n_cards > 1 and local_rank >= n_cards:
         allowed = f"cpu, or a machine with a card for each process: this one has {n_cards}"
@@ -93,7 +96,7 @@ def leave(in_order: bool) -> None:
     """
     if in_order:
         with suppress(RuntimeError):  # then they have ended, too
-            dist.barrier(group=processes.control_group())
+            dist.barrier(group=control_group())
     elif "nccl" in dist.get_backend():
         dist.distributed_c10d._abort_process_group()
         return

@@ -1,4 +1,8 @@
-"""What one process does for all, or all do at once, and errors that become those of all."""
+"""The process group of a run: work of rank 0 for all, and errors that all ranks raise.
+
+An error is *collective* where every process raises it at the same place. After a collective error
+all of them can leave in order; after any other the rest waits in vain for the one that failed.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,28 @@ from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.processes import (
+from temporal_sae.distributed.collectives import (
     ProcessLost,
     alone,
-    are_announced,
     control_group,
-    exchange,
-    is_first,
-    n_processes,
-    tell_reason,
+    is_launched,
+    is_rank_zero,
+    one_line_errors,
+    record_failure,
+    world_size,
 )
+from temporal_sae.errors import InvalidOption, RunError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 
 @contextmanager
-def of_one_run(on_cuda: bool) -> Iterator[None]:
-    """Join the processes that the environment tells of, if it does, while the context is open.
+def process_group(on_cuda: bool) -> Iterator[None]:
+    """Join the processes that the environment announces, if any, while the context is open.
 
-    All but the first are silent from now on, errors apart. How this process ends, if by an error,
-    the others are told.
+    All but rank 0 log nothing but errors from now on. Where an error ends this process, the others
+    can read why.
 
     Args:
         on_cuda: the run computes on GPUs.
@@ -39,38 +43,38 @@ def of_one_run(on_cuda: bool) -> Iterator[None]:
     Raises:
         RunError: the environment is incomplete.
     """
-    if not are_announced():
+    if not is_launched():
         yield
         return
-    from temporal_sae.process_group import join, leave  # slow to import
+    from temporal_sae.distributed.environment import join, leave  # slow to import
 
     join(on_cuda)
-    if not is_first():
+    if not is_rank_zero():
         logging.disable(logging.WARNING)
     try:
         yield
     except BaseException as error:
-        in_order = raised_by_all(error)
+        in_order = is_collective(error)
         if not in_order and not isinstance(error, ProcessLost):
-            tell_reason(error)
-        elif not is_first():
-            error.said_by_first = True  # type: ignore[attr-defined]
+            record_failure(error)
+        elif not is_rank_zero():
+            error.left_to_rank_zero = True  # type: ignore[attr-defined]
         leave(in_order)
         raise
     else:
         leave(in_order=True)
 
 
-def together(function: Callable[[], T]) -> T:
-    """The first process calls, as if it were alone; all get what it returns, or raise what it does.
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """Call a function in rank 0, as if it were alone; return or raise its outcome in all ranks.
 
     The others wait, for as long as it takes.
     """
-    if n_processes() == 1:
+    if world_size() == 1:
         return function()
     result: Any = None
     problem: BaseException | None = None
-    if is_first():
+    if is_rank_zero():
         try:
             with alone():
                 result = function()
@@ -78,22 +82,22 @@ def together(function: Callable[[], T]) -> T:
             problem = error
     outcome = [_packed(result, problem)]
     try:
-        with exchange():
+        with one_line_errors():
             dist.broadcast_object_list(outcome, 0, group=control_group())
     except ProcessLost:
         if problem is None:
             raise
     if problem is not None:
-        raise by_all(problem)
+        raise collective(problem)
     result, found = _unpacked(outcome[0])
     if found is not None:
-        raise by_all(found)
+        raise collective(found)
     return cast(T, result)
 
 
-def everywhere(function: Callable[[], T]) -> T:
-    """All call; where any is told of a mistake that a person can correct, all raise that one."""
-    if n_processes() == 1:
+def raise_on_all_ranks(function: Callable[[], T]) -> T:
+    """Call a function in all ranks; if one raises an error that a person can correct, all do."""
+    if world_size() == 1:
         return function()
     result: Any = None
     problem: RunError | InvalidOption | None = None
@@ -101,33 +105,33 @@ def everywhere(function: Callable[[], T]) -> T:
         result = function()
     except (RunError, InvalidOption) as error:
         problem = error
-    outcomes: list[Any] = [None] * n_processes()
-    with exchange():
+    outcomes: list[Any] = [None] * world_size()
+    with one_line_errors():
         dist.all_gather_object(outcomes, _packed(None, problem), group=control_group())
     problems = [found for _, found in map(_unpacked, outcomes) if found is not None]
     if not problems:
         return cast(T, result)
-    raise by_all(problem or problems[0])
+    raise collective(problem or problems[0])
 
 
-def by_all(error: E) -> E:
-    """Mark an error that every process raises at the same place."""
-    error.raised_by_all = True  # type: ignore[attr-defined]
+def collective(error: E) -> E:
+    """Mark an error as one that every process raises at the same place, and return it."""
+    error.is_collective = True  # type: ignore[attr-defined]
     return error
 
 
-def raised_by_all(error: BaseException) -> bool:
-    """Whether it has been marked by `by_all`."""
-    return getattr(error, "raised_by_all", False)
+def is_collective(error: BaseException) -> bool:
+    """Return True if the error has been marked by `collective`."""
+    return getattr(error, "is_collective", False)
 
 
-def was_told(error: BaseException) -> bool:
-    """After `of_one_run`: whether it is left to the first process to say what went wrong."""
-    return getattr(error, "said_by_first", False)
+def is_left_to_rank_zero(error: BaseException) -> bool:
+    """Return True if rank 0 reports the error that has come out of `process_group`."""
+    return getattr(error, "left_to_rank_zero", False)
 
 
 def _packed(result: Any, error: BaseException | None) -> bytes:
-    """Both as bytes, for processes of the same run only: nothing of it is ever read from a disk.
+    """Return both as bytes, for processes of the same run only: they are never read from a disk.
 
     Errors are taken apart, since those of several arguments do not come back whole.
     """

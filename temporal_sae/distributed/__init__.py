@@ -1,0 +1,53 @@
+"""The processes of one run: torch.distributed's operations, which cost nothing for one process."""
+
+from temporal_sae.distributed.collectives import (
+    ProcessLost,
+    all_gather,
+    all_reduce_any,
+    all_reduce_max,
+    all_reduce_mean,
+    all_reduce_mean_,
+    all_reduce_min,
+    all_reduce_sum,
+    broadcast_,
+    fail_all_gather,
+    gather_to_rank_zero,
+    is_launched,
+    is_rank_zero,
+    local_shard,
+    rank,
+    world_size,
+)
+from temporal_sae.distributed.control import (
+    collective,
+    is_collective,
+    is_left_to_rank_zero,
+    on_rank_zero,
+    process_group,
+    raise_on_all_ranks,
+)
+
+__all__ = [
+    "ProcessLost",
+    "all_gather",
+    "all_reduce_any",
+    "all_reduce_max",
+    "all_reduce_mean",
+    "all_reduce_mean_",
+    "all_reduce_min",
+    "all_reduce_sum",
+    "broadcast_",
+    "collective",
+    "fail_all_gather",
+    "gather_to_rank_zero",
+    "is_collective",
+    "is_launched",
+    "is_left_to_rank_zero",
+    "is_rank_zero",
+    "local_shard",
+    "on_rank_zero",
+    "process_group",
+    "raise_on_all_ranks",
+    "rank",
+    "world_size",
+]
