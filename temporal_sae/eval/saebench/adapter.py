@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from temporal_sae.eval.saebench.work import Job
+from temporal_sae.eval.saebench.options import Job
 from temporal_sae.sae import SparseAutoencoder
 
 UNIT_TOLERANCE = 1e-6  # of a row's length, in float32

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,47 +24,39 @@ from temporal_sae.errors import (
     keep_int,
 )
 from temporal_sae.eval.saebench import collect, needs
-from temporal_sae.eval.saebench.guards import artifacts_name, package_version
-from temporal_sae.eval.saebench.options import completed
+from temporal_sae.eval.saebench.options import (
+    EVALUATIONS,
+    MAIN_EVALUATIONS,
+    Job,
+    artifacts_name,
+    completed,
+    package_version,
+)
 from temporal_sae.eval.saebench.process import (
     WorkerFailed,
-    clock,
+    make_folder,
     run_worker,
     working_directory,
 )
-from temporal_sae.eval.saebench.work import EVALUATIONS, Job
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.locks import ProcessLock, Timeout
 from temporal_sae.metrics import Metric
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.training.progress import duration
 
 Options = Mapping[str, Any]
-MAIN_EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption")
 DTYPES = ("float32", "bfloat16", "float16")
-LAYER = re.compile(r"blocks\.(\d+)\.")
 UNFINISHED = ".unfinished"  # lies in a folder of artifacts while it is written
 
 
 @component("eval")
 @dataclass(frozen=True)
 class SAEBenchEvaluation:
-    """Options; those of each evaluation have SAEBench's names.
+    """SAEBench's evaluations; conf/eval/saebench.yaml says what the options mean.
 
-    Attributes:
-        evals: names of EVALUATIONS; they run in that order.
-        model_name: as TransformerLens knows it; null: the name of `model`.
-        llm_dtype: of language model and SAE: float32, bfloat16 or float16; null: as `model`.
-        llm_batch_size: texts in one forward pass.
-        seed: fixes everything that is random.
-        data_folder: holds data sets and models as ORG/NAME, for work without the hub; null: the
-            hub.
-        artifacts_path: folder where activations and probes stay for other SAEs, kept apart by
-            everything they depend on; null: they are not kept. Files in it are trusted: sae_bench
-            reads pickles from there.
-        timeout_minutes: an evaluation that takes longer is stopped, and has failed; null: never.
-        core, sparse_probing, scr, tpp, absorption, unlearning, autointerp, ravel, sae_probes:
-            options of each; those not given are as in `options.DEFAULTS`.
+    Those of an evaluation that are not given are as they are there. Files in `artifacts_path` are
+    trusted: sae_bench reads pickles from there.
 
     Raises:
         InvalidOption: an option is out of range or unknown.
@@ -117,10 +108,6 @@ class SAEBenchEvaluation:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def options(self) -> dict[str, dict[str, Any]]:
-        """The options of the evaluations that will run, by name."""
-        return {name: dict(getattr(self, name)) for name in self.evals}
-
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Refuse what SAEBench could not evaluate.
 
@@ -128,8 +115,7 @@ class SAEBenchEvaluation:
             InvalidOption, RunError: something is missing or does not fit.
         """
         needs.check(
-            self.evals,
-            self.options(),
+            {name: getattr(self, name) for name in self.evals},
             model_name=self.model_name or model.name,
             hook_name=model.hook_name,
             d_sae=sae.d_sae,
@@ -169,37 +155,31 @@ class SAEBenchEvaluation:
                 working_directory(folder, name) as work,
                 self._artifacts(job, work, subject.say) as artifacts,
             ):
-                job = job.located(work, artifacts)
+                job = replace(job, artifacts=str(artifacts))
                 seconds = None if self.timeout_minutes is None else 60 * self.timeout_minutes
                 record = run_worker(job, work, log, self._data_folder(), seconds)
         except WorkerFailed:
-            subject.say(f"{label}: failed after {clock(time.monotonic() - began)}")
+            subject.say(f"{label}: failed after {duration(time.monotonic() - began)}")
             raise
         subject.files.write(key, options, record)
-        subject.say(f"{label}: {clock(time.monotonic() - began)}")
+        subject.say(f"{label}: {duration(time.monotonic() - began)}")
         return record
 
     def _job(self, subject: Subject, name: str) -> Job:
-        model, sae = subject.model, subject.sae
-        layer = layer_of(model.hook_name)
-        model_name = self.model_name or model.name
+        model = subject.model
         return Job(
             evaluation=name,
             sae_folder=str(subject.sae_folder.resolve()),
-            sae_set=f"{model_name}_layer_{layer}_sae",
-            architecture=sae.trained_as,
-            model_name=model_name,
+            architecture=subject.sae.trained_as,
+            model_name=self.model_name or model.name,
             hook_name=model.hook_name,
-            layer=layer,
             prepend_bos=subject.source.prepend_bos,
             device=str(model.device),
             llm_dtype=self.llm_dtype or model.dtype,
             llm_batch_size=self.llm_batch_size,
             seed=self.seed,
             options=dict(getattr(self, name)),
-            artifacts="",
             keep_artifacts=self.artifacts_path is not None,
-            result="",
         )
 
     def _identity(self, job: Job) -> dict[str, Any]:
@@ -215,27 +195,25 @@ class SAEBenchEvaluation:
     def _data_folder(self) -> Path | None:
         return None if self.data_folder is None else Path(self.data_folder).expanduser()
 
-    def _artifacts(
-        self, job: Job, work: Path, say: Callable[[str], None]
-    ) -> AbstractContextManager[Path]:
-        """The folder for what does not depend on the SAE."""
+    @contextmanager
+    def _artifacts(self, job: Job, work: Path, say: Callable[[str], None]) -> Iterator[Path]:
+        """Give the folder for what does not depend on the SAE."""
         if self.artifacts_path is None:
-            return nullcontext(work / "kept")
+            yield work / "kept"
+            return
         root = Path(self.artifacts_path).expanduser().resolve()
-        return kept_artifacts(root / artifacts_name(job, self.data_folder), say)
+        with kept_artifacts(root / artifacts_name(job, self.data_folder), say) as folder:
+            yield folder
 
 
 @contextmanager
 def kept_artifacts(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """The folder, while no other process uses it; what a writer has left unfinished goes first.
+    """Give the folder, while no other process uses it, without a writer's unfinished files.
 
     Raises:
         RunError: it cannot be made.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder.parent}: cannot be made ({error.strerror})") from error
+    make_folder(folder.parent)
     lock, mark = ProcessLock(folder.with_name(f"{folder.name}.lock")), folder / UNFINISHED
     try:
         lock.acquire(timeout=0)
@@ -260,10 +238,7 @@ def only_process(folder: Path) -> Iterator[Path]:
     Raises:
         RunError: another one does, or the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     lock = ProcessLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -274,11 +249,3 @@ def only_process(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
-
-
-def layer_of(hook_name: str) -> int:
-    """L of `blocks.L.hook_resid_post`."""
-    match = LAYER.match(hook_name)
-    if match is None:
-        raise RunError(f"model.hook_name={hook_name!r}: must begin with blocks.L. for SAEBench")
-    return int(match[1])

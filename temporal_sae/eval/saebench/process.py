@@ -16,20 +16,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 from rich.text import Text
 
 from temporal_sae.errors import RunError
-from temporal_sae.eval.saebench.work import Job
+from temporal_sae.eval.saebench.options import Job
+from temporal_sae.files import write_json
+from temporal_sae.training.progress import duration
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
-RUNNING = ".running"  # ends the name of a working directory
-JOB = "job.json"
+JOB, RESULT = "job.json", "result.json"  # in the working directory
 WORKER = ("-P", "-m", "temporal_sae.eval.saebench.worker")
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 5.0
@@ -46,10 +47,10 @@ class WorkerFailed(Exception):
 def run_worker(
     job: Job, work: Path, log: Path, data_folder: Path | None, seconds: float | None = None
 ) -> dict[str, Any]:
-    """SAEBench's record.
+    """Return SAEBench's record.
 
     Args:
-        job: what to do; its `result` lies in `work`.
+        job: what to do.
         work: becomes the working directory; made by `working_directory`.
         log: receives everything that the process prints.
         data_folder: folders ORG/NAME that stand for the hub; None: the hub itself.
@@ -60,11 +61,10 @@ def run_worker(
     """
     if data_folder is not None:
         link_organizations(data_folder, work)
-    job.save(work / JOB)
-    command = [sys.executable, *WORKER, JOB]
+    write_json(work / JOB, asdict(job))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, *WORKER, JOB],
             cwd=work,
             env=environment(work, offline=data_folder is not None),
             stdin=subprocess.PIPE,  # closes when this process ends, which ends the other
@@ -77,36 +77,25 @@ def run_worker(
     finally:
         end_group(process)
     try:
-        record: dict[str, Any] = json.loads(Path(job.result).read_text())
+        record: dict[str, Any] = json.loads((work / RESULT).read_text())
     except (OSError, ValueError):
         raise WorkerFailed(reason(process.returncode, log)) from None
     return record
 
 
 def _wait(process: subprocess.Popen[bytes], name: str, log: Path, seconds: float | None) -> None:
-    """Until it has ended, showing its newest progress bar on a terminal."""
-    began = time.monotonic()
-    with _status() as status:
+    """Wait for its end, with its newest progress bar in one line on a terminal."""
+    began, console = time.monotonic(), Console()
+    with console.status("saebench") if console.is_terminal else nullcontext() as status:
         while process.poll() is None:
             elapsed = time.monotonic() - began
             if seconds is not None and elapsed > seconds:
                 raise WorkerFailed(f"stopped after timeout_minutes={seconds / 60:g} (log: {log})")
             if status is not None:
-                shown = (f"saebench {name}", clock(elapsed), newest_progress(log))
+                shown = (f"saebench {name}", duration(elapsed), newest_progress(log))
                 status.update(Text(" · ".join(part for part in shown if part)))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-
-
-@contextmanager
-def _status() -> Iterator[Status | None]:
-    """A line that changes in place; None where output is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        yield None
-        return
-    with console.status("saebench") as status:
-        yield status
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -157,21 +146,30 @@ def link_organizations(data_folder: Path, work: Path) -> None:
 
 @contextmanager
 def working_directory(folder: Path, name: str) -> Iterator[Path]:
-    """An empty folder that is deleted in the end; what an earlier process has left goes first.
+    """Give an empty folder that is deleted in the end; what a killed process has left goes first.
 
     Raises:
         RunError: it cannot be made.
     """
-    work = (folder / f"{name}{RUNNING}").resolve()
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"{work}: cannot be made ({error.strerror})") from error
+    work = (folder / f"{name}.running").resolve()
+    shutil.rmtree(work, ignore_errors=True)
+    make_folder(work)
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def reason(returncode: int, log: Path) -> str:
@@ -201,14 +199,3 @@ def last_lines(log: Path) -> list[str]:
             return re.split(r"[\r\n]+", text)
     except OSError:
         return []
-
-
-def clock(seconds: float) -> str:
-    """`45 s`, `3 min 05 s` or `1 h 02 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return (
-        f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-    )

@@ -2,7 +2,7 @@
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval.saebench.needs import check
-from temporal_sae.eval.saebench.options import DEFAULTS
+from temporal_sae.eval.saebench.options import completed
 
 WORDS = ["has", "the", "first", "letter", ":"]
 
@@ -39,9 +39,9 @@ def problems(*evaluations, options=None, **changes):
         "tokenizer": vocabulary(),
         "environment": {},
     }
-    every = {e: DEFAULTS[e] | (options or {}) for e in evaluations}
+    every = {e: completed(e, options) for e in evaluations}
     try:
-        check(evaluations, every, **given | changes)
+        check(every, **given | changes)
     except InvalidOption as error:
         return [str(error)]
     except RunError as error:

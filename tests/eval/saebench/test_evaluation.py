@@ -137,7 +137,7 @@ def test_the_job(workers, subject):
     )
     assert (job.layer, job.hook_name) == (1, "blocks.1.hook_resid_post")
     assert job.sae_set == "gpt2_layer_1_sae"
-    assert not job.keep_artifacts and job.artifacts.startswith(job.result.rsplit("/", 1)[0])
+    assert not job.keep_artifacts and job.artifacts.endswith("scr.running/kept")
 
 
 def test_artifacts_are_kept_for_the_next_sae(workers, subject, tmp_path):
