@@ -29,11 +29,18 @@ def why_unreachable() -> str | None:
     """Why the hub cannot be reached, in words; None where somebody answers."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    return why_silent(constants.ENDPOINT)
+
+
+def why_silent(url: str) -> str | None:
+    """Why nobody answers at an address, in words; None where somebody does."""
     try:
+        request = urllib.request.Request(url, method="HEAD")
         urllib.request.urlopen(request, timeout=SECONDS).close()
     except (HTTPError, HTTPException):
         return None
+    except ValueError as error:  # no address
+        return one_line(error)
     except OSError as error:
         reason = getattr(error, "reason", error)
         # The hub's own client may know other certificates.

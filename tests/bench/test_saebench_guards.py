@@ -118,17 +118,6 @@ def test_3_what_is_drawn_would_depend_on_what_was_drawn_before(inside):
     assert split() == first
 
 
-def test_4_gradients_would_stay_switched(inside):
-    from sae_bench.evals.sparse_probing import probe_training
-
-    acts = {name: torch.randn(8, 4) + place for place, name in enumerate("ab")}
-    with torch.no_grad():
-        with guards.grad_mode_kept():
-            probe_training.train_probe_on_activations(acts, acts)
-            assert torch.is_grad_enabled()
-        assert not torch.is_grad_enabled()
-
-
 def test_5_core_would_swallow_its_errors(tmp_path, hub):
     broken = StandardSAE(WIDTH + 1, 80)
     with pytest.raises(RunError, match=r"Failed to evaluate SAE custom_sae .*size"):

@@ -234,7 +234,7 @@ def ask(monkeypatch):
     def asked(url, memory, question="Why?", **options):
         given = {"base_url": url, "api_key_file": None, "judge": "j", "temperature": None}
         job = SimpleNamespace(options=given | options, seed=7)
-        client = outside.Judge(job, memory).client(api_key="not this one")
+        _, client = outside.judge_with_memory(job, memory)
         messages = [{"role": "user", "content": question}]
         reply = client.chat.completions.create(model="another", messages=messages, max_tokens=9)
         return reply.choices[0].message.content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,12 +32,7 @@ from temporal_sae.eval.saebench.options import (
     completed,
     package_version,
 )
-from temporal_sae.eval.saebench.process import (
-    WorkerFailed,
-    make_folder,
-    run_worker,
-    working_directory,
-)
+from temporal_sae.eval.saebench.process import make_folder, run_worker, working_directory
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.locks import ProcessLock, Timeout
 from temporal_sae.metrics import Metric
@@ -125,31 +120,38 @@ class SAEBenchEvaluation:
         )
 
     def run(self, subject: Subject) -> Outcome:
-        """Evaluate what is not done yet; each failure leaves the others."""
+        """Evaluate what is not done yet; each failure leaves the others.
+
+        Raises:
+            RunError: another process evaluates the same SAE.
+        """
         if subject.model.device.type == "cuda":
             torch.cuda.empty_cache()  # for the other process
-        outcome, records = Outcome(), {}
-        with only_process(subject.files.folder / self.name) as folder:
+        outcome, records, folder = Outcome(), {}, subject.files.folder / self.name
+
+        def refuse(lock: ProcessLock) -> None:
+            raise RunError(f"{folder}: another process runs SAEBench there{lock.holder()}")
+
+        with locked(folder / ".lock", refuse):
             for place, name in enumerate(self.evals, start=1):
                 label = f"saebench {name} ({place} of {len(self.evals)})"
                 try:
                     records[name] = self._record(subject, name, folder, label)
-                except (WorkerFailed, InvalidOption, RunError) as error:
+                except RunError as error:
                     outcome.failures[f"{self.name} {name}"] = f"{error}"
         outcome.sections.update(collect.sections(records))
         return outcome
 
     def _record(self, subject: Subject, name: str, folder: Path, label: str) -> dict[str, Any]:
-        """SAEBench's record, from the last time if it was made with the same options."""
+        """Return SAEBench's record, an earlier one if it was made with the same options."""
         job = self._job(subject, name)
         key, options = f"{self.name}_{name}", self._identity(job)
         schema = schemas.SAEBENCH.get(name, schemas.SAEBenchRecord)
         if (record := subject.files.find(key, options, schema)) is not None:
             subject.say(f"{label}: done before")
             return record
-        log = folder / f"{name}.log"
+        log, began = folder / f"{name}.log", time.monotonic()
         subject.say(f"{label}: log in {log}")
-        began = time.monotonic()
         try:
             with (
                 working_directory(folder, name) as work,
@@ -158,7 +160,7 @@ class SAEBenchEvaluation:
                 job = replace(job, artifacts=str(artifacts))
                 seconds = None if self.timeout_minutes is None else 60 * self.timeout_minutes
                 record = run_worker(job, work, log, self._data_folder(), seconds)
-        except WorkerFailed:
+        except RunError:
             subject.say(f"{label}: failed after {duration(time.monotonic() - began)}")
             raise
         subject.files.write(key, options, record)
@@ -195,15 +197,13 @@ class SAEBenchEvaluation:
     def _data_folder(self) -> Path | None:
         return None if self.data_folder is None else Path(self.data_folder).expanduser()
 
-    @contextmanager
-    def _artifacts(self, job: Job, work: Path, say: Callable[[str], None]) -> Iterator[Path]:
-        """Give the folder for what does not depend on the SAE."""
+    def _artifacts(
+        self, job: Job, work: Path, say: Callable[[str], None]
+    ) -> AbstractContextManager[Path]:
         if self.artifacts_path is None:
-            yield work / "kept"
-            return
+            return nullcontext(work / "kept")
         root = Path(self.artifacts_path).expanduser().resolve()
-        with kept_artifacts(root / artifacts_name(job, self.data_folder), say) as folder:
-            yield folder
+        return kept_artifacts(root / artifacts_name(job, self.data_folder), say)
 
 
 @contextmanager
@@ -213,39 +213,28 @@ def kept_artifacts(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
     Raises:
         RunError: it cannot be made.
     """
-    make_folder(folder.parent)
-    lock, mark = ProcessLock(folder.with_name(f"{folder.name}.lock")), folder / UNFINISHED
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting for another process that uses {folder}")
-        lock.acquire()
-    try:
+    mark = folder / UNFINISHED
+    told = f"waiting for another process that uses {folder}"
+    with locked(folder.with_name(f"{folder.name}.lock"), lambda _: say(told)):
         if mark.exists():  # its writer was stopped, and a file may be cut off
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         mark.touch()
         yield folder
         mark.unlink(missing_ok=True)
-    finally:
-        lock.release()
 
 
 @contextmanager
-def only_process(folder: Path) -> Iterator[Path]:
-    """Keep other processes from evaluating the same SAE at the same time.
-
-    Raises:
-        RunError: another one does, or the folder cannot be made.
-    """
-    make_folder(folder)
-    lock = ProcessLock(folder / ".lock", timeout=0)
+def locked(path: Path, if_taken: Callable[[ProcessLock], None]) -> Iterator[None]:
+    """Hold a lock; call `if_taken`, which may raise, before waiting for another process."""
+    make_folder(path.parent)
+    lock = ProcessLock(path)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        told = f"{folder}: another process runs SAEBench there{lock.holder()}"
-        raise RunError(told) from None
+        if_taken(lock)
+        lock.acquire()
     try:
-        yield folder
+        yield
     finally:
         lock.release()

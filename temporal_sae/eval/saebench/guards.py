@@ -10,8 +10,7 @@ import copy
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,6 @@ def without_published_saes() -> None:
     from sae_lens.loading import pretrained_saes_directory
 
     pretrained_saes_directory.get_pretrained_saes_directory = dict
-
-
-@contextmanager
-def grad_mode_kept() -> Iterator[None]:
-    """Restore the grad mode, which sae_bench switches for the whole process and leaves so."""
-    before = torch.is_grad_enabled()
-    try:
-        yield
-    finally:
-        torch.set_grad_enabled(before)
 
 
 def make_config(config_class: Any, job: Job, own: Sequence[str] = (), **more: Any) -> Any:

@@ -10,19 +10,16 @@ import difflib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
-from urllib.parse import urlsplit
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.network import why_silent
 
 Problem = InvalidOption | RunError
 Options = Mapping[str, Any]
@@ -45,16 +42,16 @@ REPOSITORIES = {  # data sets that have no option
 STREAMED = ("codeparrot/github-code", "Helsinki-NLP/europarl")
 
 CORPUS = "bio-forget-corpus.jsonl"
-FORM = (
-    "https://docs.google.com/forms/d/e/"
-    "1FAIpQLSdnQc8Qn0ozSDu3VE8HLoHPvhpukX1t1dIwE5K5rJw9lnOjKw/viewform"
+ON_REQUEST = (
+    "given out on request only: ask for it at https://docs.google.com/forms/d/e/"
+    "1FAIpQLSdnQc8Qn0ozSDu3VE8HLoHPvhpukX1t1dIwE5K5rJw9lnOjKw/viewform (about it: "
+    "https://huggingface.co/datasets/cais/wmdp-corpora)"
 )
 INSTRUCT_MODELS = ("gemma-2-2b-it", "gemma-2-9b-it")  # whose prompts SAEBench knows
 QUESTION_FILES = 45  # three splits and three kinds of five subjects
 SHIPPED = "https://github.com/adamkarvonen/SAEBench/tree/main/artifacts/unlearning"
 
 OPENAI = "https://api.openai.com/v1"
-ANSWERS_WITHIN = 5.0  # seconds
 
 
 def check(
@@ -68,16 +65,7 @@ def check(
     data_folder: Path | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Refuse what could not be evaluated.
-
-    Args:
-        options: of each evaluation that will run, by name.
-        model_name: for TransformerLens.
-        hook_name: place that the SAE reads.
-        d_in, d_sae: width of the activations, and number of latents.
-        tokenizer: of the language model, as transformers loads it.
-        data_folder: holds data sets as ORG/NAME; None if they come from the hub.
-        environment: variables of the process.
+    """Refuse what could not be evaluated; `options` are those of each evaluation that will run.
 
     Raises:
         InvalidOption: one option is wrong; its name is relative to the group `eval`.
@@ -194,22 +182,15 @@ def _data(
             )
 
 
-def _prompts(tokenizer: Any, options: Options) -> Iterator[Problem]:
-    """Absorption reads the activation at a fixed position, and takes no other if that is wrong."""
-
-    def count(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
-
+def _prompts(tokenizer: Any, options: Options) -> Iterator[InvalidOption]:
+    """Absorption reads the activation at a fixed position, and takes any token that is there."""
     template, given = options["prompt_template"], options["prompt_token_pos"]
-    prompt = template.replace("{word}", "a")
-    split = [f"' {x}'" for x in ascii_uppercase if count(f"{prompt} {x}") != count(prompt) + 1]
-    if split:
-        yield RunError(
-            f"absorption: the vocabulary has no single token for the answers {', '.join(split)}; "
-            "use a model whose vocabulary has all 26 letters, or leave absorption out of eval.evals"
-        )
-    if given != (position := count("a") - count(prompt) - 1):
-        allowed = f"{position}, where this tokenizer puts the word of {template!r}"
+    whole, word = (
+        len(tokenizer.encode(text, add_special_tokens=False))
+        for text in (template.replace("{word}", "a"), "a")
+    )
+    if given != word - whole - 1:
+        allowed = f"{word - whole - 1}, where this tokenizer puts the word of {template!r}"
         yield InvalidOption("absorption.prompt_token_pos", given, allowed)
 
 
@@ -222,29 +203,19 @@ def instruct_model(model_name: str, options: Options) -> str:
 def _unlearning(model_name: str, options: Options) -> Iterator[InvalidOption]:
     """The instruct model, the corpus that has to be asked for, and the questions."""
     instruct = instruct_model(model_name, options)
-    if instruct.split("/")[-1] not in INSTRUCT_MODELS:
-        yield InvalidOption(
-            "unlearning.model_name",
-            options["model_name"] or instruct,
-            f"{' or '.join(INSTRUCT_MODELS)}, whose prompts SAEBench knows, and of the same family "
-            f"as the SAE's model {model_name}",
-        )
     corpus, questions = options["corpus"], options["question_ids"]
+    if instruct.split("/")[-1] not in INSTRUCT_MODELS:
+        allowed = f"{' or '.join(INSTRUCT_MODELS)}, whose prompts SAEBench knows, and of the family"
+        given = options["model_name"] or instruct
+        yield InvalidOption("unlearning.model_name", given, f"{allowed} of {model_name}")
     if not corpus or not Path(corpus).expanduser().is_file():
-        yield InvalidOption(
-            "unlearning.corpus",
-            corpus,
-            f"the path of {CORPUS}, given out on request only: ask for it at {FORM} (about it: "
-            "https://huggingface.co/datasets/cais/wmdp-corpora)",
-        )
+        yield InvalidOption("unlearning.corpus", corpus, f"the path of {CORPUS}, {ON_REQUEST}")
     if questions and len(question_files(Path(questions).expanduser())) != QUESTION_FILES:
-        yield InvalidOption(
-            "unlearning.question_ids",
-            questions,
+        allowed = (
             f"null (then {instruct} is asked, which takes 20 minutes on a card), or a folder with "
-            f"the {QUESTION_FILES} files of {SHIPPED}/{instruct.split('/')[-1]}/data/question_ids, "
-            "which the package leaves out",
+            f"the {QUESTION_FILES} files of {SHIPPED}/{instruct.split('/')[-1]}/data/question_ids"
         )
+        yield InvalidOption("unlearning.question_ids", questions, allowed)
 
 
 def question_files(folder: Path) -> list[Path]:
@@ -276,21 +247,6 @@ def _judge(options: Options, environment: Mapping[str, str]) -> Iterator[Problem
             "key: set OPENAI_API_KEY, or eval.autointerp.api_key_file, or eval.autointerp.base_url "
             "for another endpoint with OpenAI's protocol (vLLM, llama.cpp, Ollama; no key needed)"
         )
-    if reason := silence(url):
+    if reason := why_silent(url):
         allowed = f"an endpoint such as http://localhost:8000/v1 that answers ({reason})"
         yield InvalidOption("autointerp.base_url", url, allowed)
-
-
-def silence(url: str) -> str:
-    """Return why nothing answers at an address; empty if something does, or a proxy is between."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return "this is no address"
-    if urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
-        return ""
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), timeout=ANSWERS_WITHIN).close()
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", "") or str(error)
-    return ""

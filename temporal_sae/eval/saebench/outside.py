@@ -81,15 +81,15 @@ def autointerp(job: Job, sae: SAEBenchSAE) -> Record:
     """
     from sae_bench.evals.autointerp import main
 
-    judge = Judge(job, Path.cwd().parent / ANSWERS)
-    main.OpenAI = judge.client
+    key, client = judge_with_memory(job, Path.cwd().parent / ANSWERS)
+    main.OpenAI = lambda **_: client
     guards.replace(main.AutoInterp, "get_scoring_prompts", lambda f: drawn_by_content(f, job.seed))
     guards.replace(main.AutoInterp, "run", in_order)
     guards.seeded(main.AutoInterp, "__init__", job.seed)
     guards.seeded(main.AutoInterp, "gather_data", job.seed)
     own = ("base_url", "api_key_file", "judge", "temperature")
     config = guards.make_config(main.AutoInterpEvalConfig, job, own)
-    more = {"api_key": judge.key, "artifacts_path": job.artifacts}
+    more = {"api_key": key, "artifacts_path": job.artifacts}
     record = guards.run_loop(main.run_eval, config, job, sae, **more)
     return guards.finite(
         record,
@@ -100,49 +100,35 @@ def autointerp(job: Job, sae: SAEBenchSAE) -> Record:
     )
 
 
-class Judge:
-    """The client that sae_bench asks, with another model, address and memory than its own.
+def judge_with_memory(job: Job, memory: Path) -> tuple[str, Any]:
+    """Return the judge's key, and a client that asks it, whatever model is named, and remembers.
 
-    Answers are kept: a run that was interrupted pays for none of them twice, and the same SAE gets
-    the same score again, which judges do not grant even at temperature 0.
-
-    Args:
-        job: of the evaluation.
-        memory: file of JSON lines, one an answer.
+    Answers are kept as JSON lines: a run that was interrupted pays for none of them twice, and the
+    same SAE gets the same score again, which judges do not grant even at temperature 0.
     """
+    from openai import OpenAI
 
-    def __init__(self, job: Job, memory: Path) -> None:
-        from openai import OpenAI
+    url, key = needs.judge_of(job.options, os.environ)
+    key = key or "none"  # for endpoints that need none
+    ask = OpenAI(api_key=key, base_url=url, max_retries=RETRIES).chat.completions.create
+    asked_as = {"model": job.options["judge"], "seed": job.seed}
+    if job.options["temperature"] is not None:
+        asked_as["temperature"] = job.options["temperature"]
+    answers, lock = read_answers(memory), threading.Lock()
 
-        options = job.options
-        self.url, key = needs.judge_of(options, os.environ)
-        self.key = key or "none"  # for endpoints that need none
-        self._asked_as: dict[str, Any] = {"model": options["judge"], "seed": job.seed}
-        if options["temperature"] is not None:
-            self._asked_as["temperature"] = options["temperature"]
-        client = OpenAI(api_key=self.key, base_url=self.url, max_retries=RETRIES)
-        self._ask = client.chat.completions.create
-        self._memory, self._answers = memory, read_answers(memory)
-        self._lock = threading.Lock()
-
-    def client(self, **_: Any) -> Any:
-        """Take the place of OpenAI's client."""
-        return SimpleNamespace(
-            chat=SimpleNamespace(completions=SimpleNamespace(create=self.create))
-        )
-
-    def create(self, **request: Any) -> Any:
-        """Answer, from memory if this was asked before; sae_bench asks in several threads."""
-        request |= self._asked_as
-        asked = json.dumps([self.url, request], sort_keys=True)
-        key = hashlib.sha256(asked.encode()).hexdigest()
-        if key not in self._answers:
-            texts = [choice.message.content or "" for choice in self._ask(**request).choices]
-            with self._lock, self._memory.open("a") as file:
-                file.write(json.dumps([key, texts]) + "\n")
-                self._answers[key] = texts
-        messages = [SimpleNamespace(content=text) for text in self._answers[key]]
+    def create(**request: Any) -> Any:  # called in several threads
+        request |= asked_as
+        asked = json.dumps([url, request], sort_keys=True)
+        digest = hashlib.sha256(asked.encode()).hexdigest()
+        if digest not in answers:
+            texts = [choice.message.content or "" for choice in ask(**request).choices]
+            with lock, memory.open("a") as file:
+                file.write(json.dumps([digest, texts]) + "\n")
+                answers[digest] = texts
+        messages = [SimpleNamespace(content=text) for text in answers[digest]]
         return SimpleNamespace(choices=[SimpleNamespace(message=m) for m in messages])
+
+    return key, SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
 
 
 def read_answers(memory: Path) -> dict[str, list[str]]:

@@ -37,11 +37,7 @@ GRACE_SECONDS = 5.0
 TAIL_BYTES = 65536
 ERROR_LINE = re.compile(r"(?:error: |(?:[\w.]+(?:Error|Exception|Interrupt|Exit)|Killed)\b)")
 PROGRESS_LINE = re.compile(r"\d+%\||\d+it \[|\d+/\d+ \[")
-CURSOR_MOVES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")  # of bars below one another
-
-
-class WorkerFailed(Exception):
-    """The evaluation has failed; why, in one line."""
+LINE_ENDS = re.compile(r"(?:[\r\n]|\x1b\[[\d;?]*[A-Za-z])+")  # cursors move between bars
 
 
 def run_worker(
@@ -57,7 +53,7 @@ def run_worker(
         seconds: when to stop it; None: never.
 
     Raises:
-        WorkerFailed: it has ended without a result.
+        RunError: it has ended without a result; why, in one line.
     """
     if data_folder is not None:
         link_organizations(data_folder, work)
@@ -79,7 +75,7 @@ def run_worker(
     try:
         record: dict[str, Any] = json.loads((work / RESULT).read_text())
     except (OSError, ValueError):
-        raise WorkerFailed(reason(process.returncode, log)) from None
+        raise RunError(reason(process.returncode, log)) from None
     return record
 
 
@@ -90,7 +86,7 @@ def _wait(process: subprocess.Popen[bytes], name: str, log: Path, seconds: float
         while process.poll() is None:
             elapsed = time.monotonic() - began
             if seconds is not None and elapsed > seconds:
-                raise WorkerFailed(f"stopped after timeout_minutes={seconds / 60:g} (log: {log})")
+                raise RunError(f"stopped after timeout_minutes={seconds / 60:g} (log: {log})")
             if status is not None:
                 shown = (f"saebench {name}", duration(elapsed), newest_progress(log))
                 status.update(Text(" · ".join(part for part in shown if part)))
@@ -112,29 +108,28 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(work: Path, offline: bool) -> dict[str, str]:
-    """Of the subprocess.
+    """Return the variables of the subprocess.
 
     The working directory is no place to import from, since folders there are named after
-    organizations of the hub. What `datasets` makes of a local folder is kept in the working
-    directory: its own cache would take one folder for another of the same name.
+    organizations of the hub. What `datasets` makes of a local folder is kept there: its own cache
+    would take one folder for another of the same name.
     """
     inherited = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(":") if p]
-    values = {
+    hub = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(work / "cache" / "datasets"),
+        "HF_MODULES_CACHE": str(work / "cache" / "modules"),
+    }
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "PYTHONPATH": ":".join([str(PACKAGE_ROOT), *inherited]),
         "PYTHONUNBUFFERED": "1",
         "JAXTYPING_DISABLE": "1",  # sae_bench's own annotations do not hold everywhere
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_MININTERVAL": "1",
+        **(hub if offline else {}),
     }
-    values.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if offline:
-        values |= {
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(work / "cache" / "datasets"),
-            "HF_MODULES_CACHE": str(work / "cache" / "modules"),
-        }
-    return values
 
 
 def link_organizations(data_folder: Path, work: Path) -> None:
@@ -173,29 +168,28 @@ def make_folder(folder: Path) -> None:
 
 
 def reason(returncode: int, log: Path) -> str:
-    """Why a process has ended, in one line: the signal, or the last error in its log."""
+    """Return why a process has ended, in one line: the signal, or the last error in its log."""
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        hint = ", as when memory runs out" if name == "SIGKILL" else ""
-        return f"ended by {name}{hint} (log: {log})"
-    lines = [line.strip() for line in last_lines(log)]
-    errors = [line for line in lines if ERROR_LINE.match(line)]
-    text = (errors or [line for line in lines if line] or [f"exit code {returncode}"])[-1]
-    return f"{text.removeprefix('error: ')} (log: {log})"
+        text = f"ended by {name}" + ", as when memory runs out" * (name == "SIGKILL")
+    else:
+        lines = [line.strip() for line in last_lines(log) if line.strip()]
+        errors = [line for line in lines if ERROR_LINE.match(line)]
+        text = (errors or lines or [f"exit code {returncode}"])[-1].removeprefix("error: ")
+    return f"{text} (log: {log})"
 
 
 def newest_progress(log: Path) -> str:
-    """The newest progress bar in a log, shortened; empty where there is none."""
+    """Return the newest progress bar in a log, shortened; empty where there is none."""
     bars = [line for line in last_lines(log) if PROGRESS_LINE.search(line)]
     return bars[-1].strip()[:100] if bars else ""
 
 
 def last_lines(log: Path) -> list[str]:
-    """The last lines of a log, where a progress bar counts as many lines."""
+    """Return the last lines of a log, where a progress bar counts as many lines."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            text = CURSOR_MOVES.sub("\n", file.read().decode(errors="replace"))
-            return re.split(r"[\r\n]+", text)
+            return LINE_ENDS.split(file.read().decode(errors="replace"))
     except OSError:
         return []

@@ -50,8 +50,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     sae = SAEBenchSAE(load_sae(job.sae_folder, job.device), job)
     guards.without_published_saes()
     module = entries if hasattr(entries, job.evaluation) else outside
-    with guards.grad_mode_kept():
-        return guards.finished(getattr(module, job.evaluation)(job, sae))
+    return guards.finished(getattr(module, job.evaluation)(job, sae))
 
 
 def tell(evaluation: str, error: BaseException, trace: TracebackType | None) -> None:

@@ -34,6 +34,7 @@ def as_in_the_worker(work: Path, hub: Path) -> Iterator[None]:
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     cache = datasets.config.HF_DATASETS_CACHE
     disabled = jaxtyping.config.jaxtyping_disable
+    grad = torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     work.mkdir(parents=True, exist_ok=True)
     if not any(work.iterdir()):
@@ -49,6 +50,7 @@ def as_in_the_worker(work: Path, hub: Path) -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE = offline
         datasets.config.HF_DATASETS_CACHE = cache
         torch.use_deterministic_algorithms(deterministic)
+        torch.set_grad_enabled(grad)
         os.chdir(before)
         random.setstate(states[0])
         np.random.set_state(states[1])

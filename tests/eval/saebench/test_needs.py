@@ -7,7 +7,7 @@ import pytest
 
 from temporal_sae.eval.saebench import needs
 from tests.eval.saebench.conftest import MODELS
-from tests.eval.saebench.plans import only, problems, vocabulary
+from tests.eval.saebench.plans import only, problems
 
 probe = needs.probe.__wrapped__
 pytestmark = pytest.mark.usefixtures("known")
@@ -88,12 +88,6 @@ def test_more_latents_than_the_sae_has(evaluation, option):
 def test_as_many_channels_are_probed_as_latents():
     line = only(problems("sparse_probing", options={"k_values": [1, 100]}))
     assert "at most 64 (the width of the model)" in line
-
-
-def test_a_vocabulary_without_single_token_letters():
-    line = only(problems("absorption", tokenizer=vocabulary(answers="ABCDEFGHIJKLMNOPRSTUVWXY")))
-    assert "' Q', ' Z'" in line
-    assert problems("scr", tokenizer=vocabulary(answers="")) == []
 
 
 def test_the_word_is_where_absorption_reads():

@@ -12,7 +12,6 @@ import pytest
 from temporal_sae.eval.saebench import process
 from temporal_sae.eval.saebench.options import Job
 from temporal_sae.eval.saebench.process import (
-    WorkerFailed,
     newest_progress,
     reason,
     run_worker,
@@ -44,7 +43,7 @@ def work_with(monkeypatch, tmp_path):
 
 
 def failure(work_with, script, **options):
-    with pytest.raises(WorkerFailed) as caught:
+    with pytest.raises(RunError) as caught:
         work_with(script, **options)
     return str(caught.value)
 
