@@ -51,7 +51,7 @@ def core(job: Job, sae: SAEBenchSAE) -> Record:
         force_rerun=True,
         **sizes,
     )
-    record = guards.only_record(guards.RESULTS, " ".join(failures[-1].split()))
+    record = guards.only_record(" ".join(failures[-1].split()))
     quality = sums.metrics()["reconstruction_quality"]
     beside = {
         "explained_variance_textbook": quality["explained_variance"],
@@ -96,7 +96,8 @@ def sparse_probing(job: Job, sae: SAEBenchSAE) -> Record:
     # Probes on latents draw the same numbers whether those on activations are trained or read.
     guards.seeded(main, "get_dataset_activations", job.seed)
     guards.seeded(main.activation_collection, "get_sae_meaned_activations", job.seed)
-    record = guards.run_loop(main.run_eval, config, job, sae, **shared_activations(job))
+    kept: dict[str, Any] = {"save_activations": job.keep_artifacts, "artifacts_path": job.artifacts}
+    record = guards.run_loop(main.run_eval, config, job, sae, **kept)
     # sae_bench puts -1 where saving memory has left the probe on all latents out.
     for values in (record["eval_result_metrics"]["sae"], *record["eval_result_details"]):
         if values.get("sae_test_accuracy") == -1:
@@ -118,13 +119,8 @@ def tpp(job: Job, sae: SAEBenchSAE) -> Record:
     # What is drawn for the SAE is the same whether probes are trained or read.
     guards.seeded(main, "get_dataset_activations", job.seed)
     guards.seeded(main, "get_all_node_effects_for_one_sae", job.seed)
-    return guards.run_loop(main.run_eval, config, job, sae, **shared_activations(job))
-
-
-def shared_activations(job: Job) -> dict[str, Any]:
-    """Return sae_bench's arguments for activations that other SAEs may read."""
-    kept = {"save_activations": job.keep_artifacts, "artifacts_path": job.artifacts}
-    return {"clean_up_activations": False, **kept}
+    kept: dict[str, Any] = {"save_activations": job.keep_artifacts, "artifacts_path": job.artifacts}
+    return guards.run_loop(main.run_eval, config, job, sae, **kept)
 
 
 def scr_ties(record: Mapping[str, Any]) -> list[str]:

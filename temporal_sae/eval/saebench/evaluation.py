@@ -86,9 +86,10 @@ class SAEBenchEvaluation:
             raise InvalidOption("evals", given, f"a list of some of {', '.join(EVALUATIONS)}")
         for name in given:
             check_choice("evals", name, EVALUATIONS)
-        self._set("evals", tuple(name for name in EVALUATIONS if name in given))
-        for name in EVALUATIONS:
-            self._set(name, completed(name, getattr(self, name)))
+        in_order = {"evals": tuple(name for name in EVALUATIONS if name in given)}
+        every = {name: completed(name, getattr(self, name)) for name in EVALUATIONS}
+        for name, value in (in_order | every).items():
+            object.__setattr__(self, name, value)
         for option in ("model_name", "data_folder", "artifacts_path"):
             check_words(option, getattr(self, option), null=True)
         if self.llm_dtype is not None:
@@ -99,9 +100,6 @@ class SAEBenchEvaluation:
             check_number("timeout_minutes", self.timeout_minutes, above=True)
         if self.data_folder is not None and not Path(self.data_folder).expanduser().is_dir():
             raise InvalidOption("data_folder", self.data_folder, "a folder that exists")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
 
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Refuse what SAEBench could not evaluate.
@@ -168,16 +166,15 @@ class SAEBenchEvaluation:
         return record
 
     def _job(self, subject: Subject, name: str) -> Job:
-        model = subject.model
         return Job(
             evaluation=name,
             sae_folder=str(subject.sae_folder.resolve()),
             architecture=subject.sae.trained_as,
-            model_name=self.model_name or model.name,
-            hook_name=model.hook_name,
+            model_name=self.model_name or subject.model.name,
+            hook_name=subject.model.hook_name,
             prepend_bos=subject.source.prepend_bos,
-            device=str(model.device),
-            llm_dtype=self.llm_dtype or model.dtype,
+            device=str(subject.model.device),
+            llm_dtype=self.llm_dtype or subject.model.dtype,
             llm_batch_size=self.llm_batch_size,
             seed=self.seed,
             options=dict(getattr(self, name)),
@@ -185,7 +182,7 @@ class SAEBenchEvaluation:
         )
 
     def _identity(self, job: Job) -> dict[str, Any]:
-        """What a result depends on, beside the SAE and the place in the model."""
+        """Return what a result depends on, beside the SAE and the place in the model."""
         return {
             "options": job.options,
             "model": [job.model_name, job.llm_dtype, job.llm_batch_size],

@@ -64,13 +64,7 @@ def without_published_saes() -> None:
 
 
 def make_config(config_class: Any, job: Job, own: Sequence[str] = (), **more: Any) -> Any:
-    """Make sae_bench's config, which judges the values, from a job's options.
-
-    Args:
-        config_class: of sae_bench.
-        job: its options have the names of the config's fields; null leaves a field as it is.
-        own: options that sae_bench does not know.
-        more: other fields.
+    """Make sae_bench's config, which judges the values, of all options but our `own`, and `more`.
 
     Raises:
         RunError: SAEBench does not take a value.
@@ -96,48 +90,32 @@ def run_loop(
     config: Any,
     job: Job,
     sae: SAEBenchSAE,
-    why_not: str = "sae_bench has written no result",
+    why_not: str = "",
+    score: tuple[str, str] | None = None,
     **more: Any,
 ) -> Record:
-    """Return the one record that sae_bench's loop over SAEs, `run_eval`, writes.
-
-    `why_not` is the reason if there is none, since sae_bench may end without a word.
-    """
-    RESULTS.mkdir(exist_ok=True)
-    run_eval(
-        config=config,
-        selected_saes=[(job.sae_set, sae)],
-        device=job.device,
-        output_path=str(RESULTS),
-        force_rerun=True,
-        **more,
-    )
-    return only_record(RESULTS, why_not)
-
-
-def only_record(folder: Path, why_not: str) -> Record:
-    """Return the one record that sae_bench has written below `folder`.
+    """Return the record that sae_bench's loop over SAEs writes.
 
     Raises:
-        RunError: there is none, for the reason given, or more than one.
+        RunError: for the reason `why_not`: there is none, or its score (group and name) is NaN, as
+            is a mean over nothing.
     """
-    found = sorted(folder.rglob("*_eval_results.json"))
-    if len(found) > 1:
-        raise RunError(f"sae_bench has written {len(found)} results where one was expected")
-    if not found:
+    RESULTS.mkdir(exist_ok=True)
+    saes = [(job.sae_set, sae)]
+    run_eval(config, saes, job.device, output_path=str(RESULTS), force_rerun=True, **more)
+    record = only_record(why_not)
+    if score and not math.isfinite(record["eval_result_metrics"][score[0]][score[1]]):
         raise RunError(why_not)
-    record: Record = json.loads(found[0].read_text())
     return record
 
 
-def finite(record: Record, group: str, why_not: str) -> Record:
-    """Return the record if its group of metrics has numbers; a mean over nothing is NaN.
-
-    Raises:
-        RunError: it has not, for the reason given.
-    """
-    if not all(map(math.isfinite, record["eval_result_metrics"][group].values())):
-        raise RunError(why_not)
+def only_record(why_not: str) -> Record:
+    """Return the one record in RESULTS, or raise RunError for the reason given."""
+    found = sorted(RESULTS.rglob("*_eval_results.json"))
+    if len(found) != 1:
+        counted = f"sae_bench has written {len(found)} results, and not one"
+        raise RunError(counted if found or not why_not else why_not)
+    record: Record = json.loads(found[0].read_text())
     return record
 
 

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,45 +28,38 @@ SMALLER = 4  # RAVEL's batches, since gradients take memory; the mask's training
 def unlearning(job: Job, sae: SAEBenchSAE) -> Record:
     """Measure what the model forgets when the latents of one topic are clamped.
 
-    The model answers multiple-choice questions on biology (WMDP) and on other subjects (MMLU). The
-    score is the largest share of the biology questions it no longer answers among the settings that
-    leave at least 0.99 of the others right.
+    The model answers multiple-choice questions on biology and on other subjects. The score is the
+    largest share of the biology questions it no longer answers among the settings that leave at
+    least 0.99 of the others right.
     """
     from sae_bench.evals.unlearning import main
     from sae_bench.evals.unlearning.utils import feature_activation
 
     own = ("model_name", "corpus", "question_ids")
     name, given = needs.instruct_model(job.model_name, job.options), job.options["question_ids"]
-    guards.link(
-        f"sae_bench/evals/unlearning/data/{needs.CORPUS}", Path(job.options["corpus"]).expanduser()
-    )
+    corpus = Path(job.options["corpus"]).expanduser()
+    guards.link(f"sae_bench/evals/unlearning/data/{needs.CORPUS}", corpus)
     private = Path("unlearning")  # also holds results that depend on the SAE
     questions = private / main.EVAL_TYPE / name / "data" / "question_ids"
     kept = Path(job.artifacts) / "question_ids"
     place_questions(Path(given).expanduser() if given else kept, questions)
-    # The hub no longer takes the name that sae_bench has for it.
-    guards.replace(
-        feature_activation,
-        "load_dataset",
-        lambda load: (
-            lambda path, *args, **kw: load(
-                "Salesforce/wikitext" if path == "wikitext" else path, *args, **kw
-            )
-        ),
-    )
+    guards.replace(feature_activation, "load_dataset", by_new_name)
     guards.seed_everything(job.seed)
     config = guards.make_config(main.UnlearningEvalConfig, job, own, model_name=name)
     record = guards.run_loop(main.run_eval, config, job, sae, artifacts_path=str(private))
-    if job.keep_artifacts and not given:
+    if not given:
         place_questions(questions, kept)
     return record
 
 
-def place_questions(source: Path, target: Path) -> None:
-    """Copy the ids of the questions that the model knows, if all are there.
+def by_new_name(load: Function) -> Function:
+    """Load data sets by the names that the hub takes today."""
+    names = {"wikitext": "Salesforce/wikitext"}
+    return lambda path, *args, **kwargs: load(names.get(path, path), *args, **kwargs)
 
-    The ids are the model's, not the SAE's: finding them takes longer than the rest.
-    """
+
+def place_questions(source: Path, target: Path) -> None:
+    """Copy the ids of the questions that the model knows, whatever the SAE, if all are there."""
     if len(needs.question_files(source)) == needs.QUESTION_FILES:
         shutil.copytree(source, target, dirs_exist_ok=True)
 
@@ -77,7 +69,6 @@ def autointerp(job: Job, sae: SAEBenchSAE) -> Record:
 
     A judge is shown texts on which a latent is active, explains it in a sentence, and is then asked
     which of some other texts it will be active on; the score is the share it is right about.
-    `eval_result_unstructured` has each latent's explanation and score.
     """
     from sae_bench.evals.autointerp import main
 
@@ -90,14 +81,13 @@ def autointerp(job: Job, sae: SAEBenchSAE) -> Record:
     own = ("base_url", "api_key_file", "judge", "temperature")
     config = guards.make_config(main.AutoInterpEvalConfig, job, own)
     more = {"api_key": key, "artifacts_path": job.artifacts}
-    record = guards.run_loop(main.run_eval, config, job, sae, **more)
-    return guards.finite(
-        record,
-        "autointerp",
-        "autointerp: no latent is active often enough to be judged, or no answer of the judge was "
-        "a list of numbers; lower eval.autointerp.dead_latent_threshold, raise "
-        "eval.autointerp.total_tokens, or use another eval.autointerp.judge",
+    no_score = (
+        "no latent is active often enough to be judged, or no answer of the judge was a list of "
+        "numbers; lower eval.autointerp.dead_latent_threshold, raise eval.autointerp.total_tokens, "
+        "or use another eval.autointerp.judge"
     )
+    score = ("autointerp", "autointerp_score")
+    return guards.run_loop(main.run_eval, config, job, sae, no_score, score, **more)
 
 
 def judge_with_memory(job: Job, memory: Path) -> tuple[str, Any]:
@@ -166,7 +156,6 @@ def ravel(job: Job, sae: SAEBenchSAE) -> Record:
 
     A mask over the latents is trained so that exchanging them between two prompts changes one
     attribute of the answer (cause) and leaves the others as they are (isolation).
-    `eval_result_unstructured` has the scores of each attribute.
     """
     from sae_bench.evals.ravel import instance, main, mdbm
     from sae_bench.sae_bench_utils import activation_collection
@@ -177,22 +166,21 @@ def ravel(job: Job, sae: SAEBenchSAE) -> Record:
     main.LLM_NAME_MAP[job.model_name] = get_official_model_name(job.model_name)
     guards.replace(activation_collection, "get_module", with_tuples)
     guards.replace(instance.RAVELInstance, "downsample_", lambda f: apart(f, job.seed))
-    # sae_bench would collect gradients of the language model beside the mask's.
-    guards.replace(
-        mdbm,
-        "train_mdbm",
-        lambda f: lambda llm, *a, **kw: f(llm.requires_grad_(False), *a, **kw),
-    )
+    guards.replace(mdbm, "train_mdbm", with_frozen_model)
     batch_size = max(1, job.llm_batch_size // SMALLER)
     config = guards.make_config(main.RAVELEvalConfig, job, llm_batch_size=batch_size)
     guards.link(config.artifact_dir, Path(job.artifacts))
-    more = {"artifacts_path": str(guards.RESULTS)}
-    return guards.finite(
-        guards.run_loop(main.run_eval, config, job, sae, **more),
-        "ravel",
-        "ravel: the model answers too few prompts correctly for a batch to test with; raise "
-        "eval.ravel.num_pairs_per_attribute, or lower eval.llm_batch_size",
+    no_score = (
+        "the model answers too few prompts correctly for a batch to test with; raise "
+        "eval.ravel.num_pairs_per_attribute, or lower eval.llm_batch_size"
     )
+    score, more = ("ravel", "disentanglement_score"), {"artifacts_path": str(guards.RESULTS)}
+    return guards.run_loop(main.run_eval, config, job, sae, no_score, score, **more)
+
+
+def with_frozen_model(train_mask: Function) -> Function:
+    """Train the mask alone: sae_bench collects gradients of the language model as well."""
+    return lambda model, *args, **kw: train_mask(model.requires_grad_(False), *args, **kw)
 
 
 def place_prompts(folder: Path) -> None:
@@ -214,19 +202,18 @@ def place_prompts(folder: Path) -> None:
 def with_tuples(get_module: Function) -> Function:
     """Show hooks of a layer a tuple, as transformers 4 gave them one, and 5 does not."""
 
-    def get(model: Any, layer: int) -> Any:
-        module = get_module(model, layer)
+    def in_tuples(hook: Function) -> Function:
+        def seen(module: Any, inputs: Any, outputs: Any) -> Any:
+            if isinstance(outputs, tuple):
+                return hook(module, inputs, outputs)
+            changed = hook(module, inputs, (outputs,))
+            return None if changed is None else changed[0]
 
-        def register(hook: Callable[..., Any]) -> Any:
-            def seen(module: Any, inputs: Any, outputs: Any) -> Any:
-                if isinstance(outputs, tuple):
-                    return hook(module, inputs, outputs)
-                changed = hook(module, inputs, (outputs,))
-                return None if changed is None else changed[0]
+        return seen
 
-            return module.register_forward_hook(seen)
-
-        return SimpleNamespace(register_forward_hook=register)
+    def get(model: Any, number: int) -> Any:
+        register = get_module(model, number).register_forward_hook
+        return SimpleNamespace(register_forward_hook=lambda hook: register(in_tuples(hook)))
 
     return get
 
@@ -250,9 +237,6 @@ def sae_probes(job: Job, sae: SAEBenchSAE) -> Record:
 
     Each has two classes and is learned from the k latents whose means differ most between them,
     read at the last token of a text; the probe on all activations stands beside it.
-
-    Raises:
-        RunError: no data set gave a result.
     """
     from sae_bench.evals.sparse_probing_sae_probes import main
 
@@ -264,7 +248,7 @@ def sae_probes(job: Job, sae: SAEBenchSAE) -> Record:
     sae = sae.to(device=job.device, dtype=torch.float32)
     record = guards.run_loop(main.run_eval, config, job, sae)
     if not record["eval_result_details"]:
-        raise RunError("sae_probes: no data set gave a result")
+        raise RunError("no data set gave a result")
     return record
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from temporal_sae import signals
-from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.errors import RunError
 from temporal_sae.eval.saebench import entries, guards, outside
 from temporal_sae.eval.saebench.adapter import SAEBenchSAE
 from temporal_sae.eval.saebench.options import Job
@@ -35,7 +35,7 @@ LONGEST = 300  # characters of a reason
 def main(path: str) -> None:
     """Do what the job file says."""
     job = Job(**json.loads(Path(path).read_text()))
-    sys.excepthook = lambda kind, error, trace: tell(job.evaluation, error, trace)
+    sys.excepthook = tell
     write_json(Path(RESULT), evaluate(job))
 
 
@@ -53,13 +53,11 @@ def evaluate(job: Job) -> dict[str, Any]:
     return guards.finished(getattr(module, job.evaluation)(job, sae))
 
 
-def tell(evaluation: str, error: BaseException, trace: TracebackType | None) -> None:
-    """Write the traceback, unless it is a mistake that a person can correct, and one line."""
-    if isinstance(error, (InvalidOption, RunError)):
-        line = str(error)
-    else:
-        traceback.print_exception(type(error), error, trace)
-        line = f"{evaluation}: {first_line(error)}"
+def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write one line, and the traceback before it unless a person can correct the mistake."""
+    if not isinstance(error, RunError):
+        traceback.print_exception(kind, error, trace)
+    line = str(error) if isinstance(error, RunError) else first_line(error)
     sys.stderr.write(f"error: {line}\n")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from temporal_sae.errors import RunError
 from temporal_sae.eval.saebench import process
 from temporal_sae.eval.saebench.options import Job
 from temporal_sae.eval.saebench.process import (
