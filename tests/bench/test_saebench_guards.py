@@ -242,7 +242,7 @@ def test_14_values_that_saebench_refuses_are_one_line(inside):
 
 
 def test_15_absorption_is_better_when_lower():
-    told = collect.COMPARABILITY["absorption"]
+    told = collect.comparability("absorption", {})
     assert {entry["better"] for entry in told} == {"lower"}
     assert {entry["metric"] for entry in told} >= {
         "mean_absorption_score",

@@ -100,6 +100,58 @@ NAMES_OF_JANUARY = {  # today's name of what a January file calls otherwise
     "full_absorption_rate": "absorption_rate",
     "num_full_absorption": "num_absorption",
 }
+AS_THEN, NONE_THEN = (True, "defined as then"), (False, "January's files have none")
+# Whether a metric compares with January's of its name, and what does if not.
+COMPARABILITY = {
+    "core": {
+        "model_behavior_preservation": AS_THEN,
+        "model_performance_preservation": AS_THEN,
+        "explained_variance": (
+            False,
+            "the textbook value; January's explained_variance is explained_variance_legacy here",
+        ),
+        "explained_variance_legacy": (
+            True,
+            "compares with January's explained_variance: the mean over tokens of 1 - ‖x - x̂‖² / "
+            "‖x - mean of the batch‖²",
+        ),
+        "explained_variance_saebench": (
+            False,
+            "SAEBench's explained_variance since, whose variance is nearly about zero: too high",
+        ),
+        "mse": (
+            True,
+            "SAEBench divides by the tokens of a batch: {tokens} here, 2048 in January's files; "
+            "mse_per_element does not depend on the batch",
+        ),
+        "cossim, shrinkage, sparsity": AS_THEN,
+        "misc_metrics": NONE_THEN,
+    },
+    "sparse_probing": {"llm, sae": AS_THEN},
+    "scr": {
+        "scr_metrics": (
+            False,
+            "a pair whose probes differ by less than 0.001 counts as 0 since January{ties}",
+        )
+    },
+    "absorption": {
+        "mean_absorption_score": (
+            False,
+            "mean_full_absorption_score under January's name: prompts and probes have changed "
+            "since, so that only its size compares",
+        ),
+        "mean_full_absorption_score": (False, "see mean_absorption_score"),
+        "mean_absorption_fraction_score": NONE_THEN,
+        "mean_num_split_features": (False, "prompts and probes have changed"),
+    },
+    "unlearning": {
+        "unlearning_score": (
+            False,
+            "compares if corpus, question ids and the options of the sweep are January's",
+        )
+    },
+}
+LOWER = ("mse", *COMPARABILITY["absorption"])
 
 
 def sections(records: Mapping[str, Record]) -> dict[str, Any]:
@@ -108,22 +160,19 @@ def sections(records: Mapping[str, Record]) -> dict[str, Any]:
     if "core" in records:
         found[CORE_SECTION] = core_section(records["core"])
     if "scr" in records:
-        scr = {**records["scr"], "comparability": scr_comparability(records["scr"])}
+        scr = {**records["scr"], "comparability": comparability("scr", records["scr"])}
         if "tpp" in records:
-            both = [records[name]["eval_result_metrics"] for name in ("scr", "tpp")]
-            scr["eval_result_metrics"] = {**both[0], **both[1]}
+            added = records["tpp"]["eval_result_metrics"]
+            scr["eval_result_metrics"] = {**scr["eval_result_metrics"], **added}
         found[SCR_AND_TPP if "tpp" in records else SCR] = scr
     for name in (name for name in SECTIONS if name in records):
         record = with_old_names(records[name]) if name == "absorption" else records[name]
-        comparability = COMPARABILITY.get(
-            name, [comparison("all", False, "January's files have none")]
-        )
-        found[SECTIONS[name]] = {**record, "comparability": comparability}
+        found[SECTIONS[name]] = {**record, "comparability": comparability(name, record)}
     return found
 
 
 def core_section(record: Record) -> dict[str, Any]:
-    """The core record as the reference files have it.
+    """Return the core record as the reference files have it.
 
     `explained_variance` is the textbook 1 - Σ‖x - x̂‖² / Σ‖x - mean‖²; SAEBench's number under that
     name, whose variance is nearly about zero, is `explained_variance_saebench`.
@@ -143,86 +192,32 @@ def core_section(record: Record) -> dict[str, Any]:
         "sae_id": sae_id,
         "eval_cfg": record["eval_config"],
         "metrics": metrics,
-        "comparability": core_comparability(record["eval_config"]),
+        "comparability": comparability("core", record),
     }
 
 
 def with_old_names(record: Record) -> Record:
-    """The absorption record with January's names beside today's."""
-    mean = _renamed(record["eval_result_metrics"]["mean"])
-    return {
-        **record,
-        "eval_result_metrics": {**record["eval_result_metrics"], "mean": mean},
-        "eval_result_details": [_renamed(detail) for detail in record["eval_result_details"]],
-    }
+    """Return the absorption record with January's names beside today's."""
+    mean, *details = (
+        values | {old: values[new] for new, old in NAMES_OF_JANUARY.items() if new in values}
+        for values in (record["eval_result_metrics"]["mean"], *record["eval_result_details"])
+    )
+    metrics = {**record["eval_result_metrics"], "mean": mean}
+    return {**record, "eval_result_metrics": metrics, "eval_result_details": details}
 
 
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    old = {NAMES_OF_JANUARY[key]: values[key] for key in values if key in NAMES_OF_JANUARY}
-    return {**values, **old}
-
-
-def comparison(metric: str, compares: bool, why: str, better: str = "higher") -> dict[str, Any]:
-    """Return whether a metric compares with January's of its name, and what does if not."""
-    return {"metric": metric, "compares": compares, "better": better, "why": why}
-
-
-def core_comparability(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what compares of the core metrics."""
-    tokens = config["batch_size_prompts"] * config["context_size"]
-    entries: dict[str, tuple[Any, ...]] = {
-        "model_behavior_preservation": (True, "defined as then"),
-        "model_performance_preservation": (True, "defined as then"),
-        "explained_variance": (
-            False,
-            "the textbook value; January's explained_variance is explained_variance_legacy here",
-        ),
-        "explained_variance_legacy": (
-            True,
-            "compares with January's explained_variance: the mean over tokens of 1 - ‖x - x̂‖² / "
-            "‖x - mean of the batch‖²",
-        ),
-        "explained_variance_saebench": (
-            False,
-            "SAEBench's explained_variance since, whose variance is nearly about zero: too high",
-        ),
-        "mse": (
-            tokens == 2048,
-            f"SAEBench divides by the tokens of a batch: {tokens} here, 2048 in January's files; "
-            "mse_per_element does not depend on the batch",
-            "lower",
-        ),
-        "cossim, shrinkage, sparsity": (True, "defined as then"),
-        "misc_metrics": (False, "January's files have none"),
-    }
-    return [comparison(metric, *entry) for metric, entry in entries.items()]
-
-
-def scr_comparability(record: Record) -> list[dict[str, Any]]:
-    """Return what compares of SCR, which since counts a pair with nothing to recover as 0."""
-    tied = (record.get("eval_result_unstructured") or {}).get("tied_pairs", [])
-    left_out = f"; left out of scr_metric because both directions tie: {', '.join(tied)}"
-    why = "a pair whose probes differ by less than 0.001 counts as 0 since January"
-    return [comparison("scr_metrics", False, why + (left_out if tied else ""))]
-
-
-COMPARABILITY: dict[str, list[dict[str, Any]]] = {  # of the others January's files have none
-    "sparse_probing": [comparison("llm, sae", True, "defined as then")],
-    "absorption": [
-        comparison(metric, False, why, "lower")
-        for metric, why in {
-            "mean_absorption_score": "mean_full_absorption_score under January's name: prompts and "
-            "probes have changed since, so that only its size compares",
-            "mean_full_absorption_score": "see mean_absorption_score",
-            "mean_absorption_fraction_score": "January's files have none",
-            "mean_num_split_features": "prompts and probes have changed",
-        }.items()
-    ],
-    "unlearning": [
-        comparison(
-            "unlearning_score",
-            False,
-            "compares if corpus, question ids and the options of the sweep are January's",
-        )
-    ],
-}
+def comparability(name: str, record: Record) -> list[dict[str, Any]]:
+    """Return which metrics of an evaluation compare with January's, and why not."""
+    config, ties = record.get("eval_config") or {}, ""
+    tokens = config.get("batch_size_prompts", 0) * config.get("context_size", 0)
+    if tied := (record.get("eval_result_unstructured") or {}).get("tied_pairs", []):
+        ties = f"; left out of scr_metric because both directions tie: {', '.join(tied)}"
+    return [
+        {
+            "metric": metric,
+            "compares": compares and (metric != "mse" or tokens == 2048),
+            "better": "lower" if metric in LOWER else "higher",
+            "why": why.format(tokens=tokens, ties=ties),
+        }
+        for metric, (compares, why) in COMPARABILITY.get(name, {"all": NONE_THEN}).items()
+    ]

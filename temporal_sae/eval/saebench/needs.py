@@ -73,10 +73,8 @@ def check(
     """
     problems: list[Problem] = [*_installation(model_name), *_hook(hook_name, options)]
     for name, given in options.items():
-        problems += [
-            *_counts(name, given, d_sae, d_in),
-            *_data(name, given, data_folder, environment),
-        ]
+        problems += _counts(name, given, d_sae, d_in)
+        problems += _data(name, given, data_folder, environment)
         if name == "absorption":
             problems += _prompts(tokenizer, given)
         elif name == "unlearning":
@@ -131,26 +129,20 @@ def probe() -> dict[str, str] | str:
 
 def _hook(name: str, evaluations: Mapping[str, Any]) -> Iterator[RunError]:
     """TransformerLens has no module paths, and two evaluations look behind a layer only."""
-    is_known, post = HOOK.fullmatch(name) is not None, "must be blocks.L.hook_resid_post"
-    if not is_known:
+    behind = [evaluation for evaluation in AFTER_A_LAYER if evaluation in evaluations]
+    if not HOOK.fullmatch(name) or (name.endswith("pre") and behind):
+        also = f"for {' and '.join(behind)}" if behind else "or blocks.L.hook_resid_pre"
         yield RunError(
-            f"model.hook_name={name!r}: {post} or blocks.L.hook_resid_pre for SAEBench, which "
-            "reads activations by the names of TransformerLens"
+            f"model.hook_name={name!r}: must be blocks.L.hook_resid_post {also} for SAEBench, "
+            "which reads activations by the names of TransformerLens"
         )
-    for evaluation in AFTER_A_LAYER:
-        if is_known and name.endswith("pre") and evaluation in evaluations:
-            yield RunError(
-                f"model.hook_name={name!r}: {post} for {evaluation}, where SAEBench reads nothing "
-                f"else; or leave {evaluation} out of eval.evals"
-            )
 
 
 def _counts(evaluation: str, options: Options, d_sae: int, d_in: int) -> Iterator[InvalidOption]:
     """There are fewer latents than an option asks for, or channels, of which k_values takes too."""
     for option in (o for o in COUNTS if o in options):
-        limits = {d_sae: "d_sae"} | (
-            {d_in: "the width of the model"} if option == "k_values" else {}
-        )
+        channels = {d_in: "the width of the model"} if option == "k_values" else {}
+        limits = {d_sae: "d_sae", **channels}
         given, most = options[option], min(limits)
         if max(given if isinstance(given, Sequence) else [given]) > most:
             allowed = f"at most {most} ({limits[most]}) in every entry"
@@ -225,10 +217,8 @@ def question_files(folder: Path) -> list[Path]:
 
 def judge_of(options: Options, environment: Mapping[str, str]) -> tuple[str, str]:
     """Return the judge's address and key, which no config and no log ever holds; "" for no key."""
-    url, file = (
-        options["base_url"] or environment.get("OPENAI_BASE_URL") or OPENAI,
-        options["api_key_file"],
-    )
+    url = options["base_url"] or environment.get("OPENAI_BASE_URL") or OPENAI
+    file = options["api_key_file"]
     key = Path(file).expanduser().read_text() if file else environment.get("OPENAI_API_KEY", "")
     return url.rstrip("/"), key.strip()
 

@@ -40,21 +40,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 VERSIONS = ("sae-bench", "transformer-lens", "transformers", "torch", "datasets")
 # Of the kind that options have which are null by default; the others are texts.
 LIKE_OF_NULL = {"full_dataset_downsample": 1, "temperature": 1.0, "dataset_names": ["text"]}
-# What an SAE is judged by, once the activations and the probes on them are there.
-OF_THE_SAE_ALONE = (
-    "n_values",
-    "sae_batch_size",
-    "lower_vram_usage",
-    "max_k_value",
-    "f1_jump_threshold",
-    "k_sparse_probe_l1_decay",
-    "k_sparse_probe_batch_size",
-    "k_sparse_probe_num_epochs",
-    "min_GT_probe_f1",
-    "min_feats_for_eval",
-    "eval_k_sparse_probe_batch_size",
-    "precalc_k_sparse_probe_sae_acts",
-)
 
 
 def completed(evaluation: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -154,9 +139,16 @@ def artifacts_name(job: Job, data_folder: str | None) -> str:
         "model": [job.model_name, job.hook_name, job.layer, job.llm_dtype, job.llm_batch_size],
         "device": torch.device(job.device).type,
         "seed": job.seed,
-        "options": {k: v for k, v in job.options.items() if k not in OF_THE_SAE_ALONE},
+        "options": {k: v for k, v in job.options.items() if not of_the_sae_alone(job, k)},
         "data": data_folder,
         "versions": {name: package_version(name) for name in VERSIONS},
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return f"{job.evaluation}-{digest[:16]}"
+
+
+def of_the_sae_alone(job: Job, option: str) -> bool:
+    """Return whether an option says how an SAE is judged, once there are activations and probes."""
+    if job.evaluation == "absorption":
+        return not option.startswith("prompt_")
+    return option in ("n_values", "sae_batch_size", "lower_vram_usage")
