@@ -33,14 +33,12 @@ def why_unreachable() -> str | None:
 
 
 def why_silent(url: str) -> str | None:
-    """Why nobody answers at an address, in words; None where somebody does."""
+    """Return why nobody answers at an address, in words; None where somebody does."""
+    request = urllib.request.Request(url, method="HEAD")
     try:
-        request = urllib.request.Request(url, method="HEAD")
         urllib.request.urlopen(request, timeout=SECONDS).close()
     except (HTTPError, HTTPException):
         return None
-    except ValueError as error:  # no address
-        return one_line(error)
     except OSError as error:
         reason = getattr(error, "reason", error)
         # The hub's own client may know other certificates.

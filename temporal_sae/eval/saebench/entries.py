@@ -166,4 +166,4 @@ def use_folders(main: Any, probes: Path) -> None:
             "sparse_probing_experiment_dir": k_sparse,
         },
     }.items():
-        guards.replace(main, name, partial(partial, probes_dir=probes, **folders))
+        setattr(main, name, partial(getattr(main, name), probes_dir=probes, **folders))

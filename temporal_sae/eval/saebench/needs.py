@@ -237,6 +237,7 @@ def _judge(options: Options, environment: Mapping[str, str]) -> Iterator[Problem
             "key: set OPENAI_API_KEY, or eval.autointerp.api_key_file, or eval.autointerp.base_url "
             "for another endpoint with OpenAI's protocol (vLLM, llama.cpp, Ollama; no key needed)"
         )
-    if reason := why_silent(url):
+    is_address = url.startswith(("http://", "https://"))
+    if reason := why_silent(url) if is_address else "this is no address":
         allowed = f"an endpoint such as http://localhost:8000/v1 that answers ({reason})"
         yield InvalidOption("autointerp.base_url", url, allowed)

@@ -40,7 +40,7 @@ def main(path: str) -> None:
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """SAEBench's record of the job's SAE; a number that is not finite is still NaN in it."""
+    """Return SAEBench's record of the job's SAE; what is not finite is still NaN in it."""
     if job.device == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         settings: Any = torch.utils.deterministic
