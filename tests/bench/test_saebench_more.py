@@ -87,7 +87,7 @@ def test_unlearning(evaluate, tmp_path):
     assert record(first)["eval_result_metrics"] == {"unlearning": {"unlearning_score": 1.0}}
     assert record(first)["eval_config"]["model_name"] == "google/gemma-2-2b-it"
     (reason,) = unanswered.failures.values()
-    assert reason.startswith("unlearning: ") and "\n" not in reason
+    assert "\n" not in reason and "unlearning.log" in reason
 
 
 @pytest.mark.slow
@@ -284,6 +284,6 @@ def test_a_judge_that_is_gone(ask, tmp_path, monkeypatch):
     try:
         ask(url, tmp_path / "answers")
     except Exception as error:  # noqa: BLE001
-        assert first_line(error) == "APIConnectionError: Connection error."
+        assert first_line(error).startswith("APIConnectionError: Connection error.")
     else:
         raise AssertionError("it has answered")

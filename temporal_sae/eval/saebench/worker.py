@@ -62,14 +62,16 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 def first_line(error: BaseException) -> str:
-    """Return kind and message in one line of bounded length, without keys of an API.
+    """Return kind, message and place in one line of bounded length, without keys of an API.
 
-    An assertion without a message says what it has asserted.
+    The place is the innermost function of sae_bench; an assertion without a message is quoted.
     """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = ([frame for frame in frames if "sae_bench" in frame.filename] or frames)[-1:]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    frames = [] if lines else traceback.extract_tb(error.__traceback__)[-1:]
-    lines += [f"{frame.line} (in {frame.name})" for frame in frames]
-    return KEY.sub("sk-…", ": ".join([type(error).__name__, *lines[:1]]))[:LONGEST]
+    lines = lines or [frame.line or "" for frame in place]
+    text = KEY.sub("sk-…", ": ".join([type(error).__name__, *lines[:1]]))[:LONGEST]
+    return text + "".join(f" (in {frame.name})" for frame in place)
 
 
 def end_with_the_parent() -> None:

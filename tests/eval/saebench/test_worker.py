@@ -5,14 +5,11 @@ import pytest
 from temporal_sae.eval.saebench.worker import first_line
 
 
-def raised(error):
-    def sizes_fit(n):
-        assert n > 4
-
-    try:
-        sizes_fit(3) if error is None else exec("raise error", {"error": error})
-    except Exception as caught:  # noqa: BLE001
-        return caught
+def filter_dataset(error):
+    if error is not None:
+        raise error
+    n = 3
+    assert n > 4
 
 
 @pytest.mark.parametrize(
@@ -21,11 +18,16 @@ def raised(error):
         (ValueError("first\nsecond"), "ValueError: first"),
         (KeyError("wizard"), "KeyError: 'wizard'"),
         (ValueError("wrong key sk-abc***123 given"), "ValueError: wrong key sk-… given"),
-        (None, "AssertionError: assert n > 4 (in sizes_fit)"),
+        (None, "AssertionError: assert n > 4"),
     ],
 )
 def test_errors_of_sae_bench_in_one_line(error, said):
-    caught = raised(error)
-    caught.args = () if error is None else caught.args  # pytest has put a message there
-    assert first_line(caught) == said
+    with pytest.raises(Exception) as caught:
+        filter_dataset(error)
+    if error is None:
+        caught.value.args = ()  # pytest has put a message there
+    assert first_line(caught.value) == f"{said} (in filter_dataset)"
+
+
+def test_errors_are_not_long():
     assert len(first_line(ValueError("x" * 999))) == 300
