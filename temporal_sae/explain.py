@@ -66,19 +66,24 @@ def explain(error: Exception, conf: Path) -> str:
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return explain_unknown_key(unknown[1].lstrip("+~").split("@")[0], conf)
     if missing := re.search(r"Could not (?:find|load) '([^']*/[^']*)'", text):
-        above = missing[1].rpartition("/")[0]
-        group = next((g for g in groups_in(conf) if missing[1].startswith(f"{g}/")), above)
-        name = missing[1][len(group) + 1 :]
-        if new := new_value(group, name):
-            return f"{group}={name}: is called {group}={new} now"
-        options = ", ".join(options_of(group, conf)) or "those that --hydra-help shows"
-        return f"{group}={name}: must be one of {options}"
+        return explain_unknown_option(missing[1], conf)
     if several := re.search(r"(?:argument|Sweep parameters) '(.*?=.*)'", text):
         return explain_several(several[1])
     if merged := re.search(r"Error merging override (.*)", text):
         why = str(error.__cause__).splitlines()[0] if error.__cause__ else "it does not fit"
         return f"{merged[1]}: {one_line(why)}"
     return one_line(text) or type(error).__name__
+
+
+def explain_unknown_option(path: str, conf: Path) -> str:
+    """Say which options a group has; `path` is that of the option's file, such as sae/nonesuch."""
+    above = path.rpartition("/")[0]
+    group = next((g for g in groups_in(conf) if path.startswith(f"{g}/")), above)
+    name = path[len(group) + 1 :]
+    if new := new_value(group, name):
+        return f"{group}={name}: is called {group}={new} now"
+    options = ", ".join(options_of(group, conf)) or "those that --hydra-help shows"
+    return f"{group}={name}: must be one of {options}"
 
 
 def explain_unreadable(override: str) -> str:

@@ -29,7 +29,12 @@ def why_unreachable() -> str | None:
     """Why the hub cannot be reached, in words; None where somebody answers."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    return why_silent(constants.ENDPOINT)
+
+
+def why_silent(url: str) -> str | None:
+    """Return why nobody answers at an address, in words; None where somebody does."""
+    request = urllib.request.Request(url, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=SECONDS).close()
     except (HTTPError, HTTPException):

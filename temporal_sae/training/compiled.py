@@ -8,14 +8,10 @@ from temporal_sae import distributed
 from temporal_sae.kernels import selection, sparse_products
 from temporal_sae.sae import SparseAutoencoder
 
-OUTSIDE = {
+OUTSIDE = {  # what a step calls
     selection: ("select_topk", "kth_largest", "list_above"),
     sparse_products: ("list_by_latent", "sum_by_latent"),
-    distributed: (
-        "all_gather",
-        "all_reduce_min",
-        "all_reduce_mean",
-    ),  # of a step, among several processes
+    distributed: ("all_gather", "all_reduce_min", "all_reduce_mean"),
 }
 
 

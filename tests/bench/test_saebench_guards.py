@@ -16,10 +16,8 @@ import torch
 pytest.importorskip("sae_bench", reason="needs the bench extra")
 
 from temporal_sae.errors import RunError
-from temporal_sae.eval.saebench import collect, guards
-from temporal_sae.eval.saebench.entries.absorption import use_folders
-from temporal_sae.eval.saebench.entries.config import make_config
-from temporal_sae.eval.saebench.options import DEFAULTS, RECORDED
+from temporal_sae.eval.saebench import collect, entries, guards
+from temporal_sae.eval.saebench.options import CHOICES, DEFAULTS, artifacts_name
 from temporal_sae.files import write_json
 from temporal_sae.sae import StandardSAE
 from tests.bench.standins import build_main
@@ -70,7 +68,7 @@ def test_1_artifacts_of_other_sizes_would_be_read(inside):
     source = Path(main.__file__).read_text()
     assert "_activations.pt" in source and "train_set_size}" not in source
     jobs = [make_job(inside, "scr", train_set_size=size) for size in (64, 32)]
-    assert len({guards.artifacts_name(job, None) for job in jobs}) == 2
+    assert len({artifacts_name(job, None) for job in jobs}) == 2
 
 
 def test_2_absorption_would_write_into_the_package(inside):
@@ -81,7 +79,7 @@ def test_2_absorption_would_write_into_the_package(inside):
     for name in names:
         defaults = [v for v in getattr(main, name).__defaults__ if isinstance(v, Path)]
         assert defaults and all(package in folder.parents for folder in defaults)
-    use_folders(main, inside / "kept")
+    entries.use_folders(main, inside / "kept")
     for name in names:
         for key, folder in getattr(main, name).keywords.items():
             assert key.endswith("_dir") and inside in Path(folder).parents
@@ -97,7 +95,7 @@ def test_3_words_would_come_in_another_order_in_each_process(inside):
             return tokens[0]
 
     assert common.get_alpha_tokens(Tokenizer()) == ["zoo", "apple", "mouse"]
-    guards.sorted_results(common, "get_alpha_tokens")
+    guards.replace(common, "get_alpha_tokens", guards.with_sorted_result)
     assert common.get_alpha_tokens(Tokenizer()) == ["apple", "mouse", "zoo"]
 
 
@@ -120,17 +118,6 @@ def test_3_what_is_drawn_would_depend_on_what_was_drawn_before(inside):
     assert split() == first
 
 
-def test_4_gradients_would_stay_switched(inside):
-    from sae_bench.evals.sparse_probing import probe_training
-
-    acts = {name: torch.randn(8, 4) + place for place, name in enumerate("ab")}
-    with torch.no_grad():
-        with guards.grad_mode_kept():
-            probe_training.train_probe_on_activations(acts, acts)
-            assert torch.is_grad_enabled()
-        assert not torch.is_grad_enabled()
-
-
 def test_5_core_would_swallow_its_errors(tmp_path, hub):
     broken = StandardSAE(WIDTH + 1, 80)
     with pytest.raises(RunError, match=r"Failed to evaluate SAE custom_sae .*size"):
@@ -138,7 +125,7 @@ def test_5_core_would_swallow_its_errors(tmp_path, hub):
 
 
 def test_6_absorption_would_end_without_a_word(tmp_path, hub):
-    with pytest.raises(RunError, match=r"find 2\d of 26 .* min_feats_for_eval=27 are needed"):
+    with pytest.raises(RunError, match=r"fewer than min_feats_for_eval=27 of 26 first letters"):
         evaluate_inside(toy_sae(), tmp_path / "work", hub, "absorption", min_feats_for_eval=27)
 
 
@@ -177,11 +164,11 @@ def test_10_other_numbers_of_latents_would_be_dropped(inside):
         found = {n.removeprefix(prefix).removesuffix(suffix) for n in names if n.startswith(prefix)}
         return tuple(sorted(map(int, found)))
 
-    assert numbers(ScrMetrics, "scr_metric_threshold_", "") == RECORDED["n_values"]
+    assert numbers(ScrMetrics, "scr_metric_threshold_", "") == CHOICES["n_values"]
     totals = "_total_metric"
     names = [f.name for f in dataclasses.fields(TppMetrics) if f.name.endswith(totals)]
-    assert len(names) == len(RECORDED["n_values"])
-    assert numbers(SparseProbingSaeMetrics, "sae_top_", "_test_accuracy") == RECORDED["k_values"]
+    assert len(names) == len(CHOICES["n_values"])
+    assert numbers(SparseProbingSaeMetrics, "sae_top_", "_test_accuracy") == CHOICES["k_values"]
     assert not hasattr(ScrMetrics(scr_metric_threshold_3=1.0), "scr_metric_threshold_3")
 
 
@@ -197,7 +184,7 @@ def test_11_pairs_that_tie_would_be_missing_silently(inside, second, ties):
     ablated = {column: {2: dict.fromkeys(clean, 0.7)} for column in columns}
     scores = main.get_scr_plotting_dict(ablated, clean)
     detail = dataclasses.asdict(ScrResultDetail(dataset_name="bios", **scores))
-    assert guards.scr_ties({"eval_result_details": [detail]}) == ties
+    assert entries.scr_ties({"eval_result_details": [detail]}) == ties
 
 
 def test_12_the_revision_would_be_that_of_the_callers_repository(tmp_path, monkeypatch):
@@ -233,7 +220,7 @@ def test_14_an_evaluation_could_write_into_our_options(inside, evaluation):
     classes = {"sparse_probing": SparseProbingEvalConfig, "absorption": AbsorptionEvalConfig}
     job = make_job(inside, evaluation)
     before = json.dumps(job.options)
-    config = make_config(classes.get(evaluation, ScrAndTppEvalConfig), job)
+    config = guards.make_config(classes.get(evaluation, ScrAndTppEvalConfig), job)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, (list, dict)):
@@ -250,14 +237,14 @@ def test_14_values_that_saebench_refuses_are_one_line(inside):
     job = make_job(inside, "scr")
     job.options["column1_vals_lookup"] = {"LabHC/bias_in_bios_class_set1": [["nurse"]]}
     with pytest.raises(RunError, match=r"^eval\.scr\.column1_vals_lookup") as caught:
-        make_config(ScrAndTppEvalConfig, job)
+        guards.make_config(ScrAndTppEvalConfig, job)
     assert "\n" not in str(caught.value)
 
 
 def test_15_absorption_is_better_when_lower():
-    entries = collect.COMPARABILITY["absorption"]
-    assert {entry["better"] for entry in entries} == {"lower"}
-    assert {entry["metric"] for entry in entries} >= {
+    told = collect.comparability("absorption", {})
+    assert {entry["better"] for entry in told} == {"lower"}
+    assert {entry["metric"] for entry in told} >= {
         "mean_absorption_score",
         "mean_full_absorption_score",
         "mean_absorption_fraction_score",

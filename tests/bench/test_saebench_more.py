@@ -11,8 +11,8 @@ from temporal_sae.errors import InvalidOption, RunError
 
 pytest.importorskip("sae_bench")
 
-from temporal_sae.eval.saebench.entries import autointerp, ravel, sae_probes, unlearning
-from temporal_sae.eval.saebench.needs import explain
+from temporal_sae.eval.saebench import outside
+from temporal_sae.eval.saebench.worker import first_line
 from tests.bench.standins import GEMMA, PYTHIA, SHIM, build_gemma, build_pythia, more
 from tests.bench.standins.models import WIDTH
 from tests.bench.standins.saes import (
@@ -87,8 +87,7 @@ def test_unlearning(evaluate, tmp_path):
     assert record(first)["eval_result_metrics"] == {"unlearning": {"unlearning_score": 1.0}}
     assert record(first)["eval_config"]["model_name"] == "google/gemma-2-2b-it"
     (reason,) = unanswered.failures.values()
-    assert reason.startswith("unlearning: google/gemma-2-2b-it answers no question")
-    assert "eval.unlearning.question_ids" in reason and "\n" not in reason
+    assert "\n" not in reason and "unlearning.log" in reason
 
 
 @pytest.mark.slow
@@ -164,12 +163,11 @@ def test_sae_probes(evaluate):
     assert metrics["sae"]["sae_top_5_test_accuracy"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "model", "said"),
     [
         ("unlearning", {}, GEMMA, "unlearning.corpus=None: must be the path of bio-forget-corpus"),
-        ("ravel", {}, "gpt2", "ravel: SAEBench finds the layers of Gemma-2 and of Pythia"),
-        ("sae_probes", {"dataset_names": ["117_us_state"]}, PYTHIA, "117_us_state_FL"),
         ("core", {}, "EleutherAI/pythia-70m-dedup", "EleutherAI/pythia-70m-deduped"),
     ],
 )
@@ -186,12 +184,12 @@ def test_refused_in_one_line(hub, tmp_path, name, options, model, said):
 def test_questions_are_kept_when_all_are_there(tmp_path):
     """The model is asked once for all SAEs."""
     found = more.question_ids(tmp_path / "found")
-    unlearning.place_questions(found, tmp_path / "kept")
+    outside.place_questions(found, tmp_path / "kept")
     files = [file.relative_to(found) for file in found.rglob("*.csv")]
     assert len(files) == 45
     assert all((tmp_path / "kept" / f).read_text() == (found / f).read_text() for f in files)
     (found / files[0]).unlink()
-    unlearning.place_questions(found, tmp_path / "none")
+    outside.place_questions(found, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -204,7 +202,7 @@ def test_the_sampling_of_prompts_leaves_the_generator_as_it_was():
         def downsample_(self, n):
             self.taken = random.sample(self.prompts, n)
 
-    sample = ravel.apart(Instance.downsample_, seed=3)
+    sample = outside.apart(Instance.downsample_, seed=3)
     first, second = Instance(), Instance()
     random.seed(1)
     sample(first, 10)
@@ -223,7 +221,7 @@ def test_results_of_binary_latents_are_found(tmp_path):
             (tmp_path / "deep" / name).write_text(str(ks))
 
     (tmp_path / "deep").mkdir()
-    sae_probes.where_sae_bench_looks(run_sae_evals)(results_path=str(tmp_path), ks=[1])
+    outside.where_sae_bench_looks(run_sae_evals)(results_path=str(tmp_path), ks=[1])
     names = {file.name for file in tmp_path.rglob("*.json")}
     assert names == {"a_blocks.1.hook_resid_post_l1.json", "baseline.json"}
 
@@ -236,7 +234,7 @@ def ask(monkeypatch):
     def asked(url, memory, question="Why?", **options):
         given = {"base_url": url, "api_key_file": None, "judge": "j", "temperature": None}
         job = SimpleNamespace(options=given | options, seed=7)
-        client = autointerp.Judge(job, memory).client(api_key="not this one")
+        _, client = outside.judge_with_memory(job, memory)
         messages = [{"role": "user", "content": question}]
         reply = client.chat.completions.create(model="another", messages=messages, max_tokens=9)
         return reply.choices[0].message.content
@@ -245,7 +243,7 @@ def ask(monkeypatch):
 
 
 def test_a_judge_is_asked_once(ask, tmp_path):
-    memory = tmp_path / "folder" / "answers.jsonl"
+    memory = tmp_path / "answers.jsonl"
     with more.judge() as judge:
         first = ask(judge.url, memory, "<< bad>>")
         with memory.open("a") as file:
@@ -260,7 +258,7 @@ def test_a_judge_is_asked_once(ask, tmp_path):
 
 
 def test_a_judge_that_refuses(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(autointerp, "RETRIES", 0)
+    monkeypatch.setattr(outside, "RETRIES", 0)
     (tmp_path / "key").write_text(f"{KEY}\n")
     said = []
     with more.judge() as judge:
@@ -269,19 +267,23 @@ def test_a_judge_that_refuses(ask, tmp_path, monkeypatch):
             try:
                 ask(judge.url, tmp_path / "answers", api_key_file=str(tmp_path / "key"))
             except Exception as error:  # noqa: BLE001
-                said.append(explain("autointerp", error))
+                said.append(first_line(error))
     assert judge.keys == {f"Bearer {KEY}"}
-    assert "refuses the key" in said[0] and "no such model" in said[1] and "error" in said[2]
+    assert [line.split(":")[0] for line in said] == [
+        "AuthenticationError",
+        "NotFoundError",
+        "InternalServerError",
+    ]
     assert not any(KEY in line or "\n" in line for line in said)
 
 
 def test_a_judge_that_is_gone(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(autointerp, "RETRIES", 0)
+    monkeypatch.setattr(outside, "RETRIES", 0)
     with more.judge() as judge:
         url = judge.url
     try:
         ask(url, tmp_path / "answers")
     except Exception as error:  # noqa: BLE001
-        assert "nothing answers" in explain("autointerp", error)
+        assert first_line(error).startswith("APIConnectionError: Connection error.")
     else:
         raise AssertionError("it has answered")

@@ -113,7 +113,7 @@ def test_nothing_holds_before_the_first_window_closes():
     assert float(tracker.weight_sum()) == 0
 
 
-@pytest.mark.parametrize("weighting", ["none", "instability", "average"])
+@pytest.mark.parametrize("weighting", ["co_activation", "instability", "long_average"])
 def test_the_sum_of_the_weights_is_that_of_the_newest_window(weighting):
     """It is computed once a window: what was asked of one must not be told of the next."""
     tracker = tracker_after(FIRST, init="zero")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from temporal_sae.eval.saebench.work import Job
+from temporal_sae.eval.saebench.options import Job
 from temporal_sae.sae import SparseAutoencoder
 
 UNIT_TOLERANCE = 1e-6  # of a row's length, in float32
@@ -46,7 +46,7 @@ class SAEBenchConfig:
     model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields above, and nothing that was added since."""
+        """Return the fields above, and nothing that was added since."""
         return asdict(self)
 
 
@@ -81,31 +81,13 @@ class SAEBenchSAE(nn.Module):
             dtype=name_of(sae.W_dec.dtype),
         )
 
-    @property
-    def W_dec(self) -> Float[Tensor, "F D"]:  # noqa: N802
-        """Unit rows."""
-        return self.sae.W_dec
-
-    @property
-    def W_enc(self) -> Float[Tensor, "D F"]:  # noqa: N802
-        """Columns that belong to the unit rows."""
-        return self._scaled(self.sae.W_enc)
-
-    @property
-    def b_enc(self) -> Float[Tensor, " F"]:
-        """Belongs to the unit rows; b_gate in a gated SAE."""
-        return self._scaled(self.sae.b_enc)
-
-    @property
-    def b_mag(self) -> Float[Tensor, " F"]:
-        """Of a gated SAE only."""
-        b_mag = self.sae.b_mag
-        assert isinstance(b_mag, Tensor)
-        return self._scaled(b_mag)
-
-    @property
-    def b_dec(self) -> Float[Tensor, " D"]:
-        return self.sae.b_dec
+    def __getattr__(self, name: str) -> Any:
+        """Return the SAE's weights, those of the encoder as they belong to the unit rows."""
+        if name in ("W_dec", "b_dec"):
+            return getattr(self.sae, name)
+        if name in ("W_enc", "b_enc", "b_mag"):  # b_mag: of a gated SAE only
+            return self._scaled(getattr(self.sae, name))
+        return super().__getattr__(name)
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +104,7 @@ class SAEBenchSAE(nn.Module):
         return self
 
     def encode(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
-        """Dense latents, of the SAE's type whatever x is of; the caller may change them."""
+        """Return dense latents, of the SAE's type; the caller may change them."""
         flat = x.reshape(-1, x.shape[-1]).to(self.device, self.dtype)
         acts = self._scaled(self.sae.encode_dense(flat))
         if self.observer is not None:
@@ -130,7 +112,7 @@ class SAEBenchSAE(nn.Module):
         return acts.view(*x.shape[:-1], -1)
 
     def decode(self, acts: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
-        """acts W_dec + b_dec."""
+        """Return acts W_dec + b_dec."""
         flat = acts.reshape(-1, acts.shape[-1]).to(self.device, self.dtype)
         return self.sae.decode_dense(flat).view(*acts.shape[:-1], -1)
 
@@ -153,5 +135,5 @@ def make_unit_decoder(sae: SparseAutoencoder) -> Float[Tensor, " F"] | None:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`float32` for torch.float32."""
+    """Return `float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,47 +24,34 @@ from temporal_sae.errors import (
     keep_int,
 )
 from temporal_sae.eval.saebench import collect, needs
-from temporal_sae.eval.saebench.guards import artifacts_name, package_version
-from temporal_sae.eval.saebench.options import completed
-from temporal_sae.eval.saebench.process import (
-    WorkerFailed,
-    clock,
-    run_worker,
-    working_directory,
+from temporal_sae.eval.saebench.options import (
+    EVALUATIONS,
+    MAIN_EVALUATIONS,
+    Job,
+    artifacts_name,
+    completed,
+    package_version,
 )
-from temporal_sae.eval.saebench.work import EVALUATIONS, Job
+from temporal_sae.eval.saebench.process import make_folder, run_worker, working_directory
 from temporal_sae.eval.subject import Outcome, Subject
 from temporal_sae.locks import ProcessLock, Timeout
 from temporal_sae.metrics import Metric
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.training.progress import duration
 
 Options = Mapping[str, Any]
-MAIN_EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption")
 DTYPES = ("float32", "bfloat16", "float16")
-LAYER = re.compile(r"blocks\.(\d+)\.")
 UNFINISHED = ".unfinished"  # lies in a folder of artifacts while it is written
 
 
 @component("eval")
 @dataclass(frozen=True)
 class SAEBenchEvaluation:
-    """Options; those of each evaluation have SAEBench's names.
+    """SAEBench's evaluations; conf/eval/saebench.yaml says what the options mean.
 
-    Attributes:
-        evals: names of EVALUATIONS; they run in that order.
-        model_name: as TransformerLens knows it; null: the name of `model`.
-        llm_dtype: of language model and SAE: float32, bfloat16 or float16; null: as `model`.
-        llm_batch_size: texts in one forward pass.
-        seed: fixes everything that is random.
-        data_folder: holds data sets and models as ORG/NAME, for work without the hub; null: the
-            hub.
-        artifacts_path: folder where activations and probes stay for other SAEs, kept apart by
-            everything they depend on; null: they are not kept. Files in it are trusted: sae_bench
-            reads pickles from there.
-        timeout_minutes: an evaluation that takes longer is stopped, and has failed; null: never.
-        core, sparse_probing, scr, tpp, absorption, unlearning, autointerp, ravel, sae_probes:
-            options of each; those not given are as in `options.DEFAULTS`.
+    Those of an evaluation that are not given are as they are there. Files in `artifacts_path` are
+    trusted: sae_bench reads pickles from there.
 
     Raises:
         InvalidOption: an option is out of range or unknown.
@@ -100,9 +86,10 @@ class SAEBenchEvaluation:
             raise InvalidOption("evals", given, f"a list of some of {', '.join(EVALUATIONS)}")
         for name in given:
             check_choice("evals", name, EVALUATIONS)
-        self._set("evals", tuple(name for name in EVALUATIONS if name in given))
-        for name in EVALUATIONS:
-            self._set(name, completed(name, getattr(self, name)))
+        in_order = {"evals": tuple(name for name in EVALUATIONS if name in given)}
+        every = {name: completed(name, getattr(self, name)) for name in EVALUATIONS}
+        for name, value in (in_order | every).items():
+            object.__setattr__(self, name, value)
         for option in ("model_name", "data_folder", "artifacts_path"):
             check_words(option, getattr(self, option), null=True)
         if self.llm_dtype is not None:
@@ -114,13 +101,6 @@ class SAEBenchEvaluation:
         if self.data_folder is not None and not Path(self.data_folder).expanduser().is_dir():
             raise InvalidOption("data_folder", self.data_folder, "a folder that exists")
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    def options(self) -> dict[str, dict[str, Any]]:
-        """The options of the evaluations that will run, by name."""
-        return {name: dict(getattr(self, name)) for name in self.evals}
-
     def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
         """Refuse what SAEBench could not evaluate.
 
@@ -128,8 +108,7 @@ class SAEBenchEvaluation:
             InvalidOption, RunError: something is missing or does not fit.
         """
         needs.check(
-            self.evals,
-            self.options(),
+            {name: getattr(self, name) for name in self.evals},
             model_name=self.model_name or model.name,
             hook_name=model.hook_name,
             d_sae=sae.d_sae,
@@ -139,71 +118,71 @@ class SAEBenchEvaluation:
         )
 
     def run(self, subject: Subject) -> Outcome:
-        """Evaluate what is not done yet; each failure leaves the others."""
+        """Evaluate what is not done yet; each failure leaves the others.
+
+        Raises:
+            RunError: another process evaluates the same SAE.
+        """
         if subject.model.device.type == "cuda":
             torch.cuda.empty_cache()  # for the other process
-        outcome, records = Outcome(), {}
-        with only_process(subject.files.folder / self.name) as folder:
+        outcome, records, folder = Outcome(), {}, subject.files.folder / self.name
+
+        def refuse(lock: ProcessLock) -> None:
+            raise RunError(f"{folder}: another process runs SAEBench there{lock.holder()}")
+
+        with locked(folder / ".lock", refuse):
             for place, name in enumerate(self.evals, start=1):
                 label = f"saebench {name} ({place} of {len(self.evals)})"
                 try:
                     records[name] = self._record(subject, name, folder, label)
-                except (WorkerFailed, InvalidOption, RunError) as error:
+                except RunError as error:
                     outcome.failures[f"{self.name} {name}"] = f"{error}"
         outcome.sections.update(collect.sections(records))
         return outcome
 
     def _record(self, subject: Subject, name: str, folder: Path, label: str) -> dict[str, Any]:
-        """SAEBench's record, from the last time if it was made with the same options."""
+        """Return SAEBench's record, an earlier one if it was made with the same options."""
         job = self._job(subject, name)
         key, options = f"{self.name}_{name}", self._identity(job)
         schema = schemas.SAEBENCH.get(name, schemas.SAEBenchRecord)
         if (record := subject.files.find(key, options, schema)) is not None:
             subject.say(f"{label}: done before")
             return record
-        log = folder / f"{name}.log"
+        log, began = folder / f"{name}.log", time.monotonic()
         subject.say(f"{label}: log in {log}")
-        began = time.monotonic()
         try:
             with (
                 working_directory(folder, name) as work,
                 self._artifacts(job, work, subject.say) as artifacts,
             ):
-                job = job.located(work, artifacts)
+                job = replace(job, artifacts=str(artifacts))
                 seconds = None if self.timeout_minutes is None else 60 * self.timeout_minutes
                 record = run_worker(job, work, log, self._data_folder(), seconds)
-        except WorkerFailed:
-            subject.say(f"{label}: failed after {clock(time.monotonic() - began)}")
+        except RunError:
+            subject.say(f"{label}: failed after {duration(time.monotonic() - began)}")
             raise
         subject.files.write(key, options, record)
-        subject.say(f"{label}: {clock(time.monotonic() - began)}")
+        subject.say(f"{label}: {duration(time.monotonic() - began)}")
         return record
 
     def _job(self, subject: Subject, name: str) -> Job:
-        model, sae = subject.model, subject.sae
-        layer = layer_of(model.hook_name)
-        model_name = self.model_name or model.name
         return Job(
             evaluation=name,
             sae_folder=str(subject.sae_folder.resolve()),
-            sae_set=f"{model_name}_layer_{layer}_sae",
-            architecture=sae.trained_as,
-            model_name=model_name,
-            hook_name=model.hook_name,
-            layer=layer,
+            architecture=subject.sae.trained_as,
+            model_name=self.model_name or subject.model.name,
+            hook_name=subject.model.hook_name,
             prepend_bos=subject.source.prepend_bos,
-            device=str(model.device),
-            llm_dtype=self.llm_dtype or model.dtype,
+            device=str(subject.model.device),
+            llm_dtype=self.llm_dtype or subject.model.dtype,
             llm_batch_size=self.llm_batch_size,
             seed=self.seed,
             options=dict(getattr(self, name)),
-            artifacts="",
             keep_artifacts=self.artifacts_path is not None,
-            result="",
         )
 
     def _identity(self, job: Job) -> dict[str, Any]:
-        """What a result depends on, beside the SAE and the place in the model."""
+        """Return what a result depends on, beside the SAE and the place in the model."""
         return {
             "options": job.options,
             "model": [job.model_name, job.llm_dtype, job.llm_batch_size],
@@ -218,7 +197,6 @@ class SAEBenchEvaluation:
     def _artifacts(
         self, job: Job, work: Path, say: Callable[[str], None]
     ) -> AbstractContextManager[Path]:
-        """The folder for what does not depend on the SAE."""
         if self.artifacts_path is None:
             return nullcontext(work / "kept")
         root = Path(self.artifacts_path).expanduser().resolve()
@@ -227,58 +205,33 @@ class SAEBenchEvaluation:
 
 @contextmanager
 def kept_artifacts(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """The folder, while no other process uses it; what a writer has left unfinished goes first.
+    """Give the folder, while no other process uses it, without a writer's unfinished files.
 
     Raises:
         RunError: it cannot be made.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder.parent}: cannot be made ({error.strerror})") from error
-    lock, mark = ProcessLock(folder.with_name(f"{folder.name}.lock")), folder / UNFINISHED
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting for another process that uses {folder}")
-        lock.acquire()
-    try:
+    mark = folder / UNFINISHED
+    told = f"waiting for another process that uses {folder}"
+    with locked(folder.with_name(f"{folder.name}.lock"), lambda _: say(told)):
         if mark.exists():  # its writer was stopped, and a file may be cut off
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         mark.touch()
         yield folder
         mark.unlink(missing_ok=True)
-    finally:
-        lock.release()
 
 
 @contextmanager
-def only_process(folder: Path) -> Iterator[Path]:
-    """Keep other processes from evaluating the same SAE at the same time.
-
-    Raises:
-        RunError: another one does, or the folder cannot be made.
-    """
+def locked(path: Path, if_taken: Callable[[ProcessLock], None]) -> Iterator[None]:
+    """Hold a lock; call `if_taken`, which may raise, before waiting for another process."""
+    make_folder(path.parent)
+    lock = ProcessLock(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
-    lock = ProcessLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        told = f"{folder}: another process runs SAEBench there{lock.holder()}"
-        raise RunError(told) from None
+        if_taken(lock)
+        lock.acquire()
     try:
-        yield folder
+        yield
     finally:
         lock.release()
-
-
-def layer_of(hook_name: str) -> int:
-    """L of `blocks.L.hook_resid_post`."""
-    match = LAYER.match(hook_name)
-    if match is None:
-        raise RunError(f"model.hook_name={hook_name!r}: must begin with blocks.L. for SAEBench")
-    return int(match[1])

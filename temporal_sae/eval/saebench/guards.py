@@ -1,4 +1,4 @@
-"""What sae_bench 0.6 does that would lose or spoil a result, and what is done against it.
+"""Guards against what sae_bench 0.6 does that would lose or spoil a result.
 
 Nothing of sae_bench is changed on the disk. In the subprocess, which nothing else shares, a few of
 its functions are replaced by themselves with a fixed seed, folder or order.
@@ -7,34 +7,29 @@ its functions are replaced by themselves with a fixed seed, folder or order.
 from __future__ import annotations
 
 import copy
-import functools
-import hashlib
 import json
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from temporal_sae.errors import RunError
-from temporal_sae.eval.saebench.options import OF_THE_SAE_ALONE
-from temporal_sae.eval.saebench.work import Job
+from temporal_sae.eval.saebench.adapter import SAEBenchSAE
+from temporal_sae.eval.saebench.options import Job, package_version
 
-T = TypeVar("T")
+Record = dict[str, Any]
 Function = Callable[..., Any]
-
-NUMPY_SEEDS = 2**32
-RECORD_PATTERN = "*_eval_results.json"
+RESULTS = Path("results")
 
 
 def seed_everything(seed: int) -> None:
-    """Every generator that sae_bench draws from."""
+    """Seed every generator that sae_bench draws from."""
     random.seed(seed)
-    np.random.seed(seed % NUMPY_SEEDS)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -47,7 +42,6 @@ def seeded(module: Any, name: str, seed: int) -> None:
     """Seed before each call: what follows no longer depends on what was read from a cache."""
 
     def make(function: Function) -> Function:
-        @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             seed_everything(seed)
             return function(*args, **kwargs)
@@ -57,22 +51,9 @@ def seeded(module: Any, name: str, seed: int) -> None:
     replace(module, name, make)
 
 
-def sorted_results(module: Any, name: str) -> None:
+def with_sorted_result(function: Function) -> Function:
     """Sort the list that a function returns: a vocabulary has another order in each process."""
-
-    def make(function: Function) -> Function:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> list[Any]:
-            return sorted(function(*args, **kwargs))
-
-        return wrapped
-
-    replace(module, name, make)
-
-
-def with_defaults(module: Any, name: str, **values: Any) -> None:
-    """Bind arguments whose defaults sae_bench fixes at import, such as folders in its package."""
-    replace(module, name, lambda function: functools.partial(function, **values))
+    return lambda *args, **kwargs: sorted(function(*args, **kwargs))
 
 
 def without_published_saes() -> None:
@@ -82,74 +63,68 @@ def without_published_saes() -> None:
     pretrained_saes_directory.get_pretrained_saes_directory = dict
 
 
-@contextmanager
-def grad_mode_kept() -> Iterator[None]:
-    """sae_bench switches gradients on and off for the whole process, and leaves them so."""
-    before = torch.is_grad_enabled()
-    try:
-        yield
-    finally:
-        torch.set_grad_enabled(before)
-
-
-def fresh(value: T) -> T:
-    """A copy of its own for an evaluation that writes into its config, as RAVEL does."""
-    return copy.deepcopy(value)
-
-
-def only_record(folder: Path, why_not: str = "sae_bench has written no result") -> dict[str, Any]:
-    """The one record that sae_bench has written below `folder`.
+def make_config(config_class: Any, job: Job, own: Sequence[str] = (), **more: Any) -> Any:
+    """Make sae_bench's config, which judges the values, of all options but our `own`, and `more`.
 
     Raises:
-        RunError: there is none, for the reason given, or more than one.
+        RunError: SAEBench does not take a value.
     """
-    found = sorted(folder.rglob(RECORD_PATTERN))
-    if not found:
+    given = {k: v for k, v in job.options.items() if k not in own and v is not None}
+    fields = {
+        **copy.deepcopy(given),  # RAVEL writes into its config
+        "model_name": job.model_name,
+        "random_seed": job.seed,
+        "llm_batch_size": job.llm_batch_size,
+        "llm_dtype": job.llm_dtype,
+    }
+    try:
+        return config_class(**(fields | more))
+    except ValueError as error:  # pydantic's own is one: a title, and then two lines a field
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        reason = ": ".join(lines[1:3]) or lines[0]
+        raise RunError(f"eval.{job.evaluation}.{reason}") from error
+
+
+def run_loop(
+    run_eval: Function,
+    config: Any,
+    job: Job,
+    sae: SAEBenchSAE,
+    why_not: str = "",
+    score: tuple[str, str] | None = None,
+    **more: Any,
+) -> Record:
+    """Return the record that sae_bench's loop over SAEs writes.
+
+    Raises:
+        RunError: for the reason `why_not`: there is none, or its score (group and name) is NaN, as
+            is a mean over nothing.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    saes = [(job.sae_set, sae)]
+    run_eval(config, saes, job.device, output_path=str(RESULTS), force_rerun=True, **more)
+    record = only_record(why_not)
+    if score and not math.isfinite(record["eval_result_metrics"][score[0]][score[1]]):
         raise RunError(why_not)
-    if len(found) > 1:
-        raise RunError(f"sae_bench has written {len(found)} results where one was expected")
-    record: dict[str, Any] = json.loads(found[0].read_text())
     return record
 
 
-def finished(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the package's version where sae_bench puts the caller's git revision."""
+def only_record(why_not: str) -> Record:
+    """Return the one record in RESULTS, or raise RunError for the reason given."""
+    found = sorted(RESULTS.rglob("*_eval_results.json"))
+    if len(found) != 1:
+        counted = f"sae_bench has written {len(found)} results, and not one"
+        raise RunError(counted if found or not why_not else why_not)
+    record: Record = json.loads(found[0].read_text())
+    return record
+
+
+def finished(record: Mapping[str, Any]) -> Record:
+    """Return the record with the package's version for the git revision of the caller."""
     return {**record, "sae_bench_commit_hash": package_version("sae-bench")}
 
 
-def package_version(name: str) -> str | None:
-    """Version of an installed package; None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def artifacts_name(job: Job, data_folder: str | None) -> str:
-    """Name of the folder for what does not depend on the SAE, one for each configuration.
-
-    sae_bench names its files after model, hook and data set only, and then reads probes of other
-    sizes, seeds and types as if they were the ones asked for.
-    """
-    decisive = {
-        "model": [job.model_name, job.hook_name, job.layer, job.llm_dtype, job.llm_batch_size],
-        "device": torch.device(job.device).type,
-        "seed": job.seed,
-        "options": {k: v for k, v in job.options.items() if k not in OF_THE_SAE_ALONE},
-        "data": data_folder,
-        "versions": {
-            name: package_version(name)
-            for name in ("sae-bench", "transformer-lens", "transformers", "torch", "datasets")
-        },
-    }
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    return f"{job.evaluation}-{digest[:16]}"
-
-
-def scr_ties(record: Mapping[str, Any]) -> list[str]:
-    """Pairs that are missing from `scr_metric`, which leaves out those whose directions tie."""
-    return [
-        detail["dataset_name"]
-        for detail in record["eval_result_details"]
-        if all(value is None for key, value in detail.items() if key.startswith("scr_metric"))
-    ]
+def link(name: str, target: Path) -> None:
+    """Let a folder or a file be found by a name of sae_bench's below the working directory."""
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).symlink_to(target.resolve())

@@ -1,11 +1,24 @@
-"""The options of each evaluation: SAEBench's names, and the values of the published baselines."""
+"""The options of each evaluation, by SAEBench's names, and the job that is made of them.
+
+The defaults stand in `conf/eval/saebench.yaml` and nowhere else: its sections are the evaluations,
+in the order in which they run, and the kind of a default is the kind that a value has to be of.
+sae_bench's own config classes judge the values again where the evaluation runs.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+from omegaconf import OmegaConf
+
+from temporal_sae.commands import CONF
 from temporal_sae.errors import (
     InvalidOption,
     check_bool,
@@ -15,153 +28,22 @@ from temporal_sae.errors import (
     check_words,
 )
 
-BIOS_AND_REVIEWS = ["LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5"]
-
-_SCR_AND_TPP: dict[str, Any] = {
-    "dataset_names": BIOS_AND_REVIEWS,
-    "train_set_size": 4000,
-    "test_set_size": 1000,
-    "context_length": 128,
-    "probe_train_batch_size": 16,
-    "probe_test_batch_size": 500,
-    "probe_epochs": 20,
-    "early_stopping_patience": 20,
-    "probe_lr": 1e-3,
-    "probe_l1_penalty": 1e-3,
-    "sae_batch_size": 125,
-    "n_values": [2, 5, 10, 20, 50, 100, 500],
-    "lower_vram_usage": False,
-}
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "core": {
-        "batch_size_prompts": 16,
-        "n_eval_reconstruction_batches": 200,
-        "n_eval_sparsity_variance_batches": 2000,
-        "dataset": "Skylion007/openwebtext",
-        "context_size": 128,
-        "exclude_special_tokens_from_reconstruction": True,
-    },
-    "sparse_probing": {
-        "dataset_names": [
-            "LabHC/bias_in_bios_class_set1",
-            "LabHC/bias_in_bios_class_set2",
-            "LabHC/bias_in_bios_class_set3",
-            "canrager/amazon_reviews_mcauley_1and5",
-            "canrager/amazon_reviews_mcauley_1and5_sentiment",
-            "codeparrot/github-code",
-            "fancyzhx/ag_news",
-            "Helsinki-NLP/europarl",
-        ],
-        "probe_train_set_size": 4000,
-        "probe_test_set_size": 1000,
-        "context_length": 128,
-        "sae_batch_size": 125,
-        "k_values": [1, 2, 5, 10, 20, 50],
-        "lower_vram_usage": False,
-    },
-    "scr": {
-        **_SCR_AND_TPP,
-        "column1_vals_lookup": {
-            "LabHC/bias_in_bios_class_set1": [
-                ["professor", "nurse"],
-                ["architect", "journalist"],
-                ["surgeon", "psychologist"],
-                ["attorney", "teacher"],
-            ],
-            "canrager/amazon_reviews_mcauley_1and5": [
-                ["Books", "CDs_and_Vinyl"],
-                ["Software", "Electronics"],
-                ["Pet_Supplies", "Office_Products"],
-                ["Industrial_and_Scientific", "Toys_and_Games"],
-            ],
-        },
-    },
-    "tpp": _SCR_AND_TPP,
-    "absorption": {
-        "f1_jump_threshold": 0.03,
-        "max_k_value": 10,
-        "prompt_template": "{word} has the first letter:",
-        "prompt_token_pos": -6,
-        "k_sparse_probe_l1_decay": 0.01,
-        "k_sparse_probe_batch_size": 4096,
-        "k_sparse_probe_num_epochs": 50,
-        "min_GT_probe_f1": 0.6,
-        "min_feats_for_eval": 20,
-        "eval_k_sparse_probe_batch_size": 24,
-        "precalc_k_sparse_probe_sae_acts": False,
-    },
-    "unlearning": {
-        "model_name": None,
-        "corpus": None,
-        "question_ids": None,
-        "dataset_size": 1024,
-        "seq_len": 1024,
-        "retain_thresholds": [0.001, 0.01],
-        "n_features_list": [10, 20],
-        "multipliers": [25, 50, 100, 200],
-    },
-    "autointerp": {
-        "base_url": None,
-        "api_key_file": None,
-        "judge": "gpt-4o-mini",
-        "temperature": None,
-        "n_latents": 1000,
-        "dead_latent_threshold": 15,
-        "dataset_name": "monology/pile-uncopyrighted",
-        "total_tokens": 2_000_000,
-        "llm_context_size": 128,
-    },
-    "ravel": {
-        "entity_attribute_selection": {
-            "city": ["Country", "Continent", "Language"],
-            "nobel_prize_winner": ["Country of Birth", "Field", "Gender"],
-        },
-        "top_n_entities": 500,
-        "full_dataset_downsample": None,
-        "num_pairs_per_attribute": 5000,
-        "num_epochs": 2,
-        "learning_rate": 0.001,
-        "n_generated_tokens": 6,
-    },
-    "sae_probes": {
-        "dataset_names": None,
-        "reg_type": "l1",
-        "ks": [1, 2, 5],
-        "binarize": False,
-        "include_llm_baseline": True,
-    },
-}
-
-# SAEBench computes other values too, and then its record has no place for them.
-RECORDED = {
+_CONFIG: Any = OmegaConf.to_object(OmegaConf.load(CONF / "eval" / "saebench.yaml"))
+DEFAULTS: dict[str, dict[str, Any]] = {k: v for k, v in _CONFIG.items() if isinstance(v, dict)}
+EVALUATIONS, MAIN_EVALUATIONS = tuple(DEFAULTS), tuple(_CONFIG["evals"])
+CHOICES: dict[str, tuple[Any, ...]] = {
+    # SAEBench computes other sizes too, and then its record has no place for them.
     "k_values": (1, 2, 5, 10, 20, 50, 100),
     "n_values": (2, 5, 10, 20, 50, 100, 500),
+    "reg_type": ("l1", "l2"),
 }
-MAY_BE_NEGATIVE = ("prompt_token_pos",)
-# Those that are null by default are texts, but for these.
-COUNT_OR_NULL = ("full_dataset_downsample",)
-NUMBER_OR_NULL = ("temperature",)
-TEXTS_OR_NULL = ("dataset_names",)
-# What an SAE is judged by, once the activations and the probes on them are there.
-OF_THE_SAE_ALONE = (
-    "n_values",
-    "sae_batch_size",
-    "lower_vram_usage",
-    "max_k_value",
-    "f1_jump_threshold",
-    "k_sparse_probe_l1_decay",
-    "k_sparse_probe_batch_size",
-    "k_sparse_probe_num_epochs",
-    "min_GT_probe_f1",
-    "min_feats_for_eval",
-    "eval_k_sparse_probe_batch_size",
-    "precalc_k_sparse_probe_sae_acts",
-)
+VERSIONS = ("sae-bench", "transformer-lens", "transformers", "torch", "datasets")
+# Of the kind that options have which are null by default; the others are texts.
+LIKE_OF_NULL = {"full_dataset_downsample": 1, "temperature": 1.0, "dataset_names": ["text"]}
 
 
 def completed(evaluation: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options of one evaluation, those that are not given at their defaults.
+    """Return the options of one evaluation, those that are not given at their defaults.
 
     Raises:
         InvalidOption: a key is unknown, or a value is not of the kind that its default is.
@@ -173,61 +55,100 @@ def completed(evaluation: str, given: Mapping[str, Any] | None) -> dict[str, Any
     if unknown := sorted(chosen.keys() - defaults.keys()):
         allowed = f"left out, as the options are {', '.join(defaults)}"
         raise InvalidOption(f"{evaluation}.{unknown[0]}", chosen[unknown[0]], allowed)
-    options = copy.deepcopy(defaults) | chosen
-    checked = {key: _checked(f"{evaluation}.{key}", options[key], defaults[key]) for key in options}
-    if known_sets := defaults.get("dataset_names"):  # SAEBench has code for these alone
-        for name in checked["dataset_names"]:
-            check_choice(f"{evaluation}.dataset_names", name, known_sets)
-    if "reg_type" in checked:
-        check_choice(f"{evaluation}.reg_type", checked["reg_type"], ("l1", "l2"))
-    return checked
+    options = {}
+    for key, value in (copy.deepcopy(defaults) | chosen).items():
+        options[key] = checked = _checked(f"{evaluation}.{key}", value, defaults[key])
+        # SAEBench has code for the data sets of its defaults alone.
+        choices = CHOICES.get(key) or (key == "dataset_names" and defaults[key])
+        if choices:
+            for item in checked if isinstance(checked, list) else [checked]:
+                check_choice(f"{evaluation}.{key}", item, choices)
+    return options
 
 
 def _checked(option: str, value: Any, like: Any) -> Any:
-    """The value, if it is of the kind of `like`."""
-    key = option.split(".")[-1]
+    """Return the value if it is of the kind of `like`."""
+    if like is None and value is None:
+        return None
     if like is None:
-        checked = None if value is None else _checked(option, value, _like_of_null(key))
-    elif key in RECORDED:
-        checked = _recorded_sizes(option, value, RECORDED[key])
+        like = LIKE_OF_NULL.get(option.split(".")[-1], "text")
+    if isinstance(like, list):
+        if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+            raise InvalidOption(option, value, "a list that is not empty")
+        checked: Any = [_checked(option, item, like[0]) for item in value]
+    elif isinstance(like, dict):
+        if not isinstance(value, Mapping) or not value:
+            raise InvalidOption(option, value, "a list for each name, {name: [a, b]}")
+        sample = next(iter(like.values()))
+        checked = {name: _checked(option, item, sample) for name, item in value.items()}
     elif isinstance(like, bool):
         checked = check_bool(option, value)
     elif isinstance(like, int):
-        checked = check_int(option, value, -(2**31) if key in MAY_BE_NEGATIVE else 1)
+        checked = check_int(option, value, 1 if like > 0 else -(2**31))
     elif isinstance(like, float):
         checked = check_number(option, value)
-    elif isinstance(like, list):
-        checked = _checked_list(option, value, like[0])
-    elif isinstance(like, Mapping):
-        checked = _checked_lists(option, value)
     else:
         checked = check_words(option, value)
     return checked
 
 
-def _like_of_null(key: str) -> Any:
-    """A value of the kind that an option has when it is not null."""
-    kinds = ((COUNT_OR_NULL, 1), (NUMBER_OR_NULL, 1.0), (TEXTS_OR_NULL, ["text"]))
-    return next((like for keys, like in kinds if key in keys), "text")
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of one SAE, as it crosses to the process that runs it."""
+
+    evaluation: str  # one of EVALUATIONS
+    sae_folder: str  # read by `load_sae`
+    architecture: str  # written into SAEBench's `sae_cfg_dict`
+    model_name: str  # as TransformerLens knows it
+    hook_name: str  # blocks.L.hook_resid_post or blocks.L.hook_resid_pre
+    prepend_bos: bool  # windows of text begin with BOS
+    device: str  # of the model and the SAE
+    llm_dtype: str  # of both
+    llm_batch_size: int  # texts in one forward pass
+    seed: int  # fixes everything that is random
+    options: dict[str, Any]  # of the evaluation, by SAEBench's names
+    keep_artifacts: bool  # other SAEs will read them; otherwise they need not be written
+    artifacts: str = ""  # folder for activations and probes, of this configuration alone
+
+    @property
+    def layer(self) -> int:
+        """L of the hook's name."""
+        return int(self.hook_name.split(".")[1])
+
+    @property
+    def sae_set(self) -> str:
+        """SAEBench's name for a release."""
+        return f"{self.model_name}_layer_{self.layer}_sae"
 
 
-def _checked_lists(option: str, value: Any) -> Mapping[str, Any]:
-    """A list for each of some names."""
-    lists = isinstance(value, Mapping) and all(isinstance(each, list) for each in value.values())
-    if not lists or not value:
-        raise InvalidOption(option, value, "a list for each name, {name: [a, b]}")
-    return dict(value)
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
-def _checked_list(option: str, value: Any, like: Any) -> list[Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise InvalidOption(option, value, "a list that is not empty")
-    return [_checked(option, item, like) for item in value]
+def artifacts_name(job: Job, data_folder: str | None) -> str:
+    """Return the name of the folder for what does not depend on the SAE.
+
+    There is one for each configuration: sae_bench names its files after model, hook and data set
+    only, and then reads probes of other sizes, seeds and types as if they were the ones asked for.
+    """
+    decisive = {
+        "model": [job.model_name, job.hook_name, job.layer, job.llm_dtype, job.llm_batch_size],
+        "device": torch.device(job.device).type,
+        "seed": job.seed,
+        "options": {k: v for k, v in job.options.items() if not of_the_sae_alone(job, k)},
+        "data": data_folder,
+        "versions": {name: package_version(name) for name in VERSIONS},
+    }
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return f"{job.evaluation}-{digest[:16]}"
 
 
-def _recorded_sizes(option: str, value: Any, allowed: tuple[int, ...]) -> list[int]:
-    """Numbers of latents that SAEBench's record has a place for."""
-    given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if not given or any(isinstance(n, bool) or n not in allowed for n in given):
-        raise InvalidOption(option, value, f"a list of some of {', '.join(map(str, allowed))}")
-    return [int(n) for n in given]
+def of_the_sae_alone(job: Job, option: str) -> bool:
+    """Return whether an option says how an SAE is judged, once there are activations and probes."""
+    if job.evaluation == "absorption":
+        return not option.startswith("prompt_")
+    return option in ("n_values", "sae_batch_size", "lower_vram_usage")

@@ -16,55 +16,51 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 from rich.text import Text
 
 from temporal_sae.errors import RunError
-from temporal_sae.eval.saebench.work import Job
+from temporal_sae.eval.saebench.options import Job
+from temporal_sae.files import write_json
+from temporal_sae.training.progress import duration
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
-RUNNING = ".running"  # ends the name of a working directory
-JOB = "job.json"
+JOB, RESULT = "job.json", "result.json"  # in the working directory
 WORKER = ("-P", "-m", "temporal_sae.eval.saebench.worker")
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 5.0
 TAIL_BYTES = 65536
 ERROR_LINE = re.compile(r"(?:error: |(?:[\w.]+(?:Error|Exception|Interrupt|Exit)|Killed)\b)")
 PROGRESS_LINE = re.compile(r"\d+%\||\d+it \[|\d+/\d+ \[")
-CURSOR_MOVES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")  # of bars below one another
-
-
-class WorkerFailed(Exception):
-    """The evaluation has failed; why, in one line."""
+LINE_ENDS = re.compile(r"(?:[\r\n]|\x1b\[[\d;?]*[A-Za-z])+")  # cursors move between bars
 
 
 def run_worker(
     job: Job, work: Path, log: Path, data_folder: Path | None, seconds: float | None = None
 ) -> dict[str, Any]:
-    """SAEBench's record.
+    """Return SAEBench's record.
 
     Args:
-        job: what to do; its `result` lies in `work`.
+        job: what to do.
         work: becomes the working directory; made by `working_directory`.
         log: receives everything that the process prints.
         data_folder: folders ORG/NAME that stand for the hub; None: the hub itself.
         seconds: when to stop it; None: never.
 
     Raises:
-        WorkerFailed: it has ended without a result.
+        RunError: it has ended without a result; why, in one line.
     """
     if data_folder is not None:
         link_organizations(data_folder, work)
-    job.save(work / JOB)
-    command = [sys.executable, *WORKER, JOB]
+    write_json(work / JOB, asdict(job))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, *WORKER, JOB],
             cwd=work,
             env=environment(work, offline=data_folder is not None),
             stdin=subprocess.PIPE,  # closes when this process ends, which ends the other
@@ -77,36 +73,25 @@ def run_worker(
     finally:
         end_group(process)
     try:
-        record: dict[str, Any] = json.loads(Path(job.result).read_text())
+        record: dict[str, Any] = json.loads((work / RESULT).read_text())
     except (OSError, ValueError):
-        raise WorkerFailed(reason(process.returncode, log)) from None
+        raise RunError(reason(process.returncode, log)) from None
     return record
 
 
 def _wait(process: subprocess.Popen[bytes], name: str, log: Path, seconds: float | None) -> None:
-    """Until it has ended, showing its newest progress bar on a terminal."""
-    began = time.monotonic()
-    with _status() as status:
+    """Wait for its end, with its newest progress bar in one line on a terminal."""
+    began, console = time.monotonic(), Console()
+    with console.status("saebench") if console.is_terminal else nullcontext() as status:
         while process.poll() is None:
             elapsed = time.monotonic() - began
             if seconds is not None and elapsed > seconds:
-                raise WorkerFailed(f"stopped after timeout_minutes={seconds / 60:g} (log: {log})")
+                raise RunError(f"stopped after timeout_minutes={seconds / 60:g} (log: {log})")
             if status is not None:
-                shown = (f"saebench {name}", clock(elapsed), newest_progress(log))
+                shown = (f"saebench {name}", duration(elapsed), newest_progress(log))
                 status.update(Text(" · ".join(part for part in shown if part)))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-
-
-@contextmanager
-def _status() -> Iterator[Status | None]:
-    """A line that changes in place; None where output is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        yield None
-        return
-    with console.status("saebench") as status:
-        yield status
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -123,29 +108,28 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(work: Path, offline: bool) -> dict[str, str]:
-    """Of the subprocess.
+    """Return the variables of the subprocess.
 
     The working directory is no place to import from, since folders there are named after
-    organizations of the hub. What `datasets` makes of a local folder is kept in the working
-    directory: its own cache would take one folder for another of the same name.
+    organizations of the hub. What `datasets` makes of a local folder is kept there: its own cache
+    would take one folder for another of the same name.
     """
     inherited = [str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(":") if p]
-    values = {
+    hub = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(work / "cache" / "datasets"),
+        "HF_MODULES_CACHE": str(work / "cache" / "modules"),
+    }
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "PYTHONPATH": ":".join([str(PACKAGE_ROOT), *inherited]),
         "PYTHONUNBUFFERED": "1",
         "JAXTYPING_DISABLE": "1",  # sae_bench's own annotations do not hold everywhere
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_MININTERVAL": "1",
+        **(hub if offline else {}),
     }
-    values.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if offline:
-        values |= {
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(work / "cache" / "datasets"),
-            "HF_MODULES_CACHE": str(work / "cache" / "modules"),
-        }
-    return values
 
 
 def link_organizations(data_folder: Path, work: Path) -> None:
@@ -157,58 +141,55 @@ def link_organizations(data_folder: Path, work: Path) -> None:
 
 @contextmanager
 def working_directory(folder: Path, name: str) -> Iterator[Path]:
-    """An empty folder that is deleted in the end; what an earlier process has left goes first.
+    """Give an empty folder that is deleted in the end; what a killed process has left goes first.
 
     Raises:
         RunError: it cannot be made.
     """
-    work = (folder / f"{name}{RUNNING}").resolve()
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"{work}: cannot be made ({error.strerror})") from error
+    work = (folder / f"{name}.running").resolve()
+    shutil.rmtree(work, ignore_errors=True)
+    make_folder(work)
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
 def reason(returncode: int, log: Path) -> str:
-    """Why a process has ended, in one line: the signal, or the last error in its log."""
+    """Return why a process has ended, in one line: the signal, or the last error in its log."""
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        hint = ", as when memory runs out" if name == "SIGKILL" else ""
-        return f"ended by {name}{hint} (log: {log})"
-    lines = [line.strip() for line in last_lines(log)]
-    errors = [line for line in lines if ERROR_LINE.match(line)]
-    text = (errors or [line for line in lines if line] or [f"exit code {returncode}"])[-1]
-    return f"{text.removeprefix('error: ')} (log: {log})"
+        text = f"ended by {name}" + ", as when memory runs out" * (name == "SIGKILL")
+    else:
+        lines = [line.strip() for line in last_lines(log) if line.strip()]
+        errors = [line for line in lines if ERROR_LINE.match(line)]
+        text = (errors or lines or [f"exit code {returncode}"])[-1].removeprefix("error: ")
+    return f"{text} (log: {log})"
 
 
 def newest_progress(log: Path) -> str:
-    """The newest progress bar in a log, shortened; empty where there is none."""
+    """Return the newest progress bar in a log, shortened; empty where there is none."""
     bars = [line for line in last_lines(log) if PROGRESS_LINE.search(line)]
     return bars[-1].strip()[:100] if bars else ""
 
 
 def last_lines(log: Path) -> list[str]:
-    """The last lines of a log, where a progress bar counts as many lines."""
+    """Return the last lines of a log, where a progress bar counts as many lines."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            text = CURSOR_MOVES.sub("\n", file.read().decode(errors="replace"))
-            return re.split(r"[\r\n]+", text)
+            return LINE_ENDS.split(file.read().decode(errors="replace"))
     except OSError:
         return []
-
-
-def clock(seconds: float) -> str:
-    """`45 s`, `3 min 05 s` or `1 h 02 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return (
-        f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-    )

@@ -6,7 +6,9 @@ begins with `error: `, the last one it writes.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,44 +20,58 @@ from typing import Any
 import torch
 
 from temporal_sae import signals
-from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.eval.saebench import guards
+from temporal_sae.errors import RunError
+from temporal_sae.eval.saebench import entries, guards, outside
 from temporal_sae.eval.saebench.adapter import SAEBenchSAE
-from temporal_sae.eval.saebench.entries import run_entry
-from temporal_sae.eval.saebench.explain import explain
-from temporal_sae.eval.saebench.work import Job
+from temporal_sae.eval.saebench.options import Job
+from temporal_sae.eval.saebench.process import RESULT
 from temporal_sae.files import write_json
 from temporal_sae.sae import load_sae
+
+KEY = re.compile(r"\bsk-[\w*-]+")
+LONGEST = 300  # characters of a reason
 
 
 def main(path: str) -> None:
     """Do what the job file says."""
-    job = Job.load(Path(path))
-    sys.excepthook = lambda kind, error, trace: tell(job.evaluation, error, trace)
-    write_json(Path(job.result), evaluate(job))
+    job = Job(**json.loads(Path(path).read_text()))
+    sys.excepthook = tell
+    write_json(Path(RESULT), evaluate(job))
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """SAEBench's record of the job's SAE; a number that is not finite is still NaN in it."""
+    """Return SAEBench's record of the job's SAE; what is not finite is still NaN in it."""
     if job.device == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         settings: Any = torch.utils.deterministic
         settings.fill_uninitialized_memory = False  # costs time, changes nothing
+    Path(job.artifacts).mkdir(parents=True, exist_ok=True)
     guards.seed_everything(job.seed)
     sae = SAEBenchSAE(load_sae(job.sae_folder, job.device), job)
     guards.without_published_saes()
-    with guards.grad_mode_kept():
-        return guards.finished(run_entry(job, sae))
+    module = entries if hasattr(entries, job.evaluation) else outside
+    return guards.finished(getattr(module, job.evaluation)(job, sae))
 
 
-def tell(evaluation: str, error: BaseException, trace: TracebackType | None) -> None:
-    """The traceback where it is no mistake that a person can correct, and one line."""
-    if isinstance(error, (InvalidOption, RunError)):
-        line = str(error)
-    else:
-        traceback.print_exception(type(error), error, trace)
-        line = explain(evaluation, error)
+def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write one line, and the traceback before it unless a person can correct the mistake."""
+    if not isinstance(error, RunError):
+        traceback.print_exception(kind, error, trace)
+    line = str(error) if isinstance(error, RunError) else first_line(error)
     sys.stderr.write(f"error: {line}\n")
+
+
+def first_line(error: BaseException) -> str:
+    """Return kind, message and place in one line of bounded length, without keys of an API.
+
+    The place is the innermost function of sae_bench; an assertion without a message is quoted.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = ([frame for frame in frames if "sae_bench" in frame.filename] or frames)[-1:]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = lines or [frame.line or "" for frame in place]
+    text = KEY.sub("sk-…", ": ".join([type(error).__name__, *lines[:1]]))[:LONGEST]
+    return text + "".join(f" (in {frame.name})" for frame in place)
 
 
 def end_with_the_parent() -> None:

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 from temporal_sae.eval.saebench import guards, worker
-from temporal_sae.eval.saebench.options import completed
+from temporal_sae.eval.saebench.options import Job, completed
 from temporal_sae.eval.saebench.process import link_organizations
-from temporal_sae.eval.saebench.work import Job
 from temporal_sae.sae import SparseAutoencoder
 from tests.bench.standins.models import PYTHIA
 from tests.bench.standins.saes import HOOK, SMALL
@@ -35,6 +34,7 @@ def as_in_the_worker(work: Path, hub: Path) -> Iterator[None]:
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     cache = datasets.config.HF_DATASETS_CACHE
     disabled = jaxtyping.config.jaxtyping_disable
+    grad = torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     work.mkdir(parents=True, exist_ok=True)
     if not any(work.iterdir()):
@@ -50,6 +50,7 @@ def as_in_the_worker(work: Path, hub: Path) -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE = offline
         datasets.config.HF_DATASETS_CACHE = cache
         torch.use_deterministic_algorithms(deterministic)
+        torch.set_grad_enabled(grad)
         os.chdir(before)
         random.setstate(states[0])
         np.random.set_state(states[1])
@@ -75,11 +76,9 @@ def make_job(work: Path, evaluation: str, *, keep: bool = False, **options: Any)
     return Job(
         evaluation=evaluation,
         sae_folder=str(work.parent / "sae"),
-        sae_set="pythia_layer_2_sae",
         architecture="topk",
         model_name=PYTHIA,
         hook_name=HOOK,
-        layer=2,
         prepend_bos=True,
         device="cpu",
         llm_dtype="float32",
@@ -88,7 +87,6 @@ def make_job(work: Path, evaluation: str, *, keep: bool = False, **options: Any)
         options=completed(evaluation, {**SMALL[evaluation], **options}),
         artifacts=str(work.parent / "kept"),
         keep_artifacts=keep,
-        result=str(work / "result.json"),
     )
 
 

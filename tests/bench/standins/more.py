@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from temporal_sae.eval.saebench.needs_outside import QUESTIONS, question_files
 from tests.bench.standins.models import GEMMA_IT, build_gemma
 from tests.bench.standins.texts import text, write_split
 from tests.bench.standins.vocabulary import of_topic, words
@@ -26,6 +26,14 @@ from tests.bench.standins.vocabulary import of_topic, words
 FORGOTTEN = 3  # topic of the biology questions and of the corpus
 N_QUESTIONS = 12
 LETTERS_AFTER = (" A", " B", " C", " D")
+QUESTIONS = (
+    "wmdp-bio",
+    "mmlu-high-school-us-history",
+    "mmlu-college-computer-science",
+    "mmlu-high-school-geography",
+    "mmlu-human-aging",
+)
+KINDS = ("correct", "correct-iff-question", "correct-no-tricks")  # a file each, in three splits
 QUESTION_WORDS = ("The", "following", "are", "multiple", "choice", "questions", "with", "answers")
 CHAT_WORDS = ("about", "Answer", "user", "model")
 ATTRIBUTES = {"Country": "the first %s", "Continent": "the letter %s"}
@@ -108,9 +116,10 @@ def answered(model: Any, tokenizer: Any, prompt: str) -> int:
 
 def question_ids(folder: Path) -> Path:
     """The model knows every question."""
-    for file in question_files():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text("".join(f"{n}\n" for n in range(N_QUESTIONS)))
+    for split, name, kind in product(("all", "train", "test"), QUESTIONS, KINDS):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        file = folder / split / f"{name}_{kind}.csv"
+        file.write_text("".join(f"{n}\n" for n in range(N_QUESTIONS)))
     return folder
 
 

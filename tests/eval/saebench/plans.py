@@ -2,31 +2,15 @@
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval.saebench.needs import check
-from temporal_sae.eval.saebench.options import DEFAULTS
-
-WORDS = ["has", "the", "first", "letter", ":"]
+from temporal_sae.eval.saebench.options import completed
 
 
-class Vocabulary:
-    """A tokenizer of words and the space before them; what it does not know becomes bytes."""
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-    def get_vocab(self):
-        return {token: n for n, token in enumerate(self.tokens)}
+class Words:
+    """A tokenizer that makes a token of each word and of each colon."""
 
     def encode(self, text, add_special_tokens=True):
         assert not add_special_tokens
-        pieces = text.replace(":", " :").split(" ")
-        return [p for piece in pieces for p in ([piece] if piece in self.tokens else 2 * piece)]
-
-
-def vocabulary(per_letter=8, answers="ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
-    words = [
-        f"{a}{'abcdefgh'[n]}q" for a in "abcdefghijklmnopqrstuvwxyz" for n in range(per_letter)
-    ]
-    return Vocabulary([*answers, *WORDS, "a", *words])
+        return text.replace(":", " :").split(" ")
 
 
 def problems(*evaluations, options=None, **changes):
@@ -36,12 +20,12 @@ def problems(*evaluations, options=None, **changes):
         "hook_name": "blocks.3.hook_resid_post",
         "d_in": 64,
         "d_sae": 512,
-        "tokenizer": vocabulary(),
+        "tokenizer": Words(),
         "environment": {},
     }
-    every = {e: DEFAULTS[e] | (options or {}) for e in evaluations}
+    every = {e: completed(e, options) for e in evaluations}
     try:
-        check(evaluations, every, **given | changes)
+        check(every, **given | changes)
     except InvalidOption as error:
         return [str(error)]
     except RunError as error:

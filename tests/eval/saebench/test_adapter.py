@@ -12,7 +12,7 @@ from temporal_sae.sae import (
     StandardSAE,
     TopKSAE,
 )
-from tests.eval.saebench.test_work import SCR
+from tests.eval.saebench.test_options import SCR
 
 D, F = 12, 40
 ARCHITECTURES = {

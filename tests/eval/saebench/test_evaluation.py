@@ -12,7 +12,6 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import EvaluationFiles, Subject
 from temporal_sae.eval.saebench import SAEBenchEvaluation, evaluation
 from temporal_sae.eval.saebench.evaluation import kept_artifacts
-from temporal_sae.eval.saebench.process import WorkerFailed
 from temporal_sae.sae import TopKSAE
 
 RECORDS = {
@@ -106,7 +105,7 @@ def test_options_of_another_evaluation_do_not_matter(workers, subject):
 
 
 def test_a_failure_leaves_the_others_and_is_repeated(workers, subject, said, tmp_path):
-    workers.fail = {"scr": WorkerFailed("no rows"), "absorption": RunError("no letters")}
+    workers.fail = {"scr": RunError("no rows"), "absorption": RunError("no letters")}
     outcome = SAEBenchEvaluation(evals=("scr", "tpp", "absorption")).run(subject)
     assert outcome.failures == {"saebench scr": "no rows", "saebench absorption": "no letters"}
     assert list(outcome.sections) == ["tpp evaluations results"]
@@ -137,7 +136,7 @@ def test_the_job(workers, subject):
     )
     assert (job.layer, job.hook_name) == (1, "blocks.1.hook_resid_post")
     assert job.sae_set == "gpt2_layer_1_sae"
-    assert not job.keep_artifacts and job.artifacts.startswith(job.result.rsplit("/", 1)[0])
+    assert not job.keep_artifacts and job.artifacts.endswith("scr.running/kept")
 
 
 def test_artifacts_are_kept_for_the_next_sae(workers, subject, tmp_path):
@@ -156,7 +155,7 @@ def test_artifacts_are_kept_for_the_next_sae(workers, subject, tmp_path):
 
 def test_artifacts_of_a_writer_that_was_stopped_are_made_again(workers, subject, tmp_path):
     options = {"evals": ("scr",), "artifacts_path": str(tmp_path / "kept")}
-    workers.fail = {"scr": WorkerFailed("killed")}
+    workers.fail = {"scr": RunError("killed")}
     SAEBenchEvaluation(**options).run(subject)
     half = tmp_path / "kept" / workers.jobs[-1].artifacts / "acts.pt"
     half.touch()

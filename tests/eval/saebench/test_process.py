@@ -1,6 +1,5 @@
 """A worker in a process of its own: result, failure, signals, and nothing left behind."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from temporal_sae.errors import RunError
 from temporal_sae.eval.saebench import process
+from temporal_sae.eval.saebench.options import Job
 from temporal_sae.eval.saebench.process import (
-    WorkerFailed,
-    clock,
     newest_progress,
     reason,
     run_worker,
     working_directory,
 )
-from tests.eval.saebench.test_work import SCR
+from tests.eval.saebench.test_options import SCR
 
 RESULT = "import json, os; json.dump({'cwd': os.getcwd(), **RECORD}, open('result.json', 'w'))"
 # Says where it is and sleeps, with a process of its own.
@@ -39,14 +38,13 @@ def work_with(monkeypatch, tmp_path):
         monkeypatch.setattr(process, "WORKER", ("-P", "-c", script))
         folder, log = tmp_path / "eval", tmp_path / "scr.log"
         with working_directory(folder, "scr") as work:
-            job = SCR.located(work, work / "kept")
-            return run_worker(job, work, log, data_folder, seconds), log
+            return run_worker(SCR, work, log, data_folder, seconds), log
 
     return run
 
 
 def failure(work_with, script, **options):
-    with pytest.raises(WorkerFailed) as caught:
+    with pytest.raises(RunError) as caught:
         work_with(script, **options)
     return str(caught.value)
 
@@ -147,11 +145,11 @@ PARENT = """
 import sys
 from pathlib import Path
 from temporal_sae.eval.saebench import process
-from tests.eval.saebench.test_work import SCR
+from tests.eval.saebench.test_options import SCR
 folder = Path(sys.argv[1])
 process.WORKER = ("-P", "-c", sys.argv[2])
 with process.working_directory(folder, "scr") as work:
-    process.run_worker(SCR.located(work, work), work, folder / "log", None)
+    process.run_worker(SCR, work, folder / "log", None)
 """
 
 
@@ -185,22 +183,7 @@ def test_what_an_earlier_process_has_left_goes(tmp_path):
     assert not work.exists()
 
 
-def test_clock():
-    assert [clock(s) for s in (0.4, 59.4, 60, 185, 3600, 7380)] == [
-        "0 s",
-        "59 s",
-        "1 min 00 s",
-        "3 min 05 s",
-        "1 h 00 min",
-        "2 h 03 min",
-    ]
-
-
 def test_the_job_is_what_the_worker_reads(work_with):
     record, _ = work_with(RESULT.replace("RECORD", "json.load(open('job.json'))"))
     del record["cwd"]
-    assert {k: v for k, v in record.items() if k not in ("result", "artifacts")} == {
-        k: v
-        for k, v in json.loads(json.dumps(vars(SCR))).items()
-        if k not in ("result", "artifacts")
-    }
+    assert Job(**record) == SCR
