@@ -223,7 +223,7 @@ def launch(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """What `launch.py` and the console script do."""
+    """Run `launch.py` or the console script."""
     let_readers_leave()
     run_command_line(launch, CONF)
 
@@ -260,7 +260,7 @@ def _wants_traceback() -> bool:
 
 
 def _inside_package(error: Exception) -> bool:
-    """Whether the error arose in our own code: then it is a bug, or a message is missing there."""
+    """Return whether an error arose in this package: a bug, or a message that is missing there."""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

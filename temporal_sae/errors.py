@@ -78,7 +78,7 @@ def one_line(text: Any) -> str | None:
 
 
 def reason_of(error: Any) -> str:
-    """Why a job has failed, in one line, from what it has raised."""
+    """Return why a job has failed, in one line, from the error that it has raised."""
     text = one_line(error)
     if isinstance(error, JobFailed):
         return text or "no reason is known"
@@ -151,7 +151,7 @@ def check_number(
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a number is one that a float can hold: whole numbers may be of any size."""
+    """Return whether a float can hold a number; whole numbers may be of any size."""
     return bool(abs(value) <= LARGEST)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in one line: the key, the value, what is allowed."""
+"""Mistakes in a command line, each told in one line: the key, the value, what is allowed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _choose(config: DictConfig, key: str) -> None:
 
 
 def _is_shared() -> bool:
-    """Whether other processes of the same run choose as well: they have to find the same."""
+    """Return whether other processes of the same run choose as well and have to find the same."""
     return "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 

@@ -75,5 +75,5 @@ def as_rows(x: Shaped[Tensor, "*tokens d"]) -> Shaped[Tensor, "rows d"]:
 
 
 def with_leading(rows: Shaped[Tensor, "rows d"], shape: torch.Size) -> Shaped[Tensor, "*tokens d"]:
-    """What `as_rows` made a matrix, in its leading shape again."""
+    """Give the matrix of `as_rows` its leading shape again."""
     return rows if len(shape) == 1 else rows.reshape(*shape, rows.shape[1])

@@ -59,7 +59,7 @@ class ProcessLock:
         self._soft.release()
 
     def holder(self) -> str:
-        """What can be said of another process that holds it, for a message."""
+        """Describe another process that holds the lock, for a message."""
         return f"; if it has ended, remove {self.marker}" if self.marker.exists() else ""
 
 
@@ -69,7 +69,7 @@ def marker_of(path: Path) -> Path:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock; it is only tried for, shared, and given back at once."""
+    """Return whether a process holds the lock; it is tried for, shared, and released at once."""
     if marker_of(path).exists():
         return _is_alive(marker_of(path))
     try:
@@ -88,7 +88,7 @@ def is_held(path: Path) -> bool:
 
 
 def _is_alive(marker: Path) -> bool:
-    """Whether the process of a marker runs, or may run; the marker of one that does not goes."""
+    """Return whether the process of a marker may run; the marker of a dead one is removed."""
     lock = SoftFileLock(marker, timeout=0)
     try:
         lock.acquire()

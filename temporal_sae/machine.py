@@ -1,4 +1,4 @@
-"""What the machine still has to give, within the limits that this process is under."""
+"""Free memory of the machine, within the limits that this process is under."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Planned:
 
 
 def free_memory(device: torch.device) -> Free | None:
-    """What this process can still allocate on a device; None where the system does not say."""
+    """Return what this process can still allocate on a device; None where it is not known."""
     if device.type == "cuda":
         import torch
 
@@ -72,7 +72,7 @@ def free_memory(device: torch.device) -> Free | None:
 
 
 def free_on_host(root: Path = ROOT) -> Free | None:
-    """What processes started here can take together: available on the machine, and in the cgroups.
+    """Return the memory that is free for processes started here, on the machine and in the cgroups.
 
     Containers and batch systems (SLURM's `--mem`) limit memory by cgroups. They are nested, and
     each counts all that is below it.
@@ -90,7 +90,7 @@ def free_on_host(root: Path = ROOT) -> Free | None:
 
 
 def _limits_of_process(root: Path) -> Iterator[Free]:
-    """What `ulimit` leaves: of addresses, and of memory that is not a file's."""
+    """Yield what `ulimit` leaves of addresses, and of memory that is not a file's."""
     with suppress(OSError, KeyError, ValueError):
         status = _table(root / "proc/self/status")
         for kind, number, used in (
@@ -103,7 +103,7 @@ def _limits_of_process(root: Path) -> Iterator[Free]:
 
 
 def _limits_of_cgroups(root: Path) -> Iterator[Free]:
-    """What each cgroup that this process is in, and each around it, has left."""
+    """Yield what each cgroup of this process, and each around it, has left."""
     for folder, (limit_file, usage_file, reclaimable) in _cgroups(root):
         with suppress(OSError, ValueError):  # the outermost has none; `max` is no number
             limit = int((folder / limit_file).read_text())

@@ -89,13 +89,13 @@ def fitting(name: str) -> list[Metric]:
 
 
 def better_when_higher(name: str) -> bool | None:
-    """Whether higher values of a metric are better; None where neither side is known to be."""
+    """Return whether higher values of a metric are better; None where no direction is declared."""
     better = next((metric.better for metric in fitting(name)), None)
     return None if better is None else better == "higher"
 
 
 def is_compared(name: str) -> bool:
-    """Whether a metric says something about the SAE that no other one says."""
+    """Return whether a metric says something about the SAE that no other one says."""
     return all(metric.compared for metric in fitting(name)[:1])
 
 

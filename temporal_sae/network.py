@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached, found out within seconds."""
+"""A check within seconds of whether the Hugging Face hub can be reached."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SWITCHES = (
 
 
 def why_unreachable() -> str | None:
-    """Why the hub cannot be reached, in words; None where somebody answers."""
+    """Return why the hub cannot be reached, in words; None where it answers."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     return why_silent(constants.ENDPOINT)
@@ -74,7 +74,7 @@ def offline() -> Iterator[None]:
 
 
 def unreachable(reason: str) -> str:
-    """What is allowed instead of a name on the hub, for a message."""
+    """Return what is allowed instead of a name on the hub, for a message."""
     return (
         f"a local folder, which works without a network: {constants.ENDPOINT} cannot be reached "
         f"({reason}), and no copy has been kept on this machine"

@@ -1,4 +1,4 @@
-"""What the files must hold that this package reads back, in one place.
+"""Schemas of the files that this package reads back, in one place.
 
 A run's folder is the only channel between a run, sweeps, evaluations and reports, and its files may
 be damaged or made by anybody. Whoever reads one names the part of it that is relied on; more may be
@@ -24,7 +24,7 @@ Number = float | None  # JSON has no NaN: where there is none, it says null
 
 
 class TextFacts(TypedDict):
-    """What a run has read."""
+    """The text of a run."""
 
     accepted_changes: list[str]
 
@@ -90,7 +90,7 @@ class ToldRecord(TypedDict):
 
 
 class TrainingConfig(TypedDict):
-    """What was trained."""
+    """The config of a training."""
 
     dict_class: str
     lm_name: str
@@ -208,7 +208,7 @@ class SAEBenchWindows(TypedDict):
 
 
 class SAEBenchBeside(TypedDict):
-    """What is measured beside SAEBench's own core metrics."""
+    """Metrics beside SAEBench's own core metrics."""
 
     explained_variance_textbook: Number
     mse_per_element: Number
@@ -232,7 +232,7 @@ SAEBENCH: dict[str, Any] = {
 
 
 class SAELensFacts(TypedDict, total=False):
-    """Where an SAE of SAELens or of this package belongs."""
+    """The model and place of an SAE of SAELens or of this package."""
 
     model_name: str | None
     hook_name: str | None
@@ -247,7 +247,7 @@ class SAELensConfig(SAELensFacts, total=False):
 
 
 class DictionaryLearningTrainer(TypedDict, total=False):
-    """What dictionary_learning has trained."""
+    """The trainer of dictionary_learning."""
 
     lm_name: str | None
     submodule_name: str | None
@@ -267,7 +267,7 @@ class DictionaryLearningConfig(TypedDict, total=False):
 
 
 class CheckpointState(TypedDict):
-    """What a checkpoint of a run holds, beside tensors."""
+    """The content of a run's checkpoint, beside tensors."""
 
     step: int
     steps_negligible: int
@@ -371,7 +371,7 @@ def metrics_of(line: bytes) -> MetricsLine | None:
 
 
 def misfit(content: Any, schema: Any) -> str | None:
-    """Where and how `content` does not fit, in one line; None where it does."""
+    """Return where and how `content` does not fit, in one line; None where it does."""
     from pydantic import ValidationError  # slow to import
 
     try:

@@ -46,7 +46,7 @@ class _Remembered:
 
 
 def is_ignored(number: int) -> bool:
-    """Whether whoever has started the program wants it to go on when that signal comes."""
+    """Return whether the program was started with that signal ignored, and so has to go on."""
     return signal.getsignal(number) == signal.SIG_IGN
 
 
@@ -107,7 +107,7 @@ def obey() -> None:
 
 
 def as_stop(error: BaseException) -> BaseException:
-    """What has really ended the program: the stop signal, where there was one, or `error`."""
+    """Return what has ended the program: the stop signal, where there was one, or `error`."""
     if isinstance(error, KeyboardInterrupt) or _Remembered.number is None:
         return error
     return Terminated(_Remembered.number)
@@ -132,7 +132,7 @@ def ending() -> Iterator[None]:
 
 
 def exit_code(stopped: BaseException) -> int:
-    """What shells say of a program that a signal has ended."""
+    """Return the exit status that shells give a program that a signal has ended."""
     return 128 + int(getattr(stopped, "signal_number", signal.SIGINT))
 
 

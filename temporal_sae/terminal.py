@@ -1,4 +1,4 @@
-"""What a run prints fits its terminal, and does not decide how it ends."""
+"""Printing that fits the terminal and never changes how a run ends."""
 
 from __future__ import annotations
 

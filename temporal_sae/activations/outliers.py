@@ -21,7 +21,7 @@ OUTLIERS = ("keep", "drop", "clip")
 
 
 class Outliers:
-    """What is done with rows longer than a limit, which is measured once.
+    """Keep, drop or clip rows longer than a limit, which is measured once.
 
     Args:
         option: `keep`, `drop` or `clip` (scale down to the limit).

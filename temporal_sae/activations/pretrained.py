@@ -100,7 +100,7 @@ def _where(name: str) -> str:
 
 
 def _brings_code(where: str, revision: str | None) -> bool:
-    """Whether model or tokenizer name Python code of their own.
+    """Return whether model or tokenizer name Python code of their own.
 
     Raises:
         ValueError: the model names a compiled kernel on the hub, which would be fetched and run.
@@ -117,7 +117,7 @@ def _brings_code(where: str, revision: str | None) -> bool:
 
 
 def _values(content: Any, key: str) -> Iterator[Any]:
-    """What stands under a key, at any depth."""
+    """Yield the values of a key, at any depth."""
     if isinstance(content, dict):
         if key in content:
             yield content[key]

@@ -33,7 +33,7 @@ class ShuffleBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether enough rows are held to draw."""
+        """True where enough rows are held to draw."""
         return self.count >= self.capacity
 
     def add(self, rows: Shaped[Tensor, "n ..."]) -> None:

@@ -38,7 +38,7 @@ class ActivationBatch:
 
 @component("activations")
 class ActivationSource:
-    """How text becomes activations: sequences, BOS, language-model batches, buffer, scale.
+    """The way from text to activations: sequences, BOS, language-model batches, buffer, scale.
 
     Args:
         context_size: tokens per sequence, BOS included.
@@ -78,7 +78,7 @@ class ActivationSource:
         self.outlier_factor = check_number("outlier_factor", outlier_factor, minimum=1.0)
 
     def planned_bytes(self, model: LanguageModel) -> dict[str, Planned]:
-        """What the stream takes on the model's device, by purpose."""
+        """Return the bytes that the stream takes on the model's device, by purpose."""
         size = {"float32": 4}.get(model.dtype, 2)
         n_bytes = self.buffer_tokens * model.d_in * size
         return {"shuffle buffer": Planned(n_bytes, ("activations.buffer_tokens",))}
@@ -86,7 +86,7 @@ class ActivationSource:
     def counted(
         self, tokens: Int[Tensor, "sequences context"], model: LanguageModel
     ) -> Bool[Tensor, "sequences context"]:
-        """Which positions are trained on."""
+        """Mark the positions that are trained on."""
         if self.include_bos:
             return torch.ones_like(tokens, dtype=torch.bool)
         return is_text(tokens, model.tokenizer)

@@ -1,4 +1,4 @@
-"""Which files a path stands for: one file, a folder, or a glob pattern.
+"""The files that a path stands for: one file, a folder, or a glob pattern.
 
 Only regular files are found, since opening anything else may wait for ever, and each of them once.
 Links are followed after everything that lies there itself, so that a file is found under its own
@@ -32,7 +32,7 @@ Parts = tuple[str, ...]
 
 @dataclass
 class Found:
-    """What a path stands for.
+    """The files that a path stands for, and those that are left out.
 
     Attributes:
         root: the folder below which files have their names.
@@ -80,7 +80,7 @@ def split_glob(path: Path) -> tuple[Path, Parts]:
 
 
 def matches(parts: Parts, pattern: Parts) -> bool:
-    """Whether the parts of a path fit those of a glob pattern, where `**` is any number of them."""
+    """Return whether the parts of a path fit a glob pattern, where `**` is any number of them."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -89,7 +89,7 @@ def matches(parts: Parts, pattern: Parts) -> bool:
 
 
 def may_match_below(folder: Parts, pattern: Parts) -> bool:
-    """Whether anything inside a folder can fit a glob pattern."""
+    """Return whether anything inside a folder can fit a glob pattern."""
     if not folder or not pattern:
         return bool(pattern)
     if pattern[0] == "**":
@@ -111,7 +111,7 @@ class _Search:
         self._taken: set[tuple[int, int]] = set()
 
     def found(self) -> Found:
-        """What has been found so far."""
+        """Return what has been found so far."""
         files = {"/".join(parts): Path(self._path(parts)) for parts in sorted(self._files)}
         return Found(self._root, files, self._left_out, bool(self._entered))
 
@@ -205,7 +205,7 @@ class _Search:
 
 
 def is_same_folder(one: Path, other: Path) -> bool:
-    """Whether both exist and are one."""
+    """Return whether both paths exist and are one folder."""
     try:
         return os.path.samefile(one, other)
     except OSError:

@@ -203,7 +203,7 @@ class HubText(TextSource):
         return {name: [look.size, look.crc32] for name, look in looks.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Which rows have been passed over as broken."""
+        """Return the rows that have been passed over as broken."""
         return {"broken": torch.tensor(sorted(self._broken), dtype=torch.int64)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ def parsed(line: str) -> tuple[dict[str, Any], str | None]:
 
 
 def what_is_wrong(value: Any, column: str) -> str | None:
-    """Why a value is no text, or None if it is; None itself is an empty one."""
+    """Return why a value is no text, or None if it is; None itself is an empty one."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -240,6 +240,6 @@ def what_is_wrong(value: Any, column: str) -> str | None:
 
 
 def a(value: Any) -> str:
-    """What kind of value it is, in words."""
+    """Return the kind of a value, in words."""
     kinds = {dict: "an object", list: "a list", bool: "true or false", int: "a number"}
     return {**kinds, float: "a number"}.get(type(value), f"a {type(value).__name__}")

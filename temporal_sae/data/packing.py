@@ -117,7 +117,7 @@ class TokenSequences(Iterator[Tensor]):
         self._begin_pass(self.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iterator stands, exactly; nothing in it is changed by going on."""
+        """Return the exact position of the iterator; going on changes nothing in it."""
         return {
             "epoch": self.epoch,
             "cursor": self.cursor,
@@ -142,7 +142,7 @@ def token_ids(ids: list[int]) -> Int[Tensor, " n"]:
 
 
 def piece_end(text: str, start: int) -> int:
-    """Where the piece of `text` that begins at `start` ends."""
+    """Return the end of the piece of `text` that begins at `start`."""
     limit = start + PIECE_CHARS
     if limit >= len(text):
         return len(text)
@@ -154,7 +154,7 @@ def piece_end(text: str, start: int) -> int:
 def is_text(
     tokens: Int[Tensor, "sequences context"], tokenizer: Any
 ) -> Bool[Tensor, "sequences context"]:
-    """Where a token comes from a document: it is neither BOS nor the end-of-text token.
+    """Mark the tokens of documents, which are neither BOS nor the end-of-text token.
 
     Both come from `TokenSequences` alone, as a language model's tokenizer is told to read their
     names in a text as text.

@@ -1,4 +1,4 @@
-"""Which reader of `datasets` a name is for: files by their ending, saved folders, the hub.
+"""Choose a reader of `datasets` for a name: files by their ending, saved folders, the hub.
 
 No code of a data set is run, and nothing is unpickled.
 """
@@ -103,7 +103,7 @@ def ending(file: Path) -> str:
 
 
 def open_saved(name: str, folder: Path, split: str) -> Rows | None:
-    """What `save_to_disk` has left in a folder; None where it has not."""
+    """Return the rows that `save_to_disk` has left in a folder; None where there are none."""
     from datasets import DatasetDict, load_from_disk
 
     names = {path.name for path in folder.iterdir()}
@@ -128,7 +128,7 @@ def load(
     streaming: bool,
     **options: Any,
 ) -> Rows:
-    """What `datasets.load_dataset` finds, with its refusals in one line."""
+    """Return the rows of `datasets.load_dataset`, with its refusals in one line."""
     from datasets import load_dataset
 
     if "trust_remote_code" in inspect.signature(load_dataset).parameters:  # gone in version 4

@@ -23,7 +23,7 @@ MARKS = (
 
 @dataclass(frozen=True)
 class Look:
-    """What the first bytes of a file tell.
+    """Encoding and compression of a file, as its first bytes tell them.
 
     Attributes:
         size: of the whole file, in bytes.

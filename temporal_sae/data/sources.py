@@ -1,4 +1,4 @@
-"""What a source of text is; `text_files` and `hub` have those there are.
+"""The contract of a source of text; `text_files` and `hub` have those there are.
 
 A source yields the documents of one pass over one split, in an order that the seed and the pass
 fix. Every document comes with a cursor, and a pass can be started at any cursor, so that training
@@ -27,7 +27,7 @@ CHANGED = ("refuse", "accept")
 
 
 class LeftOut:
-    """What a source does not read although it lies there, by reason."""
+    """Files or rows that a source does not read, by reason."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = defaultdict(set)
@@ -91,11 +91,11 @@ class TextSource(Protocol):
         return {}
 
     def left_out(self) -> dict[str, dict[str, Any]]:
-        """What has been passed over so far: `count` and `example` by reason."""
+        """Return `count` and `example` of what has been passed over so far, by reason."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a continued run has to know besides the cursor."""
+        """Return the state that a continued run needs besides the cursor."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -174,12 +174,12 @@ class TextFiles(TextSource):
         return {name: [look.size, look.crc32] for name, look in self._looks.items()}
 
     def left_out(self) -> dict[str, dict[str, Any]]:
-        """What has been passed over so far: `count` and `example` by reason."""
+        """Return `count` and `example` of what has been passed over so far, by reason."""
         return self._left_out.summary()
 
 
 def is_list_of_names(value: Any) -> bool:
-    """Whether it is a collection of strings, which a string is not."""
+    """Return whether a value is a collection of strings, which a string is not."""
     if isinstance(value, (str, Mapping)) or not isinstance(value, Collection):
         return False
     return all(isinstance(name, str) for name in value)

@@ -148,7 +148,7 @@ def facts_of_dictionary_learning(folder: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, schema: Any) -> dict[str, Any]:
-    """What a file says of where an SAE belongs, empty where there is none.
+    """Return the place of an SAE that a file names; empty where there is no file.
 
     Raises:
         RunError: it cannot be read.

@@ -1,4 +1,4 @@
-"""What the language model loses when its activations are replaced by the SAE's reconstruction."""
+"""Loss of the language model when the SAE's reconstruction replaces its activations."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What the passes over held-out text have summed up."""
+    """Sums of the passes over held-out text."""
 
     sums: ReconstructionSums
     behavior: BehaviorSums

@@ -1,4 +1,4 @@
-"""How often latents are active: a measure of the core evaluation."""
+"""The share of tokens on which latents are active: a measure of the core evaluation."""
 
 from __future__ import annotations
 

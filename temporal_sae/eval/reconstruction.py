@@ -112,7 +112,7 @@ class ReconstructionSums:
 
     @property
     def varies(self) -> bool:
-        """Whether activations differ; if not, no share of their variance is explained (NaN)."""
+        """True where activations differ; if not, the share of variance explained is NaN."""
         return not math.isnan(self._variance())
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap intervals, and differences between runs paired over seeds.
+"""Bootstrap intervals of scores, and differences between runs paired over seeds.
 
 An interval around one score answers what would happen with other texts or words, the SAE being
 what it is; its units are what was sampled (snippets, words). A paired difference answers what
@@ -117,7 +117,7 @@ class PairedDifference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval and zero lies outside it."""
+        """True where there is an interval and zero lies outside it."""
         return self.low > 0 or self.high < 0
 
 
@@ -190,7 +190,7 @@ def mean_interval(
 
 
 def verdict_of(low: float, high: float, higher_is_better: bool | None) -> str:
-    """What an interval of a difference allows to be said, in words."""
+    """Return in words what an interval of a difference supports."""
     if not (low > 0 or high < 0):
         return UNCLEAR
     if higher_is_better is None:

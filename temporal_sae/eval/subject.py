@@ -1,4 +1,4 @@
-"""What an evaluation is given, and what it gives back."""
+"""Arguments and results of evaluations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Subject:
 
 @dataclass
 class Outcome:
-    """What came of an evaluation.
+    """Sections and failures of an evaluation.
 
     Attributes:
         sections: of `results.json`, by name.
@@ -59,7 +59,7 @@ class Evaluation(Protocol):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What `objective` may name; no two of one name."""
+        """The metrics that `objective` may name; no two have one name."""
         ...
 
     @property

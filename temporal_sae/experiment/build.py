@@ -33,7 +33,7 @@ TOP_LEVEL = {*KINDS, *SETTINGS}
 
 @dataclass
 class Judges:
-    """What a trained SAE is evaluated with."""
+    """Components with which a trained SAE is evaluated."""
 
     model: LanguageModel
     text: TextSource
@@ -74,7 +74,7 @@ def build_judges(cfg: DictConfig, folder: Path) -> Judges:
 
 @dataclass
 class Cheap:
-    """What is ready before the language model is loaded.
+    """Components that are ready before the language model is loaded.
 
     The tracker has the run's options and one latent: it only says what it will need.
     """
@@ -191,7 +191,7 @@ def check_keys(cfg: DictConfig) -> None:
 
 
 def uses_cuda(name: str) -> bool:
-    """Whether a run with that `device` computes on a GPU."""
+    """Return whether a run with that `device` computes on a GPU."""
     return torch.cuda.is_available() and str(name).startswith(("auto", "cuda"))
 
 

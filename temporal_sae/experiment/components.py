@@ -1,4 +1,4 @@
-"""Which classes a config may name.
+"""The classes that a config may name.
 
 What a person types may name any class. A config that lies in a folder may have been written by
 anybody, and building what it names would run their code: from there only classes that are announced
@@ -79,7 +79,7 @@ def entries(config: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
 
 
 def is_known(place: str, target: Any, plugins: Sequence[str]) -> bool:
-    """Whether a class that a file names may be built below the key `place`."""
+    """Return whether a class that a file names may be built below the key `place`."""
     if not isinstance(target, str):
         return False
     # Compared as a whole: `temporal_sae.files.os.system` has a prefix of this package, too.
@@ -88,7 +88,7 @@ def is_known(place: str, target: Any, plugins: Sequence[str]) -> bool:
 
 
 def is_of_plugin(target: str, plugins: Sequence[str]) -> bool:
-    """Whether a full name is that of a class which one of these modules, or one below, defines.
+    """Return whether one of these modules, or one below, defines the class of that full name.
 
     Nothing is imported to find out: which modules are is up to the person alone.
     """
@@ -100,5 +100,5 @@ def is_of_plugin(target: str, plugins: Sequence[str]) -> bool:
 
 
 def is_below(module: str, plugins: Sequence[str]) -> bool:
-    """Whether a module is one of these or lies in one of them."""
+    """Return whether a module is one of these or lies in one of them."""
     return any(module == plugin or module.startswith(f"{plugin}.") for plugin in plugins)

@@ -95,7 +95,7 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
 
 
 def judges_config(folder: Path, options: DictConfig) -> DictConfig:
-    """What the run in `folder` is judged by, from its own record, in the config that is typed.
+    """Return the typed config with the model, text and activations of the run in `folder`.
 
     Raises:
         RunError: the record does not have it, or has what a folder may not say.

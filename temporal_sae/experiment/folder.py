@@ -135,7 +135,7 @@ class RunFolder:
     def changes_of_text(
         self, text: TextSource, record: dict[str, Any] | None, config: dict[str, Any]
     ) -> str | None:
-        """How `text` differs from what the checkpoint to be continued was made with, in words.
+        """Return in words how `text` differs from that of the checkpoint to be continued.
 
         None: not at all, or there is none.
         """

@@ -1,4 +1,4 @@
-"""What a run will need in memory, said before it is allocated."""
+"""The memory budget of a run, printed before anything is allocated."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_memory(
 
 
 def planned_items(cheap: Cheap, model: LanguageModel, sae: SparseAutoencoder) -> dict[str, Planned]:
-    """What a run will allocate, by purpose, as its components say."""
+    """Return what a run will allocate, by purpose, as its components say."""
     tracker, loss = cheap.tracker, cheap.penalty
     k = min(sae.tracked_latents, sae.d_sae)
     works = loss.ortho_weight and (tracker.gives_weights or not loss.needs_tracker)

@@ -1,4 +1,4 @@
-"""What is worth knowing about how a run was made."""
+"""The record of how a run was made."""
 
 from __future__ import annotations
 

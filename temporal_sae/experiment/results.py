@@ -21,7 +21,7 @@ TRAINING_METRICS = {
 
 
 def training_section(parts: Components, seed: int, steps: int, metrics: Metrics) -> dict[str, Any]:
-    """What was trained and how it ended, as the reference files tell it."""
+    """Return config and final numbers of the training, as the reference files have them."""
     sae, trainer = parts.sae, parts.trainer
     lr = trainer.learning_rate(sae)
     trainer_class, dict_class = sae.reference_names
@@ -105,7 +105,7 @@ def find_objective(name: str, results: dict[str, Any]) -> float:
 
 
 def summary_of(results: dict[str, Any]) -> Metrics:
-    """What a run came to, as `core/ce_loss_score`: the numbers of all sections but the training's.
+    """Return the numbers of all sections but the training's, under names like `core/ce_loss_score`.
 
     Of several of one name in a section the first counts: scores come before their details.
     """

@@ -100,7 +100,7 @@ def run_experiment(
 
 
 def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console | None) -> float:
-    """What each process of a run does, of which the first has the folder and writes."""
+    """Run one process of an experiment; rank 0 has the folder and writes."""
     began, is_first = time.monotonic(), distributed.is_rank_zero()
     console = (console or Console()) if is_first else Console(quiet=True)
     console.file = cast(IO[str], Forgiving(console.file))
@@ -182,7 +182,7 @@ def _work(
 
 
 def removed(folder: Path, error: Exception) -> RunError:
-    """What to say of an error in a run whose folder somebody has removed."""
+    """Return the error of a run whose folder somebody has removed."""
     told = RunError(f"{folder}: the folder was removed while the run was going on")
     return distributed.collective(told) if distributed.is_collective(error) else told
 
@@ -224,7 +224,7 @@ def describe(
 
 
 def why_ended(error: BaseException) -> dict[str, str]:
-    """What the record says of a run that has not finished."""
+    """Return the record's status and reason of a run that has not finished."""
     if isinstance(error, Preempted):
         return {"status": "stopped", "reason": f"preempted at step {error.step}: queued again"}
     if isinstance(error, SystemExit):  # the handler of SIGUSR2, while no training loop takes it
@@ -296,7 +296,7 @@ def save_sae(parts: Components, sae: SparseAutoencoder, step: int, folder: Path)
 
 
 def sae_metadata(parts: Components, step: int) -> dict[str, Any]:
-    """Where the SAE belongs, for `cfg.json`."""
+    """Return the model and place that the SAE belongs to, for `cfg.json`."""
     return {
         "model_name": parts.model.name,
         "hook_name": parts.model.hook_name,

@@ -1,4 +1,4 @@
-"""What a run reads: told in run.json and, file by file, in text.json; compared when it goes on.
+"""The record of the text in run.json and, file by file, in text.json; compared on resuming.
 
 A checkpoint says how far a run has come in its text, as a number of documents. With other files the
 same number is another place, and held-out files may have been trained on.
@@ -25,7 +25,7 @@ LISTING = "text.json"
 def text_section(
     text: TextSource, earlier: dict[str, Any] | None, changes: str | None
 ) -> dict[str, Any]:
-    """What run.json says of the text.
+    """Return the section of run.json on the text.
 
     Args:
         text: as it is now.
@@ -59,7 +59,7 @@ def write_listing(folder: Path, text: TextSource) -> None:
 
 
 def changes_of(text: TextSource, record: dict[str, Any], folder: Path) -> str | None:
-    """How `text` differs from what the run in `folder` has begun with, in words.
+    """Return in words how `text` differs from that with which the run in `folder` has begun.
 
     None: not at all, or its record does not tell.
     """

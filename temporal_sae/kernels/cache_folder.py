@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept, so that they are compiled once and not by every process."""
+"""The folder of compiled kernels, so that they are compiled once and not by every process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ensure_cache() -> None:
 
 
 def places() -> list[Path]:
-    """Where numba would look, in its order."""
+    """Return the folders in which numba would look, in its order."""
     chosen = os.environ.get(VARIABLE)
     users = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return [
@@ -43,7 +43,7 @@ def places() -> list[Path]:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether a file can be made in a folder, which is made if it is missing."""
+    """Return whether a file can be made in a folder, which is made if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -1,4 +1,4 @@
-"""When the CPU kernels are compiled: it is said, and no clock runs.
+"""Compilation of the CPU kernels, which is announced and stops the clocks.
 
 They are kept on the disk, so that it happens in the first run after an installation, when a loop is
 first called with arrays of some type.
@@ -36,7 +36,7 @@ _compiling = _Compiling()
 
 
 def seconds() -> float:
-    """How long this process has been compiling so far; it compiles one thing at a time."""
+    """Return the seconds this process has been compiling so far, one thing at a time."""
     return _compiling.seconds
 
 

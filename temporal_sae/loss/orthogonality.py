@@ -64,7 +64,7 @@ class Term(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one call of the penalty works with.
+    """Arguments of one call of the penalty.
 
     `x` is the decoder, or with `gram=activations` the values beside the sorted latents in `rows`.
     `order` is the permutation π of `permuted`.

@@ -32,7 +32,7 @@ Overlap = Callable[[Tensor, Tensor | None, Scale], Tensor]
 
 
 def planned_for_rows(n_latents: int, d_in: int) -> dict[str, Planned]:
-    """What the sums over pairs of decoder rows take: a gradient, and the pairs seen at once."""
+    """Return the bytes of sums over pairs of rows: a gradient, and the pairs seen at once."""
     gradient = n_latents * d_in * FLOAT
     return {"penalty": Planned(gradient + PAIR_TEMPORARIES * BYTES_AT_ONCE, SMALLER)}
 

@@ -1,4 +1,4 @@
-"""What every pair penalty is made of."""
+"""Pieces that every penalty on pairs shares."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def relabelling(n: int, seed: int, device: torch.device) -> Int[Tensor, " n"]:
 
 
 def inverse(order: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Where each latent stands in a permutation."""
+    """Return the place of each latent in a permutation."""
     places = torch.arange(len(order), device=order.device)
     return torch.empty_like(order).scatter_(0, order, places)
 
@@ -75,7 +75,7 @@ def activation_gram(latents: Latents, d_sae: int) -> Float[Tensor, "F F"]:
 
 
 def reduction_factor(reduction: str, weight_sum: Tensor | float, d_sae: int) -> Tensor | float:
-    """What turns Σ_{i≠j} w g into the penalty.
+    """Return the factor that turns Σ_{i≠j} w g into the penalty.
 
     `weighted_mean`: 1 / max(Σ w, 1e-12). `sum`: 1/2, for the sum over i < j, the formula to the
     letter. `mean`: 1 / F², as the reference run had it.

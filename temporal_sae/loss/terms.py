@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # of E‖x‖²: what the variance of equal rows comes to in f
 def reconstruction_loss(
     kind: str, x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, ""]:
-    """How far the reconstruction is from the input.
+    """Return the distance between reconstruction and input.
 
     `fvu`: E‖x - x̂‖² / E‖x - mean‖², the fraction of variance unexplained (sparsify, OpenAI).
     `sse`: E‖x - x̂‖² (dictionary_learning, SAELens). `norm`: E‖x - x̂‖, which the ReLU reference run
@@ -72,7 +72,7 @@ def variance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
 
 
 def is_constant(variance: float, square: float) -> bool:
-    """Whether a variance is rounding beside E‖x‖²: of what does not vary nothing is explained."""
+    """Return whether a variance is only rounding beside E‖x‖²: no share can be explained."""
     return not variance > ROUNDING * square
 
 

@@ -102,7 +102,7 @@ TASKS_CAVEAT = (
 
 
 def headline(results: dict[str, Any], record: schemas.ToldRecord) -> str:
-    """What was trained, in a sentence."""
+    """Return a sentence on what was trained."""
     config = training_config(results)
     named = {"k": "k", "l1_penalty": "L1", "l0_target": "L0 target", "l0_weight": "L0 weight"}
     # A weight of 0 is worth saying; an architecture need not have any of these.

@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
 
 
 def comparison(folder: Path, results: dict[str, Any], reference: bool = False) -> Comparison:
-    """What a run has measured, beside its neighbours' and, for their model, the reference runs'.
+    """Return a run's metrics beside its neighbours' and, for their model, the reference runs'.
 
     Args:
         folder: of the run.
@@ -62,7 +62,7 @@ def comparison(folder: Path, results: dict[str, Any], reference: bool = False) -
 
 
 def is_of_reference_model(results: dict[str, Any]) -> bool:
-    """Whether a run is on the language model of the reference runs."""
+    """Return whether a run is on the language model of the reference runs."""
     return str(training_config(results).get("lm_name")).split("/")[-1] == "gemma-2-2b"
 
 
@@ -80,7 +80,7 @@ def reference_results() -> dict[str, dict[str, Any]]:
 
 
 def training_config(results: dict[str, Any]) -> dict[str, Any]:
-    """What was trained, empty where the results do not say."""
+    """Return the config of the training, empty where the results have none."""
     sections = [section for name, section in results.items() if name.startswith(TRAINING_SECTION)]
     config: dict[str, Any] = sections[0].get("config", {}) if sections else {}
     return config

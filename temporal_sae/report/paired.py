@@ -226,7 +226,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def caveat(comparison: Comparison) -> str:
-    """How many intervals would exclude zero by chance alone."""
+    """Say how many intervals would exclude zero by chance alone."""
     differences = [row.difference for row in comparison.rows]
     with_interval = [found for found in differences if found.low < found.high]
     if not with_interval:

@@ -1,4 +1,4 @@
-"""What the tasks on labelled snippets found, as a table with intervals."""
+"""Scores of the tasks on labelled snippets, as a table with intervals."""
 
 from __future__ import annotations
 

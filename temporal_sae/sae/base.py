@@ -1,4 +1,4 @@
-"""What all architectures share: parameters, the sparse interface, the decoder constraint."""
+"""The base of all architectures: parameters, the sparse interface, the decoder constraint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DENSE_COPIES_OF_A_BATCH = 5  # pre-activations, latents and their gradients
 
 @dataclass(frozen=True)
 class StepContext:
-    """What an architecture may want to know about the state of training.
+    """State of the training that an architecture may use in a step.
 
     Attributes:
         step: steps done so far.
@@ -124,7 +124,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def after_step(
         self, x: Float[Tensor, "tokens d_in"], out: StepOutput, context: StepContext
     ) -> Bool[Tensor, " d_sae"] | None:
-        """What is not done by gradients, once the weights have moved.
+        """Update whatever gradients do not, once the weights have moved.
 
         Returns:
             Latents that have been made new, whose optimiser state no longer means anything; or
@@ -133,7 +133,7 @@ class SparseAutoencoder(nn.Module, ABC):
         return None
 
     def planned_bytes(self, batch_size: int) -> dict[str, Planned]:
-        """What training it takes on a device, by purpose; asked of an SAE that has only shapes."""
+        """Return the bytes that training takes, by purpose; asked of an SAE with shapes only."""
         weights = sum(p.nbytes for p in self.parameters())
         of_a_batch = DENSE_COPIES_OF_A_BATCH * batch_size * self.d_sae * self.W_dec.itemsize
         return {
@@ -235,7 +235,7 @@ class SparseAutoencoder(nn.Module, ABC):
         return {name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a saved SAE holds."""
+        """Return the tensors of a saved SAE."""
         return self.weights()
 
     @classmethod

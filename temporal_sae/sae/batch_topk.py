@@ -111,7 +111,7 @@ class BatchTopKSAE(SparseAutoencoder):
         return {"d_in": self.d_in, "d_sae": self.d_sae, "trained_as": self.training_config()}
 
     def training_config(self) -> dict[str, Any]:
-        """What a JumpReLU SAE has no place for; SAELens passes over it."""
+        """Return the options that a JumpReLU SAE has no place for; SAELens passes over them."""
         return {"architecture": self.trained_as, "k": self.k}
 
     def tensors(self) -> dict[str, Tensor]:

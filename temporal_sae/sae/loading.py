@@ -68,7 +68,7 @@ def _find(path: Path) -> tuple[Format, Path]:
 
 
 def _below(folder: Path) -> str:
-    """Which folders below hold an SAE, for those who gave the one above."""
+    """Name the folders below that hold an SAE, for those who gave the one above."""
     depths = ("*", "*/*")
     paths = {
         p.parent

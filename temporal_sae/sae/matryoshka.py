@@ -94,7 +94,7 @@ class MatryoshkaSAE(BatchTopKSAE):
 
 
 def group_edges(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
-    """Where each nested dictionary ends, the last one at d_sae.
+    """Return the end of each nested dictionary, the last one at d_sae.
 
     Raises:
         InvalidOption: the fractions do not sum to 1, or a group would be empty.

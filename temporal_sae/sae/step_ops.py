@@ -1,4 +1,4 @@
-"""What a training step computes with: dense in the encoder's product, then only what is active.
+"""Operations of a training step: dense in the encoder's product, then on active latents only.
 
 The pre-activations of all latents are computed once, outside autograd. Nodes of autograd then take
 those of some latents (or all), turn latents into a reconstruction, and give the gradients of both
@@ -26,7 +26,7 @@ BREAK_EVEN = {"cpu": 4, "cuda": 200}
 
 
 def prefers_sparse(device: torch.device, d_sae: int, k: int) -> bool:
-    """Whether a step with at most k active latents a token is faster by gathering rows."""
+    """Return whether a step with at most k active latents per token is faster by gathering rows."""
     return has_compiled_kernels(device) and d_sae > BREAK_EVEN.get(device.type, d_sae) * k
 
 
@@ -47,7 +47,7 @@ class Chosen:
 
     @cached_property
     def filled(self) -> Bool[Tensor, "tokens k"]:
-        """Which slots hold a latent."""
+        """Mark the slots that hold a latent."""
         assert self.indices is not None
         return self.indices >= 0
 
@@ -82,7 +82,7 @@ class Chosen:
         return Latents(acts * self.filled, self.indices).to_dense(self.d_sae)
 
     def fired(self, acts: Tensor) -> Bool[Tensor, " F"]:
-        """Which latents are active in some token."""
+        """Mark the latents that are active in some token."""
         if self.indices is None:
             return (acts > 0).any(0)
         places = torch.where((acts > 0) & self.filled, self.indices, self.d_sae)

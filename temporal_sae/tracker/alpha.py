@@ -1,4 +1,4 @@
-"""How fast the running average of a pair follows its rate (step 5 of the method)."""
+"""The step size of a pair's running average (step 5 of the method)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AlphaRule:
         check_choice("init", self.init, ("first", "zero"))
 
     def takes_over(self, window: int) -> bool:
-        """Whether the averages become the rates of this window (the first is number 1)."""
+        """Return whether the averages become the rates of this window (the first is number 1)."""
         return window == 1 and self.init == "first"
 
     def step(self, window: int) -> AlphaStep:

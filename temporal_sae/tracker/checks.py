@@ -1,4 +1,4 @@
-"""What the tracker's callers can get wrong, each told with the argument's name."""
+"""Checks of the tracker's arguments; each message has the argument's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which storage suits a tracker: the bytes that each would need, against those that are free."""
+"""The choice of a tracker's storage: bytes that each would need against those that are free."""
 
 from __future__ import annotations
 

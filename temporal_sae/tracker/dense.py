@@ -36,7 +36,7 @@ class DenseAverages:
         self.values = torch.zeros(self._start(self.hi), device=device)
 
     def _start(self, row: int) -> int:
-        """Where the pairs of a row start."""
+        """Return the place at which the pairs of a row start."""
         return pairs_before(self.n_latents, row) - pairs_before(self.n_latents, self.lo)
 
     def close(self, previous: Window | None, step: AlphaStep, window: Window) -> Tensor:

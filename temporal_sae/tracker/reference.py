@@ -103,7 +103,7 @@ class ReferenceState:
         return i, j
 
     def histogram(self) -> Int[Tensor, " W+1"]:
-        """How many pairs have each count from 1 on in the last window; entry 0 is 0."""
+        """Count the pairs that have each count from 1 on in the last window; entry 0 is 0."""
         assert self.last_window is not None
         counts = (self.rates.triu(1) * self.last_window.shape[0]).round().long().flatten()
         return torch.bincount(counts[counts > 0], minlength=self.last_window.shape[0] + 1)
@@ -114,7 +114,7 @@ class ReferenceState:
         return sum(distinct.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """What every storage saves: the averages before the last window, as a packed triangle."""
+        """Return the averages before the last window as a packed triangle, as every storage does."""
         before = torch.zeros_like(self.averages) if self.number <= 1 else self.reference
         i, j = torch.triu_indices(self.n_latents, self.n_latents, 1, device=self.device)
         return {"averages": before[i, j], "lo": 0, "hi": self.n_latents}

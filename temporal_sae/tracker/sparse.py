@@ -61,7 +61,7 @@ class SparseAverages:
 
     @property
     def error_bound(self) -> float:
-        """How much too low any average can be, for having been forgotten."""
+        """The most by which an average can be too low for having been forgotten."""
         return self.prunings * self.prune_below
 
     def close(self, previous: Window | None, step: AlphaStep, window: Window) -> Tensor:

@@ -39,7 +39,7 @@ class Averages(Protocol):
 
 
 class PairState(Protocol):
-    """What is known of the pairs between two closings."""
+    """Counts and averages of all pairs between two closings."""
 
     @property
     def last_window(self) -> Int[Tensor, "W K"] | None: ...
@@ -186,7 +186,7 @@ class WindowedState:
         return keys // self.n_latents, keys % self.n_latents
 
     def histogram(self) -> Int[Tensor, " W+1"]:
-        """How many pairs have each count from 1 on in the last window; entry 0 is 0."""
+        """Count the pairs that have each count from 1 on in the last window; entry 0 is 0."""
         return self._closed().histogram()
 
     def nbytes(self) -> int:

@@ -158,7 +158,7 @@ class CoActivationTracker:
         return WindowedState(self.n_latents, self.alpha, averages)
 
     def planned_bytes(self, n_latents: int, k: int, device: torch.device) -> dict[str, Planned]:
-        """What a tracker with these options takes for a run's SAE: averages and two windows.
+        """Return the bytes of such a tracker for a run's SAE: averages and two windows.
 
         Args:
             n_latents: F of that SAE; this tracker may have been built with another.
@@ -193,7 +193,7 @@ class CoActivationTracker:
 
     @property
     def error_bound(self) -> float:
-        """How much too low a running average can be because `prune_below` forgot it."""
+        """The most by which a running average can be too low because `prune_below` forgot it."""
         averages = getattr(self._state, "averages", None)
         return getattr(averages, "error_bound", 0.0)
 
@@ -335,7 +335,7 @@ class CoActivationTracker:
         return self._state.at_least((min_count - 0.5) / self.last_window.shape[0])
 
     def count_histogram(self) -> Int[Tensor, " W+1"]:
-        """How many pairs have each count from 1 on in the last closed window; entry 0 is 0."""
+        """Count the pairs with each count from 1 on in the last closed window; entry 0 is 0."""
         assert self._state is not None
         return self._state.histogram()
 

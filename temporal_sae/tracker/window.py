@@ -85,7 +85,7 @@ class Window:
         return counts
 
     def histogram(self) -> Int[Tensor, " W+1"]:
-        """How many pairs have each count from 1 on; entry 0 is 0."""
+        """Count the pairs that have each count from 1 on; entry 0 is 0."""
         return windows.count_histogram(self.index, 0, self.n_labels)
 
     def total(self) -> Int[Tensor, ""]:

@@ -34,7 +34,7 @@ class DeadLatents:
         self.silent_for.masked_fill_(latents, 0)
 
     def mask(self) -> Bool[Tensor, " d_sae"]:
-        """Which latents are dead."""
+        """Mark the dead latents."""
         return self.silent_for >= self.after_tokens
 
     def mask_if_any(self) -> Bool[Tensor, " d_sae"] | None:

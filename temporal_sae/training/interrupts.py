@@ -89,7 +89,7 @@ class StopRequest:
         self.preempted = True
 
     def agreed(self) -> signal.Signals | None:
-        """What is asked of the processes of a run, any of which may have got a signal.
+        """Return the signal that any process of the run has got, agreed on by all.
 
         All have to call this after the same step, and all get the same answer: a stop signal or,
         where nobody wants to stop, SIGUSR2. Every one of them is worth a checkpoint.
@@ -111,7 +111,7 @@ class StopRequest:
         return stops[0] if stops else None
 
     def ends(self, number: signal.Signals) -> bool:
-        """Whether a signal that all have agreed on ends the run."""
+        """Return whether a signal that all have agreed on ends the run."""
         return number == signal.SIGINT or (number in signals.STOP and not self._is_queued_again)
 
     def hand_on(self) -> None:

@@ -1,4 +1,4 @@
-"""Where metrics go: always `metrics.jsonl`, and elsewhere on top where asked for."""
+"""Loggers of metrics: always `metrics.jsonl`, and elsewhere on top where asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class About:
-    """What a run is.
+    """Facts about a run that a logger shows.
 
     Args:
         config: all its options.

@@ -1,4 +1,4 @@
-"""What the trainer works with: protocols, and the bundle of one run's parts."""
+"""Protocols that the trainer knows, and the bundle of one run's parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Batches(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What the trainer needs of a tracker; the penalty needs more.
+    """The side of a tracker that the trainer uses; the penalty uses more.
 
     `gives_weights` says whether any pair will ever have a weight. `planned_bytes` is asked of a
     tracker with the options of a run, before there is the one that it trains with.
@@ -72,7 +72,7 @@ class DecoderPenalty(PairPenalty, Protocol):
 
 @dataclass
 class Parts:
-    """What is trained, and everything that has a state while it is."""
+    """Everything that has a state while an SAE is trained."""
 
     sae: SparseAutoencoder
     batches: Batches

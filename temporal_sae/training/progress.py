@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar, or plain lines where there is no terminal."""
+"""Progress of a training run: a live bar, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 

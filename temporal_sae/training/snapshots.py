@@ -61,7 +61,7 @@ def check_keep_every(value: int | str | None) -> int | str | None:
 
 
 def is_kept(step: int, keep_every: int | str | None) -> bool:
-    """Whether the SAE after this step is kept; `log` are the powers of 2."""
+    """Return whether the SAE after this step is kept; `log` are the powers of 2."""
     if keep_every is None:
         return False
     return step & (step - 1) == 0 if isinstance(keep_every, str) else step % keep_every == 0

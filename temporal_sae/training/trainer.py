@@ -231,7 +231,7 @@ class Trainer:
 
     @torch.no_grad()
     def _initialise(self, parts: Parts) -> None:
-        """What of the weights a sample of the data decides."""
+        """Initialise the weights that depend on a sample of the data."""
         sample = parts.batches.sample(SAMPLE_FOR_BIAS)
         check_sample(sample)
         if self.b_dec_init != "zeros":

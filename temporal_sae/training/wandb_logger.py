@@ -121,7 +121,7 @@ class WandbLogger(JsonlLogger):
             log.info("wandb: %s", online)
 
     def _trying(self, call: Callable[[], Any]) -> Any:
-        """What a call returns; if it fails that is said, and nothing more is sent."""
+        """Return the result of a call; a failure is logged, and nothing more is sent."""
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - whatever it is, the run can go on without
@@ -136,7 +136,7 @@ class WandbLogger(JsonlLogger):
 
 
 def choose_mode() -> str:
-    """What WANDB_MODE says, or else online where there is a key, and offline where not.
+    """Return WANDB_MODE, or else online where there is a key, and offline where not.
 
     Raises:
         RunError: it says something else, or online without a key.
@@ -167,7 +167,7 @@ def kept_id(folder: Path) -> str:
 
 
 def name_of(folder: Path, about: About) -> str:
-    """What was typed, if it says more than the folder's name."""
+    """Return the overrides that were typed, or else the folder's name."""
     told = [word for word in about.overrides if not NOT_IN_A_NAME.fullmatch(word)]
     in_sweep = (folder.parent / SWEEP).exists()
     name = folder.name if in_sweep or not told else " ".join(told)
@@ -184,7 +184,7 @@ def group_of(folder: Path) -> str | None:
 
 
 def has_wandb_key() -> bool:
-    """Whether WANDB_API_KEY is set or `wandb login` has left a key in the netrc file."""
+    """Return whether WANDB_API_KEY is set or `wandb login` has left a key in the netrc file."""
     return any(wandb_keys())
 
 

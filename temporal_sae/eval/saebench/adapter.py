@@ -51,7 +51,7 @@ class SAEBenchConfig:
 
 
 class SAEBenchSAE(nn.Module):
-    """What sae_bench calls and reads, around one of our SAEs.
+    """One of our SAEs with the methods and attributes that sae_bench uses.
 
     Rows of the decoder are made unit vectors here, and the latents grow by what the rows lose, so
     that the reconstruction stays what it was. A row of zeros stays one, and its latent, which adds

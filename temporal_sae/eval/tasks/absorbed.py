@@ -1,4 +1,4 @@
-"""Which words of a concept are absorbed: criteria on given activations, probe and main latents.
+"""Criteria of absorption: the words of a concept whose main latents another latent replaces.
 
 A latent that stands for "begins with s" may stay silent on a word such as " self" whose own latent
 has taken in the direction of the letter: the word's latent has absorbed the letter. Definitions

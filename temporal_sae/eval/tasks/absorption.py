@@ -56,7 +56,7 @@ Interval = tuple[float, float]
 
 
 class Concept(NamedTuple):
-    """What was found for a concept: its name, its probe's F1, its main latents, its words."""
+    """Results for a concept: its name, its probe's F1, its main latents, its words."""
 
     name: str
     probe_f1: float

@@ -1,4 +1,4 @@
-"""What the language model loses on a class of text when that class's latents are ablated.
+"""Loss of the language model on a class of text when that class's latents are ablated.
 
 Probes show that latents tell classes apart; this shows whether the model uses them. For each kind
 of snippet (code, docstring, comment) the latents whose means differ most between its training
@@ -139,7 +139,7 @@ class Downstream:
         texts: Sequence[str],
         ablations: Sequence[Int[Tensor, " n"]],
     ) -> NDArray[np.float64]:
-        """How much each text's cross-entropy rises with each set ablated, [texts, ablations].
+        """Return the rise of each text's cross-entropy with each set ablated, [texts, ablations].
 
         Texts run together with those of their length, so that little is padding.
         """

@@ -1,4 +1,4 @@
-"""What latents do to a probe, and what is left of the probe's answers without them.
+"""Effects of latents on a probe, and the probe's answers without them.
 
 A latent's effect on a probe is, as in SAEBench's SCR and TPP, the difference of its mean activation
 in both classes times how far its decoder row moves the probe. Latents are set to zero at every

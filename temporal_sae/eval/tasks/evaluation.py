@@ -31,7 +31,7 @@ TASKS = ("sparse_probing", "scr", "tpp", "absorption", "downstream")
 @component("eval")
 @dataclass(frozen=True)
 class TasksEvaluation:
-    """Which tasks are done, and their options.
+    """The tasks on labelled data and their options.
 
     Attributes:
         tasks: which of TASKS.
@@ -132,7 +132,7 @@ class TasksEvaluation:
     def _result(
         self, task: str, subject: Subject, pooled: Callable[[], CellActivations]
     ) -> dict[str, Any]:
-        """What the task's file holds, made or found."""
+        """Return the content of the task's file, measured or found."""
         own, name = getattr(self, task), f"{self.name}_{task}"
         options = self._options(task)
         result = subject.files.find(name, options, schemas.TaskRecord)

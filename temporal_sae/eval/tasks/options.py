@@ -11,7 +11,7 @@ from temporal_sae.errors import InvalidOption, check_int, keep_int
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """What SCR and TPP are told.
+    """Options that SCR and TPP share.
 
     Attributes:
         n_values: numbers of latents that are ablated.

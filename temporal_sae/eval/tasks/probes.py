@@ -86,7 +86,7 @@ class LinearProbe(NamedTuple):
 
 
 class ProbeTraining(NamedTuple):
-    """How the probes of SCR and TPP are trained; the values are SAEBench's.
+    """Training of the probes of SCR and TPP; the values are SAEBench's.
 
     Attributes:
         batch_size: rows of a step. How much of a spurious correlation a probe takes up depends on

@@ -51,7 +51,7 @@ def pieces_of(source: str) -> Iterator[Piece]:
 
 
 def has_docstring(node: ast.AST) -> bool:
-    """Whether the node begins with a string of its own."""
+    """Return whether a node has a docstring."""
     return isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None
 
 

@@ -193,7 +193,7 @@ def attribute_effects(
     probes: Mapping[str, LinearProbe],
     W_dec: Float[Tensor, "d_sae d_in"],
 ) -> list[Float[Tensor, " d_sae"]]:
-    """What is ablated in each direction: effects on the kind's probe, and on the package's."""
+    """Return the effects by which latents are ablated, on the kind's and on the package's probe."""
     return [
         removal_effects(f, plans[role].learned, probes[role], W_dec) for role in ("kind", "package")
     ]
@@ -207,7 +207,7 @@ def judge(
     n_values: Sequence[int],
     W_dec: Float[Tensor, "d_sae d_in"],
 ) -> Verdicts:
-    """Who is right about which of a pair's balanced rows.
+    """Return the rows of a balanced pair that each probe gets right.
 
     Args:
         x, f: equally many rows of docstrings and code of A, and of docstrings and code of B.

@@ -41,7 +41,7 @@ LEFT_OUT = frozenset(
 @component("eval.snippets")
 @dataclass(frozen=True)
 class SnippetOptions:
-    """Which snippets there are.
+    """Choice of the snippets of Python packages.
 
     Attributes:
         n_packages: packages that are told apart, those with the most snippets.

@@ -37,14 +37,14 @@ QUESTIONS = ("package", "kind")
 
 
 class Split(NamedTuple):
-    """What a class's probe learns from and is tested on, as rows of the two tables."""
+    """Training and test rows of a class's probe, in the two tables."""
 
     train: Rows
     test: Rows
 
 
 class View(NamedTuple):
-    """What a probe sees: the k most different latents (`sae`) or dimensions (`llm`), or all."""
+    """Inputs of a probe: the k most different latents (`sae`) or dimensions (`llm`), or all."""
 
     name: str
     k: int | None
@@ -118,7 +118,7 @@ class SparseProbing:
 
     @property
     def views(self) -> tuple[View, ...]:
-        """What probes see: the latents, the activations, and all of the activations."""
+        """Inputs of all probes: the latents, the activations, and all of the activations."""
         latents = [View(f"sae_top_{k}", k) for k in self.k_values]
         activations = [View(f"llm_top_{k}", k) for k in self.k_values]
         return (*latents, *activations, View("llm_all", None))

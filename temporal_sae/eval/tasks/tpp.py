@@ -122,7 +122,7 @@ def judge(
     W_dec: Float[Tensor, "d_sae d_in"],
     generator: torch.Generator,
 ) -> Verdicts:
-    """Who is right about which test rows.
+    """Return the test rows that each probe gets right.
 
     Args:
         train, test: rows of docstrings and code of each package.
@@ -171,7 +171,7 @@ def verdicts_of(positive: Tensor, asked: Sequence[Rows], repeats: int) -> Verdic
 def accuracy_differences(
     accuracies: Float[np.ndarray, "... columns"], n_classes: int, n_values: int
 ) -> Float[np.ndarray, "... n_values ablated probe"]:
-    """What each probe loses when each class's latents are ablated."""
+    """Return the accuracy that each probe loses when each class's latents are ablated."""
     clean = accuracies[..., None, None, :n_classes]
     ablated = accuracies[..., n_classes:]
     ablated = ablated.reshape(*ablated.shape[:-1], n_classes, n_values, n_classes)

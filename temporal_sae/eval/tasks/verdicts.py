@@ -1,4 +1,4 @@
-"""Who is right about which row: accuracies, and intervals of all scores made of them."""
+"""Rows that probes get right: accuracies, and intervals of all scores made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from temporal_sae.eval.statistics import bootstrap_interval
 
 
 class Verdicts:
-    """Which rows each of several probes gets right, and hence accuracies, also of resampled rows.
+    """Rows that each of several probes gets right, and accuracies, also of resampled rows.
 
     Args:
         right: bool [rows, probes], whether the probe is right about the row.
@@ -36,7 +36,7 @@ class Verdicts:
 def row_counts(
     indices: Int[np.ndarray, "resamples rows"],
 ) -> Float[np.ndarray, "resamples rows"]:
-    """How often each row is drawn in each resample."""
+    """Count the draws of each row in each resample."""
     n_resamples, n_rows = indices.shape
     places = indices + np.arange(n_resamples)[:, None] * n_rows
     counts = np.bincount(places.ravel(), minlength=indices.size)

@@ -84,7 +84,7 @@ class Template:
         return ids
 
     def single_tokens(self, texts: list[str], tokens: list[int]) -> list[bool]:
-        """Whether each text, set into the template, is read as its own single token."""
+        """Return whether each text, set into the template, is read as its own single token."""
         line = self._after.replace(LETTER, "A")
         expected = [[*self.before, token, *self.after[0]] for token in tokens]
         read = self._encode([self._before + text + line for text in texts])
@@ -153,7 +153,7 @@ def split_words(
 def concepts_of(
     words: Words, train: NDArray[np.int64], test: NDArray[np.int64]
 ) -> tuple[list[str], Bool[Tensor, "words concepts"]]:
-    """What words have in common: each first letter, a leading space, a leading capital.
+    """Return the concepts of words: each first letter, a leading space, a leading capital.
 
     Concepts that some but not all training words and some but not all test words have; their names
     (`a` to `z`, `space`, `capital`) and which word has which.

@@ -190,7 +190,7 @@ def _by_shard(keys, first, second, bits, slot_bits):
 
 @compiled
 def _place(slots, values, slot_bits, slot):
-    """Where a slot's content is, or the empty slot where it belongs."""
+    """Return the slot that holds a key, or the empty slot where it belongs."""
     place = np.int64((np.uint64(slot) * np.uint64(slots.size)) >> np.uint64(slot_bits))
     while values[place] >= 0 and slots[place] != slot:
         place += 1

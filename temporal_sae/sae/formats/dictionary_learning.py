@@ -38,7 +38,7 @@ CONFIG, WEIGHTS = "config.json", "ae.pt"
 
 
 class Layout(NamedTuple):
-    """How a class of the package stores its parameters.
+    """Names and conventions by which a class of the package stores its parameters.
 
     Attributes:
         cls: what it is here.

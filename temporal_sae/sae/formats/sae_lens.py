@@ -139,7 +139,7 @@ def _refuse_conventions(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _input_factor(folder: Path, config: Mapping[str, Any]) -> float:
-    """What inputs are multiplied by before the SAE sees them.
+    """Return the factor that inputs are multiplied by before the SAE sees them.
 
     Raises:
         RunError: they are, and the folder does not say by how much. A finished SAE of SAELens has

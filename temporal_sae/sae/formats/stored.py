@@ -1,4 +1,4 @@
-"""What a format is, what it gives, and how its files are read: as data, never by unpickling.
+"""The contract of a format, and the reading of its files: as data, never by unpickling.
 
 The files are anybody's: they are regular files, take no more memory than they have bytes, and hold
 numbers of the shapes and types that the config beside them asks for.
@@ -117,7 +117,7 @@ def read_pt(path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor that holds its numbers, one after the other."""
+    """Return whether it is a tensor that holds its numbers, one after the other."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
@@ -168,7 +168,7 @@ def unreadable(path: Path, error: Exception) -> RunError:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; of the system's errors without the path."""
+    """Return an error's message in one line; of the system's errors without the path."""
     said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return _cut(str(said).splitlines()[0])
 
