@@ -59,7 +59,7 @@ class Component(TypedDict):
     _target_: str
 
 
-class JudgedConfig(TypedDict):
+class EvaluatedConfig(TypedDict):
     """The config in `run.json`, as far as an SAE is judged by it."""
 
     model: Component
@@ -67,10 +67,10 @@ class JudgedConfig(TypedDict):
     activations: Component
 
 
-class JudgedRecord(TypedDict):
+class EvaluatedRecord(TypedDict):
     """`run.json` of a run that is evaluated afterwards."""
 
-    config: JudgedConfig
+    config: EvaluatedConfig
 
 
 class Peak(TypedDict):
@@ -334,7 +334,7 @@ def read(path: Path, schema: type[T]) -> T:
 
 
 def _with_current_names(content: Any, schema: Any) -> Any:
-    if schema in (RunRecord, ComparedRecord, JudgedRecord):
+    if schema in (RunRecord, ComparedRecord, EvaluatedRecord):
         return {**content, "config": current_config(content["config"])}
     if schema is SweepNote:
         jobs = [

@@ -32,7 +32,7 @@ TOP_LEVEL = {*KINDS, *SETTINGS}
 
 
 @dataclass
-class Judges:
+class EvaluationComponents:
     """Components with which a trained SAE is evaluated."""
 
     model: LanguageModel
@@ -42,7 +42,7 @@ class Judges:
 
 
 @dataclass
-class Components(Judges):
+class Components(EvaluationComponents):
     """Everything that a run is made of, validated and ready."""
 
     device: torch.device
@@ -55,7 +55,7 @@ class Components(Judges):
     memory: dict[str, int]
 
 
-def build_judges(cfg: DictConfig, folder: Path) -> Judges:
+def build_evaluation(cfg: DictConfig, folder: Path) -> EvaluationComponents:
     """Instantiate what evaluating an SAE in `folder` takes; cheap and fallible parts come first.
 
     Raises:
@@ -69,7 +69,7 @@ def build_judges(cfg: DictConfig, folder: Path) -> Judges:
     text: TextSource = build(cfg, "data", folder=folder)
     model: LanguageModel = build(cfg, "model", device=device)
     check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
-    return Judges(model, text, source, evaluation)
+    return EvaluationComponents(model, text, source, evaluation)
 
 
 @dataclass

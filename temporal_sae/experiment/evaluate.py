@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from temporal_sae import schemas
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import EvaluationFiles, Subject
-from temporal_sae.experiment.build import Judges, build_judges
+from temporal_sae.experiment.build import EvaluationComponents, build_evaluation
 from temporal_sae.experiment.components import check_stored, load_plugins
 from temporal_sae.experiment.construct import naming
 from temporal_sae.experiment.determinism import deterministic_on_cpu
@@ -32,26 +32,32 @@ RESULTS = "results.json"
 
 
 def subject_of(
-    sae: SparseAutoencoder, sae_folder: Path, judges: Judges, data: dict[str, Any], folder: Path
+    sae: SparseAutoencoder,
+    sae_folder: Path,
+    components: EvaluationComponents,
+    data: dict[str, Any],
+    folder: Path,
 ) -> Subject:
     """A saved SAE with everything it is judged by.
 
     Args:
         sae: what `sae_folder` holds.
         sae_folder: where it is saved.
-        judges: model, text and evaluation.
+        components: model, text and evaluation.
         data: the config of the text.
         folder: receives a file an evaluation.
     """
     identity = {
         "sae": weights_hash(sae),
-        "model": [judges.model.name, judges.model.hook_name, judges.model.dtype],
-        "window": [judges.source.context_size, judges.source.prepend_bos],
-        "data": [{k: v for k, v in data.items() if k != "changed"}, judges.text.describe()],
+        "model": [components.model.name, components.model.hook_name, components.model.dtype],
+        "window": [components.source.context_size, components.source.prepend_bos],
+        "data": [{k: v for k, v in data.items() if k != "changed"}, components.text.describe()],
         "version": version("temporal_sae"),
     }
     files = EvaluationFiles(folder, identity)
-    return Subject(sae, sae_folder, judges.model, judges.source, judges.text, files, say=log.info)
+    return Subject(
+        sae, sae_folder, components.model, components.source, components.text, files, say=log.info
+    )
 
 
 def weights_hash(sae: SparseAutoencoder) -> str:
@@ -83,7 +89,7 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
         if record is None or not (folder / RESULTS).exists():
             raise RunError(f"{folder}: holds no run that has finished training")
         read_run(folder)  # what reports tell of it, before any work
-        cfg = judges_config(folder, options)
+        cfg = evaluation_config(folder, options)
         run.set_aside_misfits()
         failures = evaluate_saved(folder / "sae", cfg, folder, record)
         if record["status"] == "failed" and not failures:
@@ -94,13 +100,13 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
     return failures
 
 
-def judges_config(folder: Path, options: DictConfig) -> DictConfig:
+def evaluation_config(folder: Path, options: DictConfig) -> DictConfig:
     """Return the typed config with the model, text and activations of the run in `folder`.
 
     Raises:
         RunError: the record does not have it, or has what a folder may not say.
     """
-    config = schemas.read(folder / RECORD, schemas.JudgedRecord)["config"]
+    config = schemas.read(folder / RECORD, schemas.EvaluatedRecord)["config"]
     own = {group: config[group] for group in ("model", "data", "activations")}
     check_stored(own, options.plugins, folder / RECORD)
     cfg = options.copy()
@@ -135,22 +141,24 @@ def evaluate_saved(
     if (folder / "eval").exists() and not (folder / "eval").is_dir():
         raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file an evaluation")
     sae = load_sae(sae_folder)
-    judges = build_judges(cfg, folder)
-    if record and (changes := changes_of(judges.text, record, folder)):
+    components = build_evaluation(cfg, folder)
+    if record and (changes := changes_of(components.text, record, folder)):
         log.warning("this is not the text that the SAE was trained on: %s", changes)
-    if sae.d_in != judges.model.d_in:
+    if sae.d_in != components.model.d_in:
         raise InvalidOption(
             "model.hook_name",
-            judges.model.hook_name,
+            components.model.hook_name,
             f"a place of width {sae.d_in}, which {sae_folder} was trained on; in "
-            f"{judges.model.name} it is {judges.model.d_in} wide",
+            f"{components.model.name} it is {components.model.d_in} wide",
         )
     with naming("eval"):
-        judges.evaluation.check(judges.model, sae, judges.text)
-    sae.to(judges.model.device)
+        components.evaluation.check(components.model, sae, components.text)
+    sae.to(components.model.device)
     data: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
-    with deterministic_on_cpu(judges.model.device):
-        outcome = judges.evaluation.run(subject_of(sae, sae_folder, judges, data, folder / "eval"))
+    with deterministic_on_cpu(components.model.device):
+        outcome = components.evaluation.run(
+            subject_of(sae, sae_folder, components, data, folder / "eval")
+        )
     write_json(folder / RESULTS, earlier | outcome.sections)
     return outcome.failures
 

@@ -114,7 +114,7 @@ class ReferenceState:
         return sum(distinct.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averages before the last window as a packed triangle, as every storage does."""
+        """Return the averages before the last window, as a packed triangle."""
         before = torch.zeros_like(self.averages) if self.number <= 1 else self.reference
         i, j = torch.triu_indices(self.n_latents, self.n_latents, 1, device=self.device)
         return {"averages": before[i, j], "lo": 0, "hi": self.n_latents}

@@ -18,8 +18,8 @@ class Health:
     """Remembers the first step at which a watched number was not finite, and which it was.
 
     On the CPU `check` raises at once. On a GPU looking would mean waiting, so what was found stays
-    there until `raise_if_sick` asks, at logged steps and before a checkpoint is written. Nothing
-    is lost meanwhile: the optimiser moves nothing by a gradient that is not finite.
+    there until `raise_if_not_finite` asks, at logged steps and before a checkpoint is written.
+    Nothing is lost meanwhile: the optimiser moves nothing by a gradient that is not finite.
 
     Args:
         device: where the numbers are.
@@ -38,7 +38,7 @@ class Health:
         """Take in the numbers of a step, in the order in which they came about.
 
         Raises:
-            RunError: see `raise_if_sick`; on the CPU.
+            RunError: see `raise_if_not_finite`; on the CPU.
         """
         names = tuple(numbers)
         finite = torch.stack([number.detach().isfinite().all() for number in numbers.values()])
@@ -46,9 +46,9 @@ class Health:
         new = (first < 0) & ~finite.all()
         self._found[names] = (torch.where(new, step, first), torch.where(new, finite, before))
         if self._at_once:
-            self.raise_if_sick()
+            self.raise_if_not_finite()
 
-    def raise_if_sick(self) -> None:
+    def raise_if_not_finite(self) -> None:
         """Raise where a number was not finite, in any process: all have to call this.
 
         Raises:

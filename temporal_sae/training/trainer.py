@@ -190,12 +190,12 @@ class Trainer:
         return run
 
     def _save(self, parts: Parts, run: TrainingState) -> None:
-        run.health.raise_if_sick()
+        run.health.raise_if_not_finite()
         state = snapshot(parts, run)
         distributed.on_rank_zero(lambda: parts.checkpoints.save(run.step, state))
 
     def _keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
-        run.health.raise_if_sick()
+        run.health.raise_if_not_finite()
         distributed.on_rank_zero(lambda: snapshots.keep(run.step, sae))
 
     def _hand_on(self, stop: StopRequest, run: TrainingState) -> None:
@@ -269,7 +269,7 @@ class Trainer:
             run.optimizer.forget(renewed)
             run.dead.forget(renewed)
         if run.step % self.log_every == 0 or run.step == self.total_steps:
-            run.health.raise_if_sick()
+            run.health.raise_if_not_finite()
             run.metrics = measure(parts, run, x, out, losses, gradient_norm)
             warn_if_negligible(parts, run)
             parts.logger.log(run.step, run.metrics)

@@ -153,7 +153,7 @@ def assert_no_step_waits(parts, **options):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.step == 13
-    run.health.raise_if_sick()
+    run.health.raise_if_not_finite()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_step_is_the_same_on_both_devices_and_both_ways(name):
             torch.testing.assert_close(gradient, results[0][1][n], rtol=1e-2, atol=1e-2, msg=n)
 
 
-def test_a_sick_step_is_remembered_until_someone_looks(tmp_path):
+def test_a_step_that_is_not_finite_is_remembered_until_someone_looks(tmp_path):
     parts = parts_on_the_card(tmp_path, TopKSAE(D, F, K), OrthogonalityLoss())
     trainer = Trainer(20 * B, batch_size=B, warmup_steps=0, log_every=10, checkpoint_every=4)
     run = trainer._start(parts)

@@ -29,17 +29,17 @@ from tests.training.test_trainer import (
 NAN, INF = float("nan"), float("inf")
 
 
-class SickBatches(Synthetic):
+class NonFiniteBatches(Synthetic):
     """One number of one step's activations is not finite."""
 
-    def __init__(self, step, sick=NAN):
+    def __init__(self, step, bad=NAN):
         super().__init__()
-        self.step, self.sick = step, sick
+        self.step, self.bad = step, bad
 
     def __next__(self):
         x = super().__next__().x
         if self.n == self.step:
-            x[5, 3] = self.sick
+            x[5, 3] = self.bad
         return ActivationBatch(x)
 
 
@@ -59,7 +59,7 @@ class SickTerm(TopKSAE):
         return replace(out, terms={**out.terms, "odd": odd})
 
 
-class SickPenalty(OrthogonalityLoss):
+class NonFinitePenalty(OrthogonalityLoss):
     """NaN at a step; its gradient stays as it is."""
 
     def __init__(self, step):
@@ -78,14 +78,14 @@ def seeded(make):
 
 
 CASES = {
-    "NaN in the activations": (lambda n: {"batches": SickBatches(n)}, "batch of activations"),
+    "NaN in the activations": (lambda n: {"batches": NonFiniteBatches(n)}, "batch of activations"),
     "infinity in the activations": (
-        lambda n: {"batches": SickBatches(n, -INF)},
+        lambda n: {"batches": NonFiniteBatches(n, -INF)},
         "batch of activations",
     ),
     "a term": (lambda n: {"sae": SickTerm(n)}, "odd loss"),
     "the gradient": (lambda n: {"sae": SickTerm(n, only_gradient=True)}, "gradient"),
-    "the penalty": (lambda n: {"penalty": SickPenalty(n)}, "orthogonality loss"),
+    "the penalty": (lambda n: {"penalty": NonFinitePenalty(n)}, "orthogonality loss"),
 }
 
 
@@ -134,10 +134,12 @@ def test_the_run_stops_at_that_very_step(tmp_path, case, step, saved):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("step", ["sparse", "dense"])
-@pytest.mark.parametrize("sick", [NAN, INF])
-def test_every_architecture_stops_for_sick_activations(tmp_path, architecture, step, sick):
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_every_architecture_stops_for_activations_that_are_not_finite(
+    tmp_path, architecture, step, bad
+):
     parts = make_parts(
-        tmp_path, sae=seeded(ARCHITECTURES[architecture]), batches=SickBatches(4, sick)
+        tmp_path, sae=seeded(ARCHITECTURES[architecture]), batches=NonFiniteBatches(4, bad)
     )
     with pytest.raises(RunError) as error:
         make_trainer(checkpoint_every=1, step=step).fit(parts)
@@ -147,11 +149,11 @@ def test_every_architecture_stops_for_sick_activations(tmp_path, architecture, s
 
 
 @pytest.mark.parametrize("name", ["standard", "standard_free"])
-def test_sick_activations_at_a_step_that_resamples(tmp_path, name):
+def test_activations_that_are_not_finite_at_a_step_that_resamples(tmp_path, name):
     """Dead latents would be pointed at tokens drawn by an error that is NaN."""
     sae = seeded(ARCHITECTURES[name])
     sae.b_enc.data[::3] = -100.0
-    parts = make_parts(tmp_path, sae=sae, batches=SickBatches(6))
+    parts = make_parts(tmp_path, sae=sae, batches=NonFiniteBatches(6))
     with pytest.raises(RunError) as error:
         make_trainer(checkpoint_every=1, dead_after_tokens=2 * B).fit(parts)
     assert_one_line(error, 6, "batch of activations", 5)
@@ -162,7 +164,7 @@ def test_sick_activations_at_a_step_that_resamples(tmp_path, name):
 def test_any_penalty_and_none(tmp_path, gram, tracked):
     parts = make_parts(
         tmp_path,
-        batches=SickBatches(4),
+        batches=NonFiniteBatches(4),
         tracker=None if tracked else NoTracker(F),
         penalty=OrthogonalityLoss(gram=gram),
     )
@@ -171,7 +173,7 @@ def test_any_penalty_and_none(tmp_path, gram, tracked):
     assert_one_line(error, 4, "batch of activations", 3)
 
 
-def test_weights_that_are_sick_from_the_start(tmp_path):
+def test_weights_that_are_not_finite_from_the_start(tmp_path):
     """The step that uses them names what came of it."""
     for name in ("W_enc", "W_dec"):
         parts = make_parts(tmp_path / name)
@@ -182,7 +184,7 @@ def test_weights_that_are_sick_from_the_start(tmp_path):
         assert parts.checkpoints.files() == []
 
 
-def test_eps_of_zero_makes_no_sick_checkpoint(tmp_path):
+def test_eps_of_zero_makes_no_checkpoint_that_is_not_finite(tmp_path):
     """A latent that never fires has a gradient of 0 and an average of 0: Adam's 0 / (0 + eps)."""
     try:
         trainer = make_trainer(steps=3, warmup_steps=0, checkpoint_every=1, eps=0.0)
@@ -205,9 +207,9 @@ def test_a_run_that_stopped_can_be_continued_where_it_was_sound(tmp_path):
     """As somebody does who has lowered the rate, or whose memory was at fault."""
     whole = make_parts(tmp_path / "a")
     make_trainer().fit(whole)
-    sick = make_parts(tmp_path / "b", batches=SickBatches(17))
+    bad = make_parts(tmp_path / "b", batches=NonFiniteBatches(17))
     with pytest.raises(RunError):
-        make_trainer().fit(sick)
+        make_trainer().fit(bad)
     continued = make_parts(tmp_path / "b")
     assert make_trainer().fit(continued).step == 30
     assert equal_states(weights(whole), weights(continued))
@@ -247,8 +249,8 @@ def test_on_a_gpu_it_is_remembered(tmp_path, case, step, log_every, found_at, sa
 
 
 @pytest.mark.usefixtures("patient")
-def test_on_a_gpu_a_signal_to_stop_saves_nothing_sick(tmp_path):
-    class Stopping(SickBatches):
+def test_on_a_gpu_a_signal_to_stop_saves_nothing_that_is_not_finite(tmp_path):
+    class Stopping(NonFiniteBatches):
         def __next__(self):
             self.stop_at = 5
             return super().__next__()
@@ -272,7 +274,7 @@ def test_nothing_is_said_of_what_is_finite():
         watching = health(at)
         for step in range(5):
             watching.check(step, {"x": GOOD, "y": torch.tensor(step)})
-        watching.raise_if_sick()
+        watching.raise_if_not_finite()
 
 
 def test_on_the_cpu_at_once():
@@ -287,7 +289,7 @@ def test_the_first_step_and_the_first_name_are_kept():
     watching.check(3, {"x": BAD, "y": BAD, "z": GOOD})
     for _ in range(2):  # asking changes nothing
         with pytest.raises(RunError, match="step 2: the y is not finite"):
-            watching.raise_if_sick()
+            watching.raise_if_not_finite()
 
 
 def test_the_first_step_is_kept_whatever_is_watched():
@@ -297,7 +299,7 @@ def test_the_first_step_is_kept_whatever_is_watched():
     watching.check(2, {"x": GOOD, "auxk": BAD})
     watching.check(3, {"x": BAD})
     with pytest.raises(RunError, match="step 2: the auxk is not finite"):
-        watching.raise_if_sick()
+        watching.raise_if_not_finite()
 
 
 def test_the_checkpoint_is_the_newest_when_it_is_said():
@@ -306,7 +308,7 @@ def test_the_checkpoint_is_the_newest_when_it_is_said():
     watching.check(1, {"x": BAD})
     for name in ("one", "two"):
         with pytest.raises(RunError, match=f"the last good checkpoint is {name}"):
-            watching.raise_if_sick()
+            watching.raise_if_not_finite()
 
 
 def test_the_advice_is_of_the_config_keys():

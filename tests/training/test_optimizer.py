@@ -234,10 +234,10 @@ def test_continues_from_a_checkpoint_to_the_bit(name, shape, tmp_path):
             assert torch.equal(tensor, continued.state_dict()[kind][key])
 
 
-@pytest.mark.parametrize("sick", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("grad_clip", [None, 1.0])
 @pytest.mark.parametrize("name", SAES)
-def test_a_gradient_that_is_not_finite_moves_nothing(name, grad_clip, sick):
+def test_a_gradient_that_is_not_finite_moves_nothing(name, grad_clip, bad):
     sae = SAES[name](6, 10)
     optimizer = after_steps(sae)
     optimizer.grad_clip = grad_clip
@@ -245,7 +245,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(name, grad_clip, sick):
     state = copy.deepcopy(optimizer.state_dict())
     for parameter in sae.parameters():
         backward(sae, torch.randn(30, 6))
-        parameter.grad[..., -1] = sick
+        parameter.grad[..., -1] = bad
         assert not torch.isfinite(optimizer.step(1e-2))
         assert all(torch.equal(p, weights[n]) for n, p in sae.named_parameters())
         for kind in ("mean", "square"):
