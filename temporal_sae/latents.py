@@ -57,7 +57,7 @@ class Latents(NamedTuple):
         return torch.where(self.values > 0, self.indices, -1)
 
     def l0(self) -> Float[Tensor, ""]:
-        """Mean number of active latents a token."""
+        """Mean number of active latents per token."""
         return (self.values > 0).sum(-1).to(self.values.dtype).mean()
 
     def as_rows(self) -> Latents:

@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=TINY_MODEL)
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens a step")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens per step")
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The `eval/` folder: one file an evaluation, and which SAE and options each was made with."""
+"""The `eval/` folder: one file per evaluation, and which SAE and options each was made with."""
 
 from __future__ import annotations
 

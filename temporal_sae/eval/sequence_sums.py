@@ -16,7 +16,7 @@ Sums = dict[str, NDArray[np.float64]]
 
 
 class SequenceSums:
-    """Named sums in float64, one number a sequence, kept on the device until they are asked for."""
+    """Named sums in float64, one number per sequence, kept on the device until asked for."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Tensor]] = {}

@@ -24,7 +24,7 @@ class Subject:
         model: the language model and the place in it.
         source: sequence length and BOS policy, the same as in training.
         text: its held-out documents are used.
-        files: receives a file an evaluation, and remembers what is done already.
+        files: receives a file per evaluation, and remembers what is done already.
         say: is told, in one line, what begins and what has ended.
     """
 

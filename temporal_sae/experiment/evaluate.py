@@ -45,7 +45,7 @@ def subject_of(
         sae_folder: where it is saved.
         components: model, text and evaluation.
         data: the config of the text.
-        folder: receives a file an evaluation.
+        folder: receives a file per evaluation.
     """
     identity = {
         "sae": weights_hash(sae),
@@ -139,7 +139,7 @@ def evaluate_saved(
         raise RunError(f"{folder}: cannot be written, and receives eval/ and {RESULTS}; copy it")
     earlier = results_in(folder)
     if (folder / "eval").exists() and not (folder / "eval").is_dir():
-        raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file an evaluation")
+        raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file per evaluation")
     sae = load_sae(sae_folder)
     components = build_evaluation(cfg, folder)
     if record and (changes := changes_of(components.text, record, folder)):

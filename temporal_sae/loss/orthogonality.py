@@ -105,7 +105,7 @@ class OrthogonalityLoss:
             of the last window, and for a uniform part those of 512 latents; unbiased), or `auto`:
             exact where that is cheap (at most 2^16 pairs, as of 256 latents), and wherever sampling
             is not allowed or not cheaper; a uniform part is exact up to 1024 latents.
-        sample_tokens: M, tokens a step that `sampled` looks at; None for 16, and 8 where a token
+        sample_tokens: M, tokens per step that `sampled` looks at; None for 16, and 8 where a token
             has more than 200 latents.
         seed: chooses the sampled tokens, together with the number of tokens seen, and π.
 

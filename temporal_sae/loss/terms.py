@@ -100,7 +100,7 @@ def auxk_loss(
     Args:
         dead: bool [d_sae].
         parameters: W_enc, b_enc, b_dec, W_dec.
-        k_aux: dead latents a token.
+        k_aux: dead latents per token.
     """
     W_enc, b_enc, b_dec, W_dec = parameters
     residual = (x - x_hat).detach()

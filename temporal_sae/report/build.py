@@ -20,8 +20,8 @@ NOTES = "notes.md"
 FILES = {
     "sae/": "the SAE, for `temporal_sae.sae.load_sae` or `sae_lens.SAE.load_from_disk`",
     "results.json": "all numbers, in the sections of the reference results",
-    "metrics.jsonl": "one line a logged step",
-    "eval/": "one file an evaluation",
+    "metrics.jsonl": "one line per logged step",
+    "eval/": "one file per evaluation",
     "checkpoints/": "the newest two, for continuing",
     "snapshots/": "SAEs on the way, as `sae/`, where `trainer.keep_every` is set",
     "run.json": "config, versions, time, memory, and the command that repeats the run",
@@ -29,7 +29,7 @@ FILES = {
     ".hydra/": "the composed config",
 }
 CO_ACTIVATION = {
-    "frequent_pairs": "pairs with at least 10 expected counts a window",
+    "frequent_pairs": "pairs with at least 10 expected counts per window",
     "pair_stability": "their mean stability 1 - s",
     "pair_z_rms": "their root mean square z; 1 is counting noise alone",
     "pairs_beyond_3_sigma": "share of them with \\|z\\| > 3",

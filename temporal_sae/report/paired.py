@@ -39,7 +39,7 @@ class Run:
         folder: of the run.
         seed: of the run.
         subject: language model, place in it and text, which have to agree between runs.
-        sections: of the results by a short name, one an evaluation.
+        sections: of the results by a short name, one per evaluation.
     """
 
     folder: Path

@@ -47,7 +47,7 @@ class StepOutput:
     Attributes:
         x_hat: reconstruction, [tokens, d_in].
         latents: sparse latents, whose values carry the gradient; at most `tracked_latents` a token.
-        l0: mean number of active latents a token, none left out.
+        l0: mean number of active latents per token, none left out.
         fired: bool [d_sae], latents that are active in some token.
         terms: the architecture's own loss terms by name, already weighted.
         partial: reconstructions by parts of the dictionary, whose losses are averaged with that

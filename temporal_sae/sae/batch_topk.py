@@ -28,7 +28,7 @@ class BatchTopKSAE(SparseAutoencoder):
     Args:
         d_in: width of the activations.
         d_sae: number of latents, F.
-        k: active latents a token on average.
+        k: active latents per token on average.
         auxk_weight: weight of the AuxK term that revives dead latents; training only.
         k_aux: dead latents used by AuxK a token; null for d_in / 2; training only.
         threshold_beta: share of the running average that a step leaves, β; in step n of the

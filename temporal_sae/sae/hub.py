@@ -25,7 +25,7 @@ REPO_ID = re.compile(rf"(?!.*(?:--|\.\.)){NAME}/{NAME}(?<!\.git)", re.ASCII)
 FACTS = {
     "d_in": "width of the activations",
     "d_sae": "latents",
-    "k": "active latents a token",
+    "k": "active latents per token",
     "model_name": "language model",
     "hook_name": "read at",
     "context_size": "tokens per sequence in training",

@@ -30,7 +30,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     Args:
         d_in: width of the activations.
         d_sae: number of latents, F.
-        k: active latents a token on average.
+        k: active latents per token on average.
         group_fractions: shares of the latents that each dictionary adds to the one before; they
             sum to 1; training only.
         auxk_weight: weight of the AuxK term that revives dead latents; training only.

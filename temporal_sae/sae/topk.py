@@ -23,7 +23,7 @@ class TopKSAE(SparseAutoencoder):
     Args:
         d_in: width of the activations.
         d_sae: number of latents, F.
-        k: active latents a token, at most; a slot whose pre-activation is not positive stays off.
+        k: active latents per token, at most; a slot whose pre-activation is not positive stays off.
         auxk_weight: weight of the AuxK term that revives dead latents; training only.
         k_aux: dead latents used by AuxK a token; null for d_in / 2; training only.
 

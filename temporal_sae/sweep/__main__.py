@@ -2,7 +2,7 @@
 
     python -m temporal_sae.sweep FOLDER [--watch]
 
-Prints a row a job (state, step, tokens/s, loss, time left, what it changes, why it has failed) and
+Prints a row per job (state, step, tokens/s, loss, time left, changes, why it has failed) and
 the command that does what is missing, and writes sweep.csv and sweep.parquet in the folder. It only
 reads what the jobs have written, so it may be called while they run. Exit codes: 0 all jobs are
 finished, 2 there is no sweep, 4 some are not.

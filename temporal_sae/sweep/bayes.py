@@ -24,7 +24,7 @@ RESULTS = "results.json"
 
 
 class BayesSweeper(GridSweeper):
-    """Searches for the values with the best `objective`, one job a trial.
+    """Searches for the values with the best `objective`, one job per trial.
 
     A trial's values follow from the seed and from what the trials before it came to, which is read
     from their folders. So the same command in the same folder goes on where a search was

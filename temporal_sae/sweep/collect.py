@@ -37,7 +37,7 @@ FACTS = (
 ENDINGS = re.compile(r" (results for layer \d+|(evaluations? )?results)$")
 Value = str | int | float | bool | None
 Row = dict[str, Value]
-Table = dict[str, list[Value]]  # a list a column, with a value a job
+Table = dict[str, list[Value]]  # a list a column, with a value per job
 
 
 def collect(folder: Path, statuses: Sequence[JobStatus]) -> None:
@@ -116,7 +116,7 @@ def typed(text: str) -> Value:
 
 
 def as_csv(table: Table) -> str:
-    """A head line and a line a job; truth values as in YAML."""
+    """A head line and a line per job; truth values as in YAML."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table)

@@ -84,7 +84,7 @@ class LiveTable:
 
 
 def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
-    """A row a job; with `lines`, those that matter most if there are more jobs."""
+    """A row per job; with `lines`, those that matter most if there are more jobs."""
     from rich.table import Table
     from rich.text import Text
 

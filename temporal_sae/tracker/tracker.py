@@ -85,7 +85,7 @@ class CoActivationTracker:
 
     Args:
         n_latents: F, the number of latents.
-        window_size: W, tokens a window.
+        window_size: W, tokens per window.
         alpha_cap: largest step of the running average, in (0, 1]; for `pair` and `union`.
         alpha_scale: count at which the step would reach 1 without the cap; for `pair` and `union`.
         alpha_source: `pair` (the pair's own count; never forgets a pair that stopped), `union`
@@ -309,7 +309,7 @@ class CoActivationTracker:
         return self.weight_matrix("co_activation")
 
     def weight_sum(self, weighting: str = "instability") -> Float[Tensor, ""]:
-        """Σ of w over all ordered pairs i ≠ j; computed once a window."""
+        """Σ of w over all ordered pairs i ≠ j; computed once per window."""
         if self.windows_closed == 0 or self._state is None:
             return torch.zeros((), device=self.device)
         if weighting not in self._weight_sums:

@@ -72,7 +72,7 @@ class Weighting:
         relative: the weight is c times what `function` returns, so that only pairs of the window
             have one; Σ w g can then be summed over the window's tokens, or over a sample of them.
         needs_tracker: False where all pairs weigh the same, whatever fires.
-        total: Σ_{i<j} w from the sums at hand; None sums `function` over all pairs, once a window.
+        total: Σ_{i<j} w from the sums at hand; None sums over all pairs, once per window.
     """
 
     function: Callable[[PairStatistics], Tensor]

@@ -37,7 +37,7 @@ class About:
 
 @runtime_checkable
 class MetricsLogger(Protocol):
-    """Receives one dictionary of numbers a logged step, and one when the run is evaluated.
+    """Receives one dictionary of numbers per logged step, and one when the run is evaluated.
 
     `rewind` comes before the first step, also of a run that is continued, which writes the steps
     after that one again. `finish` comes in any case, with the exit code of the run.

@@ -72,7 +72,7 @@ class Trainer:
 
     Args:
         num_tokens: tokens to train on; rounded down to whole batches, but at least one.
-        batch_size: tokens a step, of all processes together.
+        batch_size: tokens per step, of all processes together.
         lr: learning rate; null takes the architecture's own rule.
         warmup_steps: linear warm-up of the learning rate.
         decay_fraction: share of the steps, at the end, in which it falls linearly to 0.

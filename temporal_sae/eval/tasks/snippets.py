@@ -122,7 +122,7 @@ class Snippets:
 
 @functools.lru_cache(maxsize=4)
 def standard_library(options: SnippetOptions) -> Snippets:
-    """The snippets of the running interpreter's standard library; read once a process."""
+    """The snippets of the running interpreter's standard library; read once per process."""
     return read_snippets(Path(sysconfig.get_path("stdlib")), options)
 
 

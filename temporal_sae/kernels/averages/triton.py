@@ -44,7 +44,7 @@ def close_dense(
 ) -> Float[Tensor, ""]:
     """Count all pairs tile by tile, or list those of the windows where they are so few.
 
-    Listing means sorting, and takes some 60 bytes a pair.
+    Listing means sorting, and takes some 60 bytes per pair.
     """
     listed = sum(index.n_listed for index in (previous, window) if index is not None)
     few = COST_OF_LISTING * listed <= len(averages)

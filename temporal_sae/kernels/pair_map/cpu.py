@@ -1,4 +1,4 @@
-"""A map from pairs to float32 on the CPU: 8 bytes a slot, about 10 bytes a pair.
+"""A map from pairs to float32 on the CPU: 8 bytes per slot, about 10 bytes per pair.
 
 A key is scrambled by a bijection of its `key_bits` bits. The upper bits of the result choose a
 shard, which is thus known and need not be stored; the remaining 32 or fewer are kept in the slot.

@@ -1,4 +1,4 @@
-"""Products with the sparse matrix of activations [B, F], from its few entries a row."""
+"""Products with the sparse matrix of activations [B, F], from its few entries per row."""
 
 from __future__ import annotations
 
