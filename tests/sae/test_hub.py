@@ -78,7 +78,8 @@ def test_the_card_tells_what_the_config_knows(folder):
     card = hub.model_card(config, "me/my-sae", "layer_12")
     assert card.startswith("---\nlibrary_name: saelens\n")
     assert "base_model: google/gemma-2-2b\n" in card
-    for line in ("| latents | 24 |", "| active latents per token | 4 |", "blocks.12.hook_resid_post"):
+    shown = ("| latents | 24 |", "| active latents per token | 4 |", "blocks.12.hook_resid_post")
+    for line in shown:
         assert line in card
     assert 'snapshot_download("me/my-sae") + "/layer_12")' in card
     assert "base_model" not in hub.model_card({"metadata": {"model_name": "/home/me/model"}})
