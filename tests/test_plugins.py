@@ -1,4 +1,4 @@
-"""Components of another package: one file each, from the command line to the report."""
+"""Components of another package, those of docs/plugins.md: from the command line to the report."""
 
 import json
 import sys
@@ -16,160 +16,20 @@ from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.report import build_report
 from temporal_sae.sae import StandardSAE, load_sae
 from temporal_sae.tracker import CoActivationTracker, weightings
+from tests.pages import files_of
 from tests.test_cli import small
 
-ABSOLUTE = '''
-"""|z| over a threshold, which no architecture of ours is."""
-from temporal_sae.registry import component
-from temporal_sae.sae import SparseAutoencoder
-from temporal_sae.sae.step_ops import Chosen
-
-
-@component("sae")
-class AbsoluteSAE(SparseAutoencoder):
-    config_keys = ("d_in", "d_sae", "floor")
-
-    def __init__(self, d_in, d_sae, floor=0.5):
-        self.floor = floor
-        super().__init__(d_in, d_sae)
-
-    def encode_dense(self, x):
-        z = self.pre_activations(x).abs()
-        return z * (z > self.floor)
-
-    def training_step(self, x, context):
-        acts = self.encode_dense(x)
-        everything = Chosen(self.d_sae, None, sparse=False)
-        return self.output(everything, acts, self.decode_dense(acts), {})
-'''
-LOSS = '''
-"""The mean square of all cosines of decoder rows."""
-import torch
-from temporal_sae.registry import component
-
-
-@component("loss")
-class AllPairsLoss:
-    through_latents = False
-    needs_tracker = False
-
-    def __init__(self, ortho_weight=1.0):
-        self.ortho_weight = ortho_weight
-
-    def planned_bytes(self, n_latents, d_in):
-        return {}
-
-    def check_tracker(self, tracker):
-        pass
-
-    def __call__(self, W_dec, tracker, latents=None):
-        rows = torch.nn.functional.normalize(W_dec, dim=-1)
-        return self.ortho_weight * (rows @ rows.T).square().mean()
-
-    def add_gradient(self, W_dec, tracker, into):
-        with torch.enable_grad():
-            rows = W_dec.detach().requires_grad_()
-            value = self(rows, tracker)
-            into += torch.autograd.grad(value, rows)[0]
-        return value.detach()
-'''
-LOGGER = '''
-"""The steps alone."""
-from pathlib import Path
-from temporal_sae.registry import component
-from temporal_sae.training import JsonlLogger
-
-
-@component("logger")
-class StepsLogger(JsonlLogger):
-    def log(self, step, metrics):
-        super().log(step, metrics)
-        with Path(self.path).with_name("steps.txt").open("a") as file:
-            file.write(f"{step}\\n")
-'''
-WEIGHTING = '''
-"""The square root of the co-activation rate."""
-from temporal_sae.tracker import weighting
-
-
-@weighting("root")
-def root(pairs):
-    return pairs.rate.sqrt()
-'''
-MEASURE = '''
-"""The largest value of any latent."""
-import torch
-from temporal_sae.metrics import CORE_SECTION, Metric, declare
-from temporal_sae.registry import component
-
-
-@component("measure")
-class Largest:
-    metrics = declare(
-        Metric(
-            name="largest_value",
-            sections=(CORE_SECTION,),
-            groups=("metrics", "misc_metrics"),
-            better="lower",
-            label="largest value",
-            form="{:.2f}",
-        )
-    )
-
-    def __init__(self, sae, device):
-        self.largest = torch.zeros((), device=device)
-
-    def add(self, x, latents, x_hat):
-        self.largest = torch.maximum(self.largest, latents.values.max())
-
-    def compute(self):
-        return {"largest_value": float(self.largest)}
-'''
-FORMAT = '''
-"""Two matrices that numpy has saved."""
-import numpy as np
-import torch
-from temporal_sae.registry import component
-from temporal_sae.sae import StandardSAE
-from temporal_sae.sae.formats import Format, Stored
-
-
-def read(path):
-    W_enc, W_dec = (torch.from_numpy(array) for array in np.load(path).values())
-    d_in, d_sae = W_enc.shape
-    tensors = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": torch.zeros(d_sae)}
-    return Stored(
-        StandardSAE, {"d_in": d_in, "d_sae": d_sae}, {**tensors, "b_dec": torch.zeros(d_in)}
-    )
-
-
-component("format")(Format("two matrices", "sae.npz", "*.npz", "nothing", read))
-'''
-MODULES = {
-    "absolute": ABSOLUTE,
-    "all_pairs": LOSS,
-    "steps_alone": LOGGER,
-    "root": WEIGHTING,
-    "largest": MEASURE,
-    "matrices": FORMAT,
-}
-
-CONF = {
-    "sae": "_target_: absolute.AbsoluteSAE\nd_sae: 64\nfloor: 0.5\n",
-    "loss": "_target_: all_pairs.AllPairsLoss\northo_weight: 1.0\n",
-    "logger": "_target_: steps_alone.StepsLogger\n",
-}
+FILES = files_of("docs/plugins.md")
+MODULES = [Path(name).stem for name in FILES if name.endswith(".py")]
 
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
     """What names them: modules that Python finds, and a YAML for some in a folder for Hydra."""
     before = dict(sys.modules)
-    for name, code in MODULES.items():
-        (tmp_path / f"{name}.py").write_text(code)
-    for group, text in CONF.items():
-        (tmp_path / "conf" / group).mkdir(parents=True)
-        (tmp_path / "conf" / group / "mine.yaml").write_text(text)
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     for place in registry.PACKAGES:  # what is imported from now on is forgotten afterwards
         registry.components(place)
@@ -178,7 +38,7 @@ def plugins(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "_declared", list(metrics.declared()))
     monkeypatch.setattr(weightings, "_announced", dict(weightings.all_weightings()))
     yield f"plugins=[{','.join(MODULES)}]"
-    for name in (sys.modules.keys() - before.keys()) & MODULES.keys():
+    for name in (sys.modules.keys() - before.keys()) & set(MODULES):
         del sys.modules[name]
 
 
@@ -190,7 +50,8 @@ def test_a_plugin_is_trained_saved_loaded_evaluated_and_reported(
         *(o for o in small(random_gemma) if not o.startswith("sae.k")),
         plugins,
         f"hydra.searchpath=[file://{tmp_path / 'conf'}]",
-        *("sae=mine", "loss=mine", "logger=mine", "sae.floor=0.25", "loss.ortho_weight=0.5"),
+        *("sae=absolute", "loss=all_pairs", "logger=steps_alone"),
+        *("sae.d_sae=64", "sae.floor=0.25", "loss.ortho_weight=0.5"),
         f"hydra.run.dir={run}",
     )
     assert code == 0, err

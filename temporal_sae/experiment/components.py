@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment.construct import TARGET
 from temporal_sae.registry import components, names_of
 
+ENTRY_POINTS = "temporal_sae.plugins"
+
 
 def load_plugins(names: Any) -> None:
-    """Import the modules that a person has named in `plugins`.
+    """Import the modules that a person has named in `plugins`, and no others.
 
     Raises:
         InvalidOption: they are not named in a list, or one cannot be imported.
@@ -27,13 +30,31 @@ def load_plugins(names: Any) -> None:
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise InvalidOption("plugins", names, "a list of modules, such as [my_module]")
     for name in names:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        module = module_of(name) if isinstance(name, str) else ""
+        if not all(part.isidentifier() for part in module.split(".")):
             raise InvalidOption("plugins", name, "names of modules, such as my_module")
         try:
-            import_module(name)
+            import_module(module)
         except ImportError as error:
             allowed = f"names of modules that can be imported ({error}); PYTHONPATH says from where"
             raise InvalidOption("plugins", name, allowed) from error
+
+
+def module_of(name: str) -> str:
+    """Return the module that a name in `plugins` stands for, which is not imported for that.
+
+    An installed package may give a module of its own a name, by an entry point of the group
+    `temporal_sae.plugins`. Any other name is that of a module itself.
+
+    Raises:
+        InvalidOption: packages give that name to different modules.
+    """
+    points = entry_points(group=ENTRY_POINTS, name=name)
+    modules = sorted({point.value.partition(":")[0].strip() for point in points})
+    if len(modules) > 1:
+        allowed = f"one of {', '.join(modules)}, since several installed packages have that name"
+        raise InvalidOption("plugins", name, allowed)
+    return modules[0] if modules else name
 
 
 def check_stored(config: Any, plugins: Sequence[str], source: Path) -> None:
@@ -41,15 +62,16 @@ def check_stored(config: Any, plugins: Sequence[str], source: Path) -> None:
 
     Args:
         config: what the file holds.
-        plugins: modules that a person has named, and that are imported, whose classes may be built.
+        plugins: what a person has named, and `load_plugins` imported; its classes may be built.
         source: of the config, for the message.
 
     Raises:
         RunError: it names another class, has another key that instantiating obeys, or a string that
             would be replaced, as `${oc.env:HOME}` by a variable of the environment.
     """
+    modules = [module_of(name) for name in plugins]
     for place, key, value in entries(config):
-        if key == TARGET and not is_known(place, value, plugins):
+        if key == TARGET and not is_known(place, value, modules):
             known = " or ".join(names_of(cls)[0] for cls in components(place)) or "left out here"
             raise RunError(
                 f"{source}: {place}.{key}={value!r}: must be {known}; where it is a class of your "

@@ -140,6 +140,7 @@ def evaluate_saved(
     earlier = results_in(folder)
     if (folder / "eval").exists() and not (folder / "eval").is_dir():
         raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file per evaluation")
+    load_plugins(cfg.plugins)  # a format of one's own may be among them
     sae = load_sae(sae_folder)
     components = build_evaluation(cfg, folder)
     if record and (changes := changes_of(components.text, record, folder)):

@@ -115,3 +115,49 @@ def test_a_plugin_opens_nothing_but_its_own_classes(plugin, target):
 def test_plugins_are_a_list_of_modules_that_are_there(names):
     with pytest.raises(InvalidOption, match=r"^plugins="):
         load_plugins(names)
+
+
+@pytest.fixture
+def announce(tmp_path):
+    """Gives the plug-in's folder the files that installing a package with an entry point leaves."""
+
+    def announce(package, name, value):
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[temporal_sae.plugins]\n{name} = {value}\n")
+
+    return announce
+
+
+def test_an_entry_point_names_a_module_that_is_imported_where_the_name_is_typed(plugin, announce):
+    announce("theirs", "their-name", f"{plugin}.below:Deep")
+    announce("others", "other-name", f"{plugin}.never")
+    config = {"data": {"_target_": f"{plugin}.below.Deep"}}
+    load_plugins([])
+    assert plugin not in sys.modules
+    load_plugins(["their-name"])
+    check_stored(config, ["their-name"], SOURCE)
+    assert f"{plugin}.never" not in sys.modules
+    with pytest.raises(RunError, match="must be"):
+        check_stored(config, [], SOURCE)
+    with pytest.raises(RunError, match="must be"):
+        check_stored({"data": {"_target_": f"{plugin}.Text"}}, ["their-name"], SOURCE)
+
+
+def test_an_entry_point_of_two_packages_stands_for_nothing_unless_both_mean_the_same(
+    plugin, announce
+):
+    announce("theirs", "name", plugin)
+    announce("again", "name", f"{plugin}:Text")
+    load_plugins(["name"])
+    announce("others", "name", "their_own.below")
+    with pytest.raises(InvalidOption, match=r"one of their_own, their_own\.below, since several"):
+        load_plugins(["name"])
+
+
+@pytest.mark.parametrize("value", ["", "not a module", "no.such.module"])
+def test_an_entry_point_that_leads_nowhere_is_one_line(plugin, announce, value):
+    announce("theirs", "name", value)
+    with pytest.raises(InvalidOption, match=r"^plugins='name': must be names of modules"):
+        load_plugins(["name"])
