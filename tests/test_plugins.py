@@ -101,3 +101,14 @@ def test_a_format_is_read_by_load_sae(plugins, tmp_path):
     sae = load_sae(tmp_path / "sae.npz")
     assert isinstance(sae, StandardSAE)
     assert np.array_equal(sae.W_enc.detach().numpy(), rows)
+
+
+def test_an_sae_in_a_format_of_ones_own_is_evaluated(command, plugins, random_gemma, tmp_path):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    rows = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
+    np.savez(folder / "sae.npz", rows, rows.T.copy())
+    kept = ("model.", "activations.context_size", "eval.")
+    options = [option for option in small(random_gemma) if option.startswith(kept)]
+    assert evaluate(folder, [*options, plugins]) == {}
+    assert (folder / "eval" / "core.json").exists()

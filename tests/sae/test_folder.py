@@ -97,7 +97,7 @@ def test_a_missing_k_is_no_guess(tmp_path):
 
 
 def test_missing_and_damaged_files(tmp_path):
-    with pytest.raises(RunError, match=r"holds no SAE; looked for sae_weights\.safetensors"):
+    with pytest.raises(RunError, match=r"holds no SAE; looked for .*sae_weights\.safetensors with cfg\.json"):
         load_sae(tmp_path)
     with pytest.raises(RunError, match="no such file or folder"):
         load_sae(tmp_path / "elsewhere")
@@ -134,5 +134,5 @@ def test_the_folder_above_is_answered_with_those_below(tmp_path):
 def test_two_formats_in_one_folder_are_not_chosen_from(tmp_path):
     TopKSAE(6, 24, k=4).save(tmp_path)
     (tmp_path / "ae.pt").write_bytes(b"")
-    with pytest.raises(RunError, match=r"holds sae_weights\.safetensors and ae\.pt"):
+    with pytest.raises(RunError, match=r"holds ae\.pt and sae_weights\.safetensors"):
         load_sae(tmp_path)
