@@ -97,7 +97,9 @@ def test_a_missing_k_is_no_guess(tmp_path):
 
 
 def test_missing_and_damaged_files(tmp_path):
-    with pytest.raises(RunError, match=r"holds no SAE; looked for .*sae_weights\.safetensors with cfg\.json"):
+    with pytest.raises(
+        RunError, match=r"holds no SAE; looked for .*sae_weights\.safetensors with cfg\.json"
+    ):
         load_sae(tmp_path)
     with pytest.raises(RunError, match="no such file or folder"):
         load_sae(tmp_path / "elsewhere")
