@@ -14,6 +14,7 @@ import launch
 from temporal_sae import signals
 from temporal_sae.experiment import build
 from temporal_sae.training.loggers import JsonlLogger
+from tests.experiment.test_run import SMALL
 
 ROOT = Path(launch.__file__).parent
 PROGRAM = """
@@ -25,19 +26,6 @@ with signals.ending():
     {body}
     print("the end")
 """
-SMALL = (
-    "model.hook_name=blocks.1.hook_resid_post",
-    "activations.context_size=32",
-    "activations.buffer_tokens=256",
-    "sae.d_sae=32",
-    "sae.k=4",
-    "trainer.num_tokens=1024",
-    "trainer.batch_size=64",
-    "trainer.warmup_steps=1",
-    "trainer.log_every=4",
-    "eval=none",
-    "hydra.run.dir=mine",
-)
 SWALLOWED = "\n".join(
     ("try: os.kill(os.getpid(), signal.SIGTERM)", "    except: print('swallowed')")
 )

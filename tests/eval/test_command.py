@@ -18,6 +18,7 @@ from temporal_sae.eval import CoreEvaluation, Outcome
 from temporal_sae.eval.__main__ import main
 from temporal_sae.experiment import run_experiment
 from temporal_sae.sae import load_sae
+from tests.test_cli import small
 from tests.test_config_surface import composed
 
 SMALL = ("eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4")
@@ -26,18 +27,7 @@ SMALL = ("eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4")
 @pytest.fixture(scope="module")
 def options(random_gemma):
     """A run of a second on an untrained model."""
-    return [
-        f"model.name={random_gemma}",
-        "model.hook_name=blocks.1.hook_resid_post",
-        "activations.context_size=32",
-        "activations.buffer_tokens=512",
-        "sae.d_sae=64",
-        "sae.k=4",
-        "trainer.num_tokens=2048",
-        "trainer.batch_size=128",
-        "trainer.warmup_steps=2",
-        "tracker.window_size=200",
-    ]
+    return [o for o in small(random_gemma) if not o.startswith(("eval.", "trainer.log_every"))]
 
 
 @pytest.fixture(scope="module")
