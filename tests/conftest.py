@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,22 @@ from temporal_sae.commands import CONF
 # would every run that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out `bench` where no slow test is wanted: importing others' packages takes seconds."""
+    is_bench = collection_path == Path(__file__).parent / "bench"
+    return True if is_bench and config.option.markexpr == "not slow" else None
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what imports the packages of others, and what shares one cluster, by folder."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room == "bench":
+            item.add_marker(pytest.mark.slow)
+        if room == "slurm":  # two processes of pytest-xdist would be in each other's way
+            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 @pytest.fixture(autouse=True)

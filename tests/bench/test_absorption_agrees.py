@@ -17,7 +17,6 @@ from temporal_sae.eval.tasks.absorption_probes import (
 from temporal_sae.eval.tasks.words import Words
 from temporal_sae.sae import StandardSAE
 
-pytestmark = pytest.mark.slow  # importing sae_bench takes ten seconds
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 D_IN, PER_LETTER, MAX_K, LAYER = 48, 14, 4, 3
 

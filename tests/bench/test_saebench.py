@@ -28,7 +28,6 @@ from tests.bench.standins.saes import (
 )
 from tests.test_config_surface import composed
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(SHIM), str(ROOT)])
 TIMES = {"eval_id", "datetime_epoch_millis"}

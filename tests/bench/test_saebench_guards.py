@@ -25,7 +25,6 @@ from tests.bench.standins.inside import as_in_the_worker, evaluate_inside, make_
 from tests.bench.standins.models import WIDTH
 from tests.bench.standins.saes import linear_sae, toy_sae
 
-pytestmark = pytest.mark.slow
 SHARED = {"model_name", "random_seed", "llm_batch_size", "llm_dtype", "perform_scr"}
 
 

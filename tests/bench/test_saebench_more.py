@@ -69,7 +69,6 @@ def record(outcome):
     return {key: value for key, value in section.items() if key not in NOT_REPEATED}
 
 
-@pytest.mark.slow
 def test_unlearning(evaluate, tmp_path):
     """The latent of the forgotten topic is found, and clamping it costs no other answer."""
     options = {
@@ -90,7 +89,6 @@ def test_unlearning(evaluate, tmp_path):
     assert "\n" not in reason and "unlearning.log" in reason
 
 
-@pytest.mark.slow
 def test_autointerp(evaluate, tmp_path, monkeypatch):
     """Answers come in no fixed order, and the numbers are the same; the key is nowhere."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -114,7 +112,6 @@ def test_autointerp(evaluate, tmp_path, monkeypatch):
     assert files and not any(KEY.encode() in file.read_bytes() for file in files)
 
 
-@pytest.mark.slow
 def test_ravel(evaluate):
     """A mask that never moves exchanges nothing, so an exact SAE isolates and causes nothing."""
     options = {
@@ -147,7 +144,6 @@ def test_ravel(evaluate):
     assert first["eval_config"]["artifact_dir"] == "artifacts/ravel"
 
 
-@pytest.mark.slow
 def test_sae_probes(evaluate):
     """Real labelled data, which the sae_probes package has."""
     options = {"dataset_names": [PROBED], "ks": [1, 2]}
@@ -163,7 +159,6 @@ def test_sae_probes(evaluate):
     assert metrics["sae"]["sae_top_5_test_accuracy"] is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "model", "said"),
     [

@@ -13,8 +13,6 @@ from tests.bench.standins.models import WIDTH
 from tests.bench.standins.saes import linear_sae, toy_sae
 from tests.bench.test_saebench import without_times
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):

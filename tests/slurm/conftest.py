@@ -16,13 +16,6 @@ from tests.slurm.cluster import Cluster, why_impossible
 from tests.slurm.sweep import NODE, QUICK, SHORT_EVALUATION, Sweep
 
 
-def pytest_collection_modifyitems(items):
-    """One process of pytest-xdist has the cluster, as two would be in each other's way."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 def skip(reason):
     if os.environ.get("TEMPORAL_SAE_REQUIRE_SLURM"):
         pytest.fail(reason)
