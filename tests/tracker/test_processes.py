@@ -14,6 +14,8 @@ from temporal_sae.tracker.processes import shard_rows
 from tests.tracker import processes_worker as worker
 from tests.tracker.processes_worker import ALPHAS, F, Feed
 
+pytestmark = pytest.mark.slow  # groups of two and three processes
+
 WORLDS = (2, 3)
 SECONDS_FOR_ALL = 200  # ten are enough where nothing else runs
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,9 @@ import torch
 from tests.training import data_parallel_worker as worker
 from tests.training.data_parallel_worker import SCENARIOS, STEPS, B
 
-WORLDS = (2, pytest.param(3, marks=pytest.mark.slow))
+pytestmark = pytest.mark.slow  # groups of two and three processes
+
+WORLDS = (2, 3)
 SECONDS_FOR_ALL = 400  # twenty are enough where nothing else runs
 REPOSITORY = Path(__file__).parents[2]
 TOLERANCE = 2e-5

@@ -235,6 +235,7 @@ def subject_of(model, sae):
 OPTIONS = {"max_words": 700, "n_examples": 1, "max_k": 3, "n_resamples": 200}
 
 
+@pytest.mark.slow
 def test_planted_absorption_is_found_and_nothing_else(planted):
     task = Absorption(**OPTIONS)
     words, _, test = task.choose_words(planted.tokenizer)
@@ -259,6 +260,7 @@ def test_planted_absorption_is_found_and_nothing_else(planted):
     assert not said
 
 
+@pytest.mark.slow
 def test_without_absorption_the_scores_are_zero(planted):
     subject, _ = subject_of(planted, planted_sae({}))
     found = Absorption(**OPTIONS).run(subject)
