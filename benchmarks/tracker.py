@@ -241,7 +241,7 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
                     continue
                 row = {"d_sae": d_sae, "k": k, "window": window, "subject": subject}
                 needed = needed_bytes(subject, args.d_in, d_sae, args.batch)
-                if free is not None and needed > 0.95 * free:
+                if free is not None and needed > 0.95 * free.n_bytes:
                     row["skipped"] = f"needs {needed / 2**30:.0f} GiB"
                 else:
                     row |= run_apart(args, subject, d_sae, k, window)
