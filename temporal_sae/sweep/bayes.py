@@ -174,7 +174,7 @@ class Trials:
         return returns
 
     def _find_best(self) -> dict[str, Any]:
-        """What sweep.json says of the best trial; empty as long as none is done."""
+        """Return what sweep.json says of the best trial; empty as long as none is done."""
         place = self.search.best(self.done)
         if place is None:
             return {}
@@ -188,7 +188,7 @@ class Trials:
         }
 
     def _words(self, job: Job) -> dict[str, str] | None:
-        """What a job tries; None if it is no trial of this search."""
+        """Return what a job tries; None if it is no trial of this search."""
         given = {key_of(o): o.partition("=")[2] for o in job.overrides}
         words = {key: given.get(key.lstrip("+~"), "") for key in self.search.space}
         return words if self.search.holds(words) else None
@@ -206,7 +206,7 @@ class Trials:
             return None
 
     def _is_refused(self) -> bool:
-        """Whether every trial there is was refused for mistakes that a person can correct."""
+        """Return whether every trial was refused for mistakes that a person can correct."""
         failures = self.session.failures.values()
         refused = all(isinstance(error, JobRefused) for error in failures)
         return bool(self.jobs) and len(failures) == len(self.jobs) and refused

@@ -150,5 +150,5 @@ def one_type(values: list[Value]) -> list[Value]:
 
 
 def is_long(value: Value) -> bool:
-    """Whether it is a whole number beyond the 64 bits of a column."""
+    """Return whether it is a whole number beyond the 64 bits of a column."""
     return isinstance(value, int) and not -(2**63) <= value < 2**63

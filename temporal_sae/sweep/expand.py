@@ -65,7 +65,7 @@ def by_key(overrides: Iterable[Override]) -> dict[str, Override]:
 
 
 def is_fixed(key: str, fixed: Iterable[str]) -> bool:
-    """Whether `key` is one of `fixed` or lies below one."""
+    """Return whether `key` is one of `fixed` or lies below one."""
     return any(key == other or key.startswith(f"{other}.") for other in fixed)
 
 

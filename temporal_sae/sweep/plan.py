@@ -62,7 +62,7 @@ class Job:
 
     @property
     def identity(self) -> frozenset[str]:
-        """What two jobs that compute the same have in common."""
+        """Return what two jobs that compute the same have in common."""
         return identity(self.overrides)
 
 
@@ -88,7 +88,7 @@ def what_varies(overrides: Sequence[str], varying: Collection[str]) -> str:
 
 
 def is_inside(folder: str) -> bool:
-    """Whether the name of a job's folder can only be that of one below the sweep's."""
+    """Return whether the name of a job's folder can only be that of one below the sweep's."""
     try:
         longest = max(map(len, os.fsencode(folder).split(b"/")))
     except ValueError:  # half of a surrogate pair
@@ -149,11 +149,11 @@ class SweepFolder:
             lock.release()
 
     def exists(self) -> bool:
-        """Whether there is a sweep."""
+        """Return whether there is a sweep."""
         return os.path.exists(self.path / NOTE)
 
     def read(self) -> dict[str, Any]:
-        """What `sweep.json` says; without one, an empty sweep.
+        """Return what `sweep.json` says; without one, an empty sweep.
 
         Raises:
             RunError: it cannot be read.

@@ -208,7 +208,7 @@ class Search:
         return study
 
     def holds(self, words: Mapping[str, str]) -> bool:
-        """Whether these words are a point of the space."""
+        """Return whether these words are a point of the space."""
         try:
             for key, item in self.space.items():
                 item.number(words[key])

@@ -189,7 +189,7 @@ class Session:
         return f"none of the {len(errors)} jobs can start: {'; '.join(shown + more)}"
 
     def _has_begun(self) -> bool:
-        """Whether some job has left something, or may still do so."""
+        """Return whether some job has left something, or may still do so."""
         jobs = self.folder.jobs()
         return any(job.slurm_job or (self.folder.path / job.folder).exists() for job in jobs)
 

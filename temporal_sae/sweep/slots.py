@@ -116,7 +116,7 @@ def visible_gpus() -> list[str]:
 
 
 def has_driver() -> bool:
-    """Whether CUDA's driver is installed."""
+    """Return whether CUDA's driver is installed."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

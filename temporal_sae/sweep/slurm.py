@@ -129,7 +129,7 @@ class SlurmLauncher(Submitit):
         return [as_return(outcome) for outcome in outcomes]
 
     def _is_noted(self, number: str) -> bool:
-        """Whether the launcher has noted this job, which it does as soon as it has submitted it.
+        """Return whether the launcher has noted this job, as it does once it has submitted it.
 
         A launcher that is killed in between leaves jobs that it cannot find again; if they ran, the
         same command would run them twice.
@@ -239,7 +239,7 @@ class SlurmLauncher(Submitit):
 
 
 def is_done(folder: Path, job: SlurmJob) -> bool:
-    """Whether the run in a folder is done, by what both it and its job in SLURM say."""
+    """Return whether the run in a folder is done, by what both it and its job in SLURM say."""
     outcome = job.outcome()
     return outcome is not None and outcome.reason is None and has_finished(folder)
 

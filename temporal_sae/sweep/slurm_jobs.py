@@ -121,7 +121,7 @@ class SlurmJob:
             return None
 
     def is_live(self, state: str | None) -> bool:
-        """Whether it may still do work.
+        """Return whether it may still do work.
 
         Args:
             state: what SLURM says, None if the queue does not know the job.

@@ -128,7 +128,7 @@ def _state(
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process runs in a job's folder."""
+    """Return whether a process runs in a job's folder."""
     return locks.is_held(folder / ".lock")
 
 
@@ -180,7 +180,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def has_finished(folder: Path) -> bool:
-    """Whether the run in a folder is done; one whose record is damaged is not."""
+    """Return whether the run in a folder is done; one whose record is damaged is not."""
     try:
         return read_record(folder).get("status") == "finished"
     except RunError:

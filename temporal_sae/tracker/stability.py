@@ -102,7 +102,7 @@ class StabilityMonitor:
     def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
         """Return the memory of the decoder rows whose drift is followed."""
         n_rows = -(-n_latents // drift_stride(n_latents))
-        return {"drift": Planned(DRIFT_COPIES * n_rows * d_in * FLOAT, ("sae.d_sae",))}
+        return {"decoder drift": Planned(DRIFT_COPIES * n_rows * d_in * FLOAT, ("sae.d_sae",))}
 
     def summary(self, tracker: PairRates) -> dict[str, Any]:
         """The measures of a whole run, for the results file; empty before the first window."""

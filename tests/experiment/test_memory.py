@@ -53,7 +53,7 @@ def test_on_a_gpu_a_window_marks_its_labels_by_bytes():
 
 def test_the_monitor_takes_four_copies_of_the_rows_it_follows():
     planned = StabilityMonitor().planned_bytes(n_latents=50, d_in=10)
-    assert sizes(planned) == {"drift": 4 * 50 * 10 * 4}
+    assert sizes(planned) == {"decoder drift": 4 * 50 * 10 * 4}
 
 
 @pytest.mark.parametrize(
