@@ -23,6 +23,7 @@ from temporal_sae.data.sources import Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
 
 PIECE_CHARS = 2**17
+TOKEN, DOCUMENT, POSITION = range(3)  # columns of the rows that say where a token stands
 # Greedy: the last such place. Tokens take the space before them along, and may take the line break
 # behind a full stop, but not behind a letter.
 END_OF_WORD = re.compile(r".*\w(?=\s)", re.DOTALL)
@@ -61,10 +62,11 @@ class TokenSequences(Iterator[Tensor]):
             raise InvalidOption("prepend_bos", True, "false, as this tokenizer has no BOS token")
         self.source, self.tokenizer, self.split = source, tokenizer, split
         self.seed, self.prepend_bos, self.repeat = seed, prepend_bos, repeat
-        self._bos = token_ids([tokenizer.bos_token_id] if prepend_bos else [])
+        self._bos = [tokenizer.bos_token_id] if prepend_bos else []
+        self._n_documents, self._n_tokens = 0, 0  # ended so far; of the document that is open
         self._begin_pass(epoch=0)
-        self._tokens = token_ids([])  # what is before `_position` has been handed out
-        self._position = 0
+        self._waiting_rows = in_places([], 0, 0)  # what is before `_first` has been handed out
+        self._first = 0
 
     def _begin_pass(self, epoch: int, cursor: int = 0, offset: int = 0) -> None:
         """Go on behind the document at `cursor`, and `offset` characters into the next one."""
@@ -73,15 +75,24 @@ class TokenSequences(Iterator[Tensor]):
         self._documents = self.source.documents(self.split, self.seed, epoch, cursor)
         self._open: tuple[int, str] | None = None  # the document that has pieces left
 
-    def __next__(self) -> Tensor:
-        """The next sequence, int64 [context_size]."""
+    def __next__(self) -> Int[Tensor, " context"]:
+        """The tokens of the next sequence, int64."""
+        return self.read()[:, TOKEN].long()
+
+    def read(self) -> Int[Tensor, "context 3"]:
+        """Return the next sequence as rows of (token, document, position), int32.
+
+        Documents are numbered from 0 in the order in which they are read, over all passes. The
+        position is the token's in its document; BOS has -1 and belongs to what follows it.
+        """
         body = self.context_size - len(self._bos)
-        while len(self._tokens) - self._position < body:
+        while len(self._waiting_rows) - self._first < body:
             self._read_piece()
-        sequence = self._tokens[self._position : self._position + body]
-        self._position += body
+        rows = self._waiting_rows[self._first : self._first + body]
+        self._first += body
         self._sequences_this_epoch += 1
-        return torch.cat([self._bos, sequence]).long()
+        bos = in_places(self._bos, int(rows[0, DOCUMENT]), -1)
+        return torch.cat([bos, rows])
 
     def _read_piece(self) -> None:
         """Tokenize the next piece of text; a document without any token leaves no separator."""
@@ -94,17 +105,21 @@ class TokenSequences(Iterator[Tensor]):
         end = piece_end(text, self.offset)
         encoded = self.tokenizer(text[self.offset : end], add_special_tokens=False, verbose=False)
         ids = encoded["input_ids"]
-        if end < len(text):
-            self.offset = end
-        else:
-            eos = self.tokenizer.eos_token_id
-            if eos is not None and (ids or self.offset):
-                ids = [*ids, eos]
+        is_end = end == len(text)
+        eos = self.tokenizer.eos_token_id
+        if is_end and eos is not None and (ids or self.offset):
+            ids = [*ids, eos]
+        rows = in_places(ids, self._n_documents, self._n_tokens)
+        self._waiting_rows, self._first = torch.cat([self._waiting(), rows]), 0
+        if is_end:
             self.cursor, self.offset, self._open = cursor, 0, None
-        self._tokens, self._position = torch.cat([self._waiting(), token_ids(ids)]), 0
+            self._n_documents, self._n_tokens = self._n_documents + 1, 0
+        else:
+            self.offset = end
+            self._n_tokens += len(ids)
 
-    def _waiting(self) -> Int[Tensor, " n"]:
-        return self._tokens[self._position :]
+    def _waiting(self) -> Int[Tensor, "n 3"]:
+        return self._waiting_rows[self._first :]
 
     def _start_next_epoch(self) -> None:
         if not self._sequences_this_epoch:
@@ -123,6 +138,8 @@ class TokenSequences(Iterator[Tensor]):
             "cursor": self.cursor,
             "offset": self.offset,
             "windows_this_epoch": self._sequences_this_epoch,
+            "documents": self._n_documents,
+            "tokens": self._n_tokens,
             "waiting": self._waiting(),
             "source": self.source.state_dict(),
         }
@@ -133,12 +150,26 @@ class TokenSequences(Iterator[Tensor]):
         # A state without an offset is one in which every document was read at once.
         self._begin_pass(int(state["epoch"]), int(state["cursor"]), int(state.get("offset", 0)))
         self._sequences_this_epoch = int(state["windows_this_epoch"])
-        self._tokens, self._position = state["waiting"].int(), 0
+        self._n_documents = int(state.get("documents", 0))
+        self._n_tokens = int(state.get("tokens", 0))
+        waiting = state["waiting"].int()
+        # A state of before 0.2 has the tokens alone.
+        self._waiting_rows = waiting if waiting.ndim == 2 else with_unknown_places(waiting)
+        self._first = 0
 
 
-def token_ids(ids: list[int]) -> Int[Tensor, " n"]:
-    """Ids in a quarter of the memory that Python's numbers take."""
-    return torch.tensor(ids, dtype=torch.int32)
+def in_places(ids: list[int], document: int, start: int) -> Int[Tensor, "n 3"]:
+    """Rows of (token, document, position) for tokens that follow each other in a document."""
+    rows = torch.empty(len(ids), 3, dtype=torch.int32)
+    rows[:, TOKEN] = torch.tensor(ids, dtype=torch.int32)
+    rows[:, DOCUMENT] = document
+    rows[:, POSITION] = torch.arange(start, start + len(ids), dtype=torch.int32)
+    return rows
+
+
+def with_unknown_places(tokens: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
+    """Rows of tokens whose documents nobody has noted."""
+    return torch.nn.functional.pad(tokens[:, None], (0, 2), value=-1)
 
 
 def piece_end(text: str, start: int) -> int:

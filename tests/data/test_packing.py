@@ -73,6 +73,31 @@ def test_one_pass_loses_only_the_last_piece(lengths, context):
     assert packed == expected[: total // body * body]
 
 
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=10).filter(any),
+    st.integers(2, 12),
+    st.integers(0, 12),
+    st.sampled_from([30, packing.PIECE_CHARS]),
+)
+@settings(max_examples=50, deadline=None)
+def test_rows_tell_document_and_position_of_every_token(lengths, context, n, piece):
+    """Through pieces, empty documents, a second pass and a stop in between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "PIECE_CHARS", piece)
+        stream, plain = windows([*lengths, 20], context), windows([*lengths, 20], context)
+        docs = [[int(t) for t in d.split()] for d in Words([*lengths, 20]).docs]
+        docs = [[*doc, 2] if doc else [] for doc in docs] * 100
+        for step in range(20):
+            if step == n:
+                other = windows([*lengths, 20], context)
+                other.load_state_dict(stream.state_dict())
+                stream = other
+            rows = stream.read()
+            assert torch.equal(rows[:, 0].long(), next(plain))
+            assert rows[0].tolist() == [1, int(rows[1, 1]), -1]
+            assert all(docs[d][p] == t for t, d, p in rows[1:].tolist())
+
+
 @given(st.integers(0, 40), st.sampled_from([30, packing.PIECE_CHARS]))
 @settings(max_examples=40, deadline=None)
 def test_continues_exactly_across_the_end_of_a_pass_and_inside_a_document(n, piece):
