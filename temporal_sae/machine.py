@@ -53,10 +53,12 @@ class Planned:
     Args:
         n_bytes: how much.
         smaller: keys of the config that make it smaller, as typed; the most helpful first.
+        held: it has taken it already.
     """
 
     n_bytes: int
     smaller: tuple[str, ...]
+    held: bool = False
 
 
 def free_memory(device: torch.device) -> Free | None:

@@ -18,7 +18,7 @@ from temporal_sae import registry
 DASH = "–"
 CORE_SECTION = "core evaluation results"
 TASKS_SECTION = "tasks results"
-TRAINING_SECTION = "training results for layer"
+TRAINING_SECTION = "training results"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,10 @@ KEYS = {
 }
 # Of groups: `loss=separation`; of keys: `loss.weighting=none`.
 VALUES: dict[str, dict[str, str]] = {
+    "activations": {"default": "harvest"},
+    "activations._target_": {
+        "temporal_sae.activations.ActivationSource": "temporal_sae.activations.Harvest"
+    },
     "loss": {"separation": "orthogonality"},
     "loss.weighting": {
         "none": "co_activation",

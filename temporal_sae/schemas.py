@@ -41,8 +41,9 @@ class RunRecord(TypedDict):
 class ComparedConfig(TypedDict):
     """The config in `run.json`, as far as runs have to agree in it to be compared."""
 
-    model: dict[str, Any]
-    data: dict[str, Any]
+    model: NotRequired[dict[str, Any]]
+    data: NotRequired[dict[str, Any]]
+    activations: dict[str, Any]
 
 
 class ComparedRecord(TypedDict):
@@ -62,8 +63,8 @@ class Component(TypedDict):
 class EvaluatedConfig(TypedDict):
     """The config in `run.json`, as far as an SAE is judged by it."""
 
-    model: Component
-    data: Component
+    model: NotRequired[Component]
+    data: NotRequired[Component]
     activations: Component
 
 
@@ -170,7 +171,7 @@ class Scores(TypedDict, total=False):
 # By the beginning of a section's name: those with scores, and with them those that reports tell of.
 SCORED: dict[str, Any] = {"tasks results": TaskScores, "core evaluation results": CoreScores}
 TOLD: dict[str, Any] = SCORED | {
-    "training results for layer": Training,
+    "training results": Training,
     "co-activation results": CoActivation,
     "cost": Cost,
 }

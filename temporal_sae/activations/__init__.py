@@ -1,13 +1,18 @@
-"""Activations of a language model at one place, shuffled into batches."""
+"""Sources of activations, and their way into shuffled batches."""
 
+from temporal_sae.activations.harvest import Harvest
 from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.rows import ActivationBatch, Rows
 from temporal_sae.activations.shuffle import ShuffleBuffer
-from temporal_sae.activations.stream import ActivationBatch, ActivationSource, ActivationStream
+from temporal_sae.activations.source import ActivationSource
+from temporal_sae.activations.stream import ActivationStream
 
 __all__ = [
     "ActivationBatch",
     "ActivationSource",
     "ActivationStream",
+    "Harvest",
     "LanguageModel",
+    "Rows",
     "ShuffleBuffer",
 ]

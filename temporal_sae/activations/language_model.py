@@ -39,6 +39,8 @@ class LanguageModel:
         InvalidOption: the model cannot be loaded whole, or has no such place.
     """
 
+    why_no_loss: str | None = None  # what keeps its loss from being measured, in words
+
     def __init__(
         self,
         name: str,

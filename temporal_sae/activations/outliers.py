@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from temporal_sae.activations.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +59,13 @@ class Outliers:
                 float(norms.max()) / median,
             )
 
-    def treat(self, rows: Float[Tensor, "n d_in"]) -> Float[Tensor, "m d_in"]:
+    def treat(self, rows: Rows) -> Rows:
         """The rows as training shall see them: the same ones, fewer, or shorter.
 
         Only `drop` waits for the device, since the number of rows it leaves depends on them.
         """
         assert self.limit is not None, "the limit has not been measured"
-        norms = row_norms(rows)
+        norms = row_norms(rows.x)
         beyond = norms > self.limit
         self.n_rows += len(rows)
         self._n_outliers = self._n_outliers + beyond.sum()  # a saved state keeps its own
@@ -70,7 +73,7 @@ class Outliers:
             return rows[~beyond]
         if self.option == "clip":
             shrink = torch.where(beyond, self.limit / norms, 1.0)
-            return (rows * shrink[:, None]).to(rows.dtype)
+            return replace(rows, x=(rows.x * shrink[:, None]).to(rows.x.dtype))
         return rows
 
     def share(self) -> Float[Tensor, ""]:

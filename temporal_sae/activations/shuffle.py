@@ -1,19 +1,20 @@
-"""A buffer that mixes a stream of rows: neighbours in the text land in different batches."""
+"""A buffer that mixes a stream of rows: neighbours in the stream land in different batches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
+
+from temporal_sae.activations.rows import Rows
 
 
 class ShuffleBuffer:
-    """Rows come in as the text gives them and leave in random order.
+    """Rows come in as they are read and leave in random order, each with its place.
 
     Each draw takes rows from everywhere in the buffer, so with n rows held a row stays for n rows
-    of output on average, with an exponential tail: neighbours in the text end up about n rows
+    of output on average, with an exponential tail: neighbours in the stream end up about n rows
     apart (their mean distance in the output is n, measured in the tests).
 
     Args:
@@ -28,7 +29,7 @@ class ShuffleBuffer:
     ) -> None:
         self.capacity, self.device, self.beyond = capacity, torch.device(device), beyond
         self.count = 0
-        self._rows: Tensor | None = None
+        self._columns: list[Tensor] = []  # activations, and places where there are any
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
     @property
@@ -36,51 +37,59 @@ class ShuffleBuffer:
         """True where enough rows are held to draw."""
         return self.count >= self.capacity
 
-    def add(self, rows: Shaped[Tensor, "n ..."]) -> None:
+    def add(self, rows: Rows) -> None:
         """Append rows; the storage grows to hold them."""
-        end = self.count + rows.shape[0]
-        if self._rows is None or end > self._rows.shape[0]:
-            grown = rows.new_empty((max(end, self.capacity + self.beyond), *rows.shape[1:]))
-            if self._rows is not None:
-                grown[: self.count] = self._rows[: self.count]
-            self._rows = grown
-        self._rows[self.count : end] = rows
+        columns = [rows.x, *([] if rows.places is None else [rows.places])]
+        end = self.count + len(rows)
+        if not self._columns:
+            self._columns = [column[:0] for column in columns]
+        if end > len(self._columns[0]):
+            size = max(end, self.capacity + self.beyond)
+            self._columns = [self._grown(column, size) for column in self._columns]
+        for stored, column in zip(self._columns, columns, strict=True):
+            stored[self.count : end] = column
         self.count = end
 
-    def draw(self, n: int) -> Shaped[Tensor, "n ..."]:
+    def _grown(self, column: Tensor, size: int) -> Tensor:
+        grown = column.new_empty((size, *column.shape[1:]))
+        grown[: self.count] = column[: self.count]
+        return grown
+
+    def draw(self, n: int) -> Rows:
         """Take `n` random rows out; rows from the end fill the holes.
 
         Every size is known beforehand, so that a GPU need not be waited for: the drawn places in
         ascending order begin with the holes, the last `n` rows with the drawn ones put last begin
         with the rows that fill them, and what is written past both lands behind the new end.
         """
-        if self._rows is None or n > self.count:
+        if n > self.count:
             raise ValueError(f"cannot draw {n} rows from a buffer of {self.count}")
         order = torch.randperm(self.count, generator=self._generator, device=self.device)
         places = order[:n].sort().values
-        drawn = self._rows[order[:n]]
+        drawn = Rows(*(column[order[:n]] for column in self._columns))
         rest = self.count - n
         is_drawn = torch.zeros(self.count, dtype=torch.bool, device=self.device)
         is_drawn[places] = True
         movers = rest + is_drawn[rest:].to(torch.uint8).argsort(stable=True)
-        self._rows[places] = self._rows[movers]
+        for column in self._columns:
+            column[places] = column[movers]
         self.count = rest
         return drawn
 
-    def held(self) -> Shaped[Tensor, "count ..."]:
-        """The rows in the buffer, as a view."""
-        if self._rows is None:
+    def held(self) -> Rows:
+        """The rows in the buffer, as views."""
+        if not self._columns:
             raise ValueError("the buffer is empty")
-        return self._rows[: self.count]
+        return Rows(*(column[: self.count] for column in self._columns))
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and random state; exact."""
         state: dict[str, Any] = {"generator": self._generator.get_state()}
-        return state if self._rows is None else {**state, "rows": self.held()}
+        return state | ({"rows": self.held().state_dict()} if self._columns else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._generator.set_state(state["generator"])
-        self.count, self._rows = 0, None
+        self.count, self._columns = 0, []
         if "rows" in state:
-            self.add(state["rows"].to(self.device))
+            self.add(Rows.from_state(state["rows"], self.device))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
-from temporal_sae.activations import ActivationSource, LanguageModel
-from temporal_sae.data import TextSource
+from temporal_sae.activations import ActivationSource, Harvest, LanguageModel
 from temporal_sae.eval.files import EvaluationFiles
+from temporal_sae.machine import Planned
 from temporal_sae.metrics import Metric
 from temporal_sae.sae import SparseAutoencoder
 
@@ -21,20 +21,26 @@ class Subject:
     Attributes:
         sae: takes activations of `model` as they are (input scale folded in).
         sae_folder: where it is saved, for what runs in another process.
-        model: the language model and the place in it.
-        source: sequence length and BOS policy, the same as in training.
-        text: its held-out documents are used.
+        source: its held-out rows are used; what else there is depends on the source.
         files: receives a file per evaluation, and remembers what is done already.
         say: is told, in one line, what begins and what has ended.
     """
 
     sae: SparseAutoencoder
     sae_folder: Path
-    model: LanguageModel
     source: ActivationSource
-    text: TextSource
     files: EvaluationFiles
     say: Callable[[str], None] = print
+
+    @property
+    def harvest(self) -> Harvest:
+        """The source of an evaluation that needs a language model and text."""
+        return cast(Harvest, self.source)
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model of such a source, and the place in it."""
+        return self.harvest.language_model
 
 
 @dataclass
@@ -52,36 +58,39 @@ class Outcome:
 
 @runtime_checkable
 class Evaluation(Protocol):
-    """An option of `eval=`."""
+    """An option of `eval=`.
+
+    A class that inherits from it has to have a `name`, and to write `run`. `needs` are the names in
+    `activations.source` of all that a source must give.
+    """
 
     name: ClassVar[str]
-    needs_held_out_text: ClassVar[bool]
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that `objective` may name; no two have one name."""
-        ...
+        return ()
 
-    @property
-    def batches(self) -> Mapping[str, int]:
-        """Sequences in a forward pass of the language model, by the option that says how many.
+    def for_source(self, source: ActivationSource) -> Evaluation:
+        """Return as much of the evaluation as a source allows; most want all or nothing."""
+        return self
 
-        For the memory budget; those where it runs elsewhere are left out.
-        """
-        ...
+    def planned_bytes(self, source: ActivationSource, sae: SparseAutoencoder) -> dict[str, Planned]:
+        """Return the memory it takes in this process, by purpose."""
+        return {}
 
-    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+    def check(self, source: ActivationSource, sae: SparseAutoencoder) -> None:
         """Refuse, before any work is done, what could not be evaluated.
 
         Args:
-            model: the language model.
+            source: it is open, and gives what the evaluation needs.
             sae: the SAE that will be trained; it may have shapes only.
-            text: where the text comes from.
 
         Raises:
             InvalidOption, RunError: something is missing or does not fit.
         """
-        ...
+        return
 
     def run(self, subject: Subject) -> Outcome:
         """Evaluate, skipping what `subject.files` holds for the same SAE and options."""

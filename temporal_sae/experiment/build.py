@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
+from temporal_sae.activations import ActivationSource, ActivationStream
+from temporal_sae.activations.source import LANGUAGE_MODEL, ROWS, TEXT, TRUTH
 from temporal_sae.data import Split, TextSource
 from temporal_sae.distributed import world_size
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.components import load_plugins
-from temporal_sae.experiment.construct import KINDS, build, naming, plain
+from temporal_sae.experiment.construct import (
+    KINDS,
+    TARGET,
+    arguments_of,
+    build,
+    find_class,
+    naming,
+    plain,
+)
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.experiment.results import check_objective
 from temporal_sae.sae import SparseAutoencoder
@@ -29,14 +39,14 @@ log = logging.getLogger(__name__)
 
 SETTINGS = {"seed", "device", "objective", "push_to_hub", "overwrite", "debug", "plugins"}
 TOP_LEVEL = {*KINDS, *SETTINGS}
+OPTIONAL = {"model", "data"}  # of activations that come without a language model
+WORDS = {ROWS: "held-out rows", LANGUAGE_MODEL: "a language model", TEXT: "text", TRUTH: "a truth"}
 
 
 @dataclass
 class EvaluationComponents:
     """Components with which a trained SAE is evaluated."""
 
-    model: LanguageModel
-    text: TextSource
     source: ActivationSource
     evaluation: Evaluation
 
@@ -65,11 +75,71 @@ def build_evaluation(cfg: DictConfig, folder: Path) -> EvaluationComponents:
     load_plugins(cfg.plugins)
     device = choose_device(cfg.device)
     evaluation: Evaluation = build(cfg, "eval")
-    source: ActivationSource = build(cfg, "activations")
-    text: TextSource = build(cfg, "data", folder=folder)
-    model: LanguageModel = build(cfg, "model", device=device)
-    check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
-    return EvaluationComponents(model, text, source, evaluation)
+    source = build_source(cfg, device, folder)
+    open_source(source)
+    return EvaluationComponents(source, fitted(evaluation, source))
+
+
+def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> ActivationSource:
+    """Instantiate the source of activations with those of its arguments that it names.
+
+    The language model is loaded when the source is opened.
+    """
+    options = plain(cfg["activations"])
+    cls = find_class(f"activations.{TARGET}", options.get(TARGET)) if options else object
+    wanted, required = arguments_of(cls)
+    text: TextSource | None = None
+    if wanted and "text" in wanted and cfg.get("data") is not None:
+        text = build(cfg, "data", folder=folder)
+    loads = cfg.get("model") is not None
+    given = {
+        "model": partial(build, cfg, "model", device=device) if loads else None,
+        "text": text,
+        "device": device,
+        "folder": folder,
+    }
+    for name, group in (("model", "model"), ("text", "data")):
+        if name in required and given[name] is None:
+            raise RunError(f"{group}: is missing; these activations need it: {group}=NAME")
+    named = {name: value for name, value in given.items() if wanted and name in wanted}
+    source: ActivationSource = build(cfg, "activations", **named)
+    return source
+
+
+def open_source(source: ActivationSource) -> None:
+    """Load or map what the source reads; of text some is read first, since that is faster.
+
+    Raises:
+        InvalidOption, RunError: it cannot be had.
+    """
+    if source.text is not None:
+        with naming("data"):
+            next(source.text.documents("train", 0, 0), None)
+    with naming("activations"):
+        source.open()
+
+
+def check_split(source: ActivationSource, split: Split) -> None:
+    """Refuse a split without rows before any work is done."""
+    with naming(source.reads):
+        source.check(split)
+
+
+def fitted(evaluation: Evaluation, source: ActivationSource) -> Evaluation:
+    """Return the evaluation that this source allows.
+
+    Raises:
+        RunError: it cannot give what the evaluation needs.
+    """
+    evaluation = evaluation.for_source(source)
+    for need in evaluation.needs:
+        with naming(source.reads):
+            reason = source.why_not(need)
+        if reason is not None:
+            advice = f": {source.held_out_advice}" if need == ROWS else ""
+            told = f"eval={evaluation.name} needs {WORDS[need]}{advice}, or eval=auto"
+            raise RunError(f"{reason}; {told}")
+    return evaluation
 
 
 @dataclass
@@ -86,7 +156,6 @@ class Cheap:
     tracker: Tracker
     evaluation: Evaluation
     source: ActivationSource
-    text: TextSource
     logger: MetricsLogger
 
 
@@ -111,12 +180,11 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     penalty = build(cfg, "loss")
     evaluation: Evaluation = build(cfg, "eval")
     check_objective(cfg.objective, evaluation)
-    source: ActivationSource = build(cfg, "activations")
     tracker: Tracker = build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)
-    text: TextSource = build(cfg, "data", folder=folder)
+    source = build_source(cfg, device, folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
-    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, text, logger)
+    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger)
 
 
 def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
@@ -126,28 +194,25 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         InvalidOption: an option is not allowed; its name carries the group.
         RunError: the text does not fill a sequence, or the run does not fit in memory.
     """
-    trainer, source, text, evaluation = cheap.trainer, cheap.source, cheap.text, cheap.evaluation
-    with naming("data"):  # a data set that cannot be read is refused before the model is loaded
-        next(text.documents("train", cheap.seed, 0), None)
-    model: LanguageModel = build(cfg, "model", device=cheap.device)
+    trainer, source = cheap.trainer, cheap.source
+    open_source(source)
     in_order = cfg.tracker.get("stream") == "ordered"
     with naming("activations"):
-        stream = source.stream(text, model, trainer.batch_size, cheap.seed, ordered=in_order)
-    check_text(source, text, model, "train")
-    check_text(source, text, model, "held_out" if evaluation.needs_held_out_text else None)
-    planned = build_without_memory(cfg, model.d_in)
+        stream = source.stream(trainer.batch_size, cheap.seed, ordered=in_order)
+    check_split(source, "train")
+    evaluation = fitted(cheap.evaluation, source)
+    check_objective(cfg.objective, evaluation)
+    planned = build_without_memory(cfg, source.d_in)
     with naming("eval"):
-        evaluation.check(model, planned, text)
-    memory = check_memory(cfg, cheap, model, planned)
+        evaluation.check(source, planned)
+    memory = check_memory(cfg, cheap, evaluation, planned)
     torch.manual_seed(cheap.seed)
-    sae: SparseAutoencoder = build(cfg, "sae", d_in=model.d_in).to(cheap.device)
+    sae: SparseAutoencoder = build(cfg, "sae", d_in=source.d_in).to(cheap.device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=cheap.device)
     with naming("loss"):
         cheap.penalty.check_tracker(tracker)
     warn_if_idle(cfg, tracker, cheap.penalty)
     return Components(
-        model=model,
-        text=text,
         source=source,
         evaluation=evaluation,
         device=cheap.device,
@@ -184,7 +249,7 @@ def check_keys(cfg: DictConfig) -> None:
     unknown = sorted(set(map(str, cfg)) - TOP_LEVEL)
     if unknown:
         raise RunError(f"{unknown[0]}: unknown key; known: {', '.join(sorted(TOP_LEVEL))}")
-    missing = sorted(TOP_LEVEL - set(map(str, cfg)))
+    missing = sorted(TOP_LEVEL - OPTIONAL - set(map(str, cfg)))
     if missing:
         raise RunError(f"{missing[0]}: is missing; nothing works without it")
     plain(cfg)
@@ -212,22 +277,3 @@ def choose_device(name: str) -> torch.device:
     if name not in available:
         raise InvalidOption("device", name, "one of auto, " + ", ".join(available))
     return torch.device(name)
-
-
-def check_text(
-    source: ActivationSource, text: TextSource, model: LanguageModel, split: Split | None
-) -> None:
-    """Read one sequence of a split that will be needed, before any work is done."""
-    if split is None:
-        return
-    with naming("activations"):
-        sequences = source.sequences(text, model, split, seed=0)
-    try:
-        with naming("data"):
-            next(sequences)
-    except RunError as error:
-        if split == "train":
-            raise
-        raise RunError(
-            f"{error}; the evaluation needs held-out text: {text.held_out_advice}"
-        ) from error

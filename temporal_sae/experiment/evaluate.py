@@ -13,6 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from temporal_sae import schemas
+from temporal_sae.activations import ActivationSource
+from temporal_sae.activations.stream import OF_TRAINING_ALONE
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import EvaluationFiles, Subject
 from temporal_sae.experiment.build import EvaluationComponents, build_evaluation
@@ -20,7 +22,7 @@ from temporal_sae.experiment.components import check_stored, load_plugins
 from temporal_sae.experiment.construct import naming
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.folder import RECORD, RunFolder
-from temporal_sae.experiment.text_record import changes_of
+from temporal_sae.experiment.source_record import changes_of
 from temporal_sae.files import write_json
 from temporal_sae.report import build_report
 from temporal_sae.report.build import read_run
@@ -29,13 +31,15 @@ from temporal_sae.sae import SparseAutoencoder, load_sae
 log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
+SOURCE_GROUPS = ("model", "data", "activations")
+SAME_ROWS = ("changed", *OF_TRAINING_ALONE)
 
 
 def subject_of(
     sae: SparseAutoencoder,
     sae_folder: Path,
     components: EvaluationComponents,
-    data: dict[str, Any],
+    config: dict[str, Any],
     folder: Path,
 ) -> Subject:
     """A saved SAE with everything it is judged by.
@@ -43,21 +47,26 @@ def subject_of(
     Args:
         sae: what `sae_folder` holds.
         sae_folder: where it is saved.
-        components: model, text and evaluation.
-        data: the config of the text.
+        components: source and evaluation.
+        config: has the groups of the source.
         folder: receives a file per evaluation.
     """
     identity = {
         "sae": weights_hash(sae),
-        "model": [components.model.name, components.model.hook_name, components.model.dtype],
-        "window": [components.source.context_size, components.source.prepend_bos],
-        "data": [{k: v for k, v in data.items() if k != "changed"}, components.text.describe()],
+        "source": [identity_of(config), components.source.describe()],
         "version": version("temporal_sae"),
     }
     files = EvaluationFiles(folder, identity)
-    return Subject(
-        sae, sae_folder, components.model, components.source, components.text, files, say=log.info
-    )
+    return Subject(sae, sae_folder, components.source, files, say=log.info)
+
+
+def identity_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The options on which held-out rows depend, as far as is known of all sources."""
+    groups = {group: config.get(group) or {} for group in SOURCE_GROUPS}
+    return {
+        group: {k: v for k, v in options.items() if k not in SAME_ROWS}
+        for group, options in groups.items()
+    }
 
 
 def weights_hash(sae: SparseAutoencoder) -> str:
@@ -106,13 +115,15 @@ def evaluation_config(folder: Path, options: DictConfig) -> DictConfig:
     Raises:
         RunError: the record does not have it, or has what a folder may not say.
     """
-    config = schemas.read(folder / RECORD, schemas.EvaluatedRecord)["config"]
-    own = {group: config[group] for group in ("model", "data", "activations")}
+    record = schemas.read(folder / RECORD, schemas.EvaluatedRecord)
+    config: dict[str, Any] = {**record["config"]}
+    own = {group: config[group] for group in SOURCE_GROUPS if group in config}
     check_stored(own, options.plugins, folder / RECORD)
     cfg = options.copy()
     with open_dict(cfg):
-        for group, stored in own.items():
-            cfg[group] = stored
+        for group in SOURCE_GROUPS:
+            cfg.pop(group, None)
+        cfg.update(own)
     return cfg
 
 
@@ -143,25 +154,41 @@ def evaluate_saved(
     load_plugins(cfg.plugins)  # a format of one's own may be among them
     sae = load_sae(sae_folder)
     components = build_evaluation(cfg, folder)
-    if record and (changes := changes_of(components.text, record, folder)):
-        log.warning("this is not the text that the SAE was trained on: %s", changes)
-    if sae.d_in != components.model.d_in:
-        raise InvalidOption(
-            "model.hook_name",
-            components.model.hook_name,
-            f"a place of width {sae.d_in}, which {sae_folder} was trained on; in "
-            f"{components.model.name} it is {components.model.d_in} wide",
-        )
+    source = components.source
+    if record and (changes := changes_of(source, record, folder)):
+        log.warning("these are not the data that the SAE was trained on: %s", changes)
+    check_width(source, sae, sae_folder)
     with naming("eval"):
-        components.evaluation.check(components.model, sae, components.text)
-    sae.to(components.model.device)
-    data: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
-    with deterministic_on_cpu(components.model.device):
+        components.evaluation.check(source, sae)
+    sae.to(source.device)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    with deterministic_on_cpu(source.device):
         outcome = components.evaluation.run(
-            subject_of(sae, sae_folder, components, data, folder / "eval")
+            subject_of(sae, sae_folder, components, config, folder / "eval")
         )
     write_json(folder / RESULTS, earlier | outcome.sections)
     return outcome.failures
+
+
+def check_width(source: ActivationSource, sae: SparseAutoencoder, sae_folder: Path) -> None:
+    """Refuse an SAE that takes activations of another width.
+
+    Raises:
+        InvalidOption, RunError: see above.
+    """
+    if sae.d_in == source.d_in:
+        return
+    if place := source.metadata()["hook_name"]:
+        raise InvalidOption(
+            "model.hook_name",
+            place,
+            f"a place of width {sae.d_in}, which {sae_folder} was trained on; in {source.name} it "
+            f"is {source.d_in} wide",
+        )
+    raise RunError(
+        f"{sae_folder}: takes activations of width {sae.d_in}; those of {source.name} have "
+        f"{source.d_in}"
+    )
 
 
 def results_in(folder: Path) -> dict[str, Any]:

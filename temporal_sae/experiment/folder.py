@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae import schemas
-from temporal_sae.data import TextSource
+from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import RunError
-from temporal_sae.experiment.text_record import LISTING, changes_of
+from temporal_sae.experiment.source_record import LISTING, changes_of
 from temporal_sae.files import (
     remove_all,
     remove_if_empty,
@@ -76,14 +76,14 @@ class RunFolder:
             raise RunError(told) from None
 
     def claim(
-        self, config: dict[str, Any], overwrite: bool, text: TextSource | None = None
+        self, config: dict[str, Any], overwrite: bool, source: ActivationSource | None = None
     ) -> dict[str, Any] | None:
         """Make the folder this run's own; what it holds stays until `make_ready`.
 
         Args:
             config: of the run.
             overwrite: whether what cannot be continued is to be replaced.
-            text: what the run reads.
+            source: what the run reads.
 
         Returns:
             The record of the run that is to be continued; None for a new one.
@@ -96,23 +96,23 @@ class RunFolder:
         check_writable(self.path)
         self._acquire()
         try:
-            return self._judge(config, overwrite, text)
+            return self._judge(config, overwrite, source)
         except BaseException:
             self.release()
             raise
 
     def _judge(
-        self, config: dict[str, Any], overwrite: bool, text: TextSource | None
+        self, config: dict[str, Any], overwrite: bool, source: ActivationSource | None
     ) -> dict[str, Any] | None:
         record = self.read()
         if record is None:
             self._refuse_files_of_no_run()
             return None
         changed = differing_keys(comparable(record["config"]), comparable(config))
-        other_text = None
-        if text is not None and text.changed == "refuse":
-            other_text = self.changes_of_text(text, record, config)
-        cannot_go_on = record["status"] == "finished" or changed or other_text
+        other_data = None
+        if source is not None and source.changed == "refuse":
+            other_data = self.changes_of_source(source, record, config)
+        cannot_go_on = record["status"] == "finished" or changed or other_data
         self._is_to_be_cleared = overwrite and bool(cannot_go_on)
         if self._is_to_be_cleared:
             return None
@@ -125,24 +125,25 @@ class RunFolder:
                 f"{self.path}: holds a run with other options ({'; '.join(changed[:3])}); choose "
                 "another hydra.run.dir or overwrite=true"
             )
-        if other_text:
+        if source is not None and other_data:
             raise RunError(
-                f"{self.path}: holds a run of other text ({other_text}); choose another "
-                "hydra.run.dir, overwrite=true, or data.changed=accept to go on all the same"
+                f"{self.path}: holds a run of other data ({other_data}); choose another "
+                f"hydra.run.dir, overwrite=true, or {source.reads}.changed=accept to go on all the "
+                "same"
             )
         return record
 
-    def changes_of_text(
-        self, text: TextSource, record: dict[str, Any] | None, config: dict[str, Any]
+    def changes_of_source(
+        self, source: ActivationSource, record: dict[str, Any] | None, config: dict[str, Any]
     ) -> str | None:
-        """Return in words how `text` differs from that of the checkpoint to be continued.
+        """Return in words how `source` differs from that of the checkpoint to be continued.
 
         None: not at all, or there is none.
         """
         checkpoints = Checkpoints(self.path / CHECKPOINTS).files()
         if record is None or not checkpoints or config["trainer"]["resume"] != "auto":
             return None
-        return changes_of(text, record, self.path)
+        return changes_of(source, record, self.path)
 
     def make_ready(self) -> None:
         """Remove what a killed writer has left, and a run that is to be overwritten.

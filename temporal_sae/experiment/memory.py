@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from temporal_sae.activations import LanguageModel
 from temporal_sae.distributed import world_size
 from temporal_sae.errors import RunError
+from temporal_sae.eval import Evaluation
 from temporal_sae.machine import MIB, Free, Planned, free_memory
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.stability import StabilityMonitor
@@ -21,70 +21,59 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLOAT = 4
-LOGITS_IN_EVALUATION = 6  # as the model and the SAE have them, their logarithms, what compares them
-DENSE_COPIES_IN_EVALUATION = 3  # pre-activations, latents, and what is counted of them
 COLUMNS = 79
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def check_memory(
-    cfg: DictConfig, cheap: Cheap, model: LanguageModel, sae: SparseAutoencoder
+    cfg: DictConfig, cheap: Cheap, evaluation: Evaluation, sae: SparseAutoencoder
 ) -> dict[str, int]:
     """Bytes of a process by purpose; printed, and refused with them where they exceed what is free.
 
-    The language model is already loaded; everything else is still to come.
+    The source is open; everything else is still to come.
 
     Args:
         cfg: the config, of whose keys those are named that help.
         cheap: the components that take no memory yet.
-        model: the language model.
+        evaluation: of the SAE when it is trained.
         sae: with shapes only.
 
     Raises:
         RunError: it does not fit; the message names the keys of the largest parts.
     """
-    items = planned_items(cheap, model, sae)
-    budget = {"language model": model.nbytes(), **{name: i.n_bytes for name, i in items.items()}}
-    free = free_memory(model.device)
+    items = planned_items(cheap, evaluation, sae)
+    device = cheap.source.device
+    free = free_memory(device)
+    budget = {name: item.n_bytes for name, item in items.items()}
     log.info("%s", in_lines(budget, free))
-    needed = sum(item.n_bytes for item in items.values())
+    coming = {name: item for name, item in items.items() if not item.held}
+    needed = sum(item.n_bytes for item in coming.values())
     if free is not None and needed > free.n_bytes:
+        held = " and the ".join(name for name, item in items.items() if item.held)
+        beside = f" beside the {held}" if held else ""
         raise RunError(
-            f"the run needs {needed / MIB:,.0f} MiB of memory beside the language model, and "
-            f"{free} are free on {model.device}; {what_helps(cfg, items, needed - free.n_bytes)}"
+            f"the run needs {needed / MIB:,.0f} MiB of memory{beside}, and {free} are free on "
+            f"{device}; {what_helps(cfg, coming, needed - free.n_bytes)}"
         )
     return budget
 
 
-def planned_items(cheap: Cheap, model: LanguageModel, sae: SparseAutoencoder) -> dict[str, Planned]:
-    """Return what a run will allocate, by purpose, as its components say."""
-    tracker, loss = cheap.tracker, cheap.penalty
+def planned_items(
+    cheap: Cheap, evaluation: Evaluation, sae: SparseAutoencoder
+) -> dict[str, Planned]:
+    """Return the memory of a run by purpose, as its components say; first what is held already."""
+    tracker, loss, source = cheap.tracker, cheap.penalty, cheap.source
     k = min(sae.tracked_latents, sae.d_sae)
     works = loss.ortho_weight and (tracker.gives_weights or not loss.needs_tracker)
+    of_source = source.planned_bytes()
     return {
-        **evaluation_items(cheap.evaluation.batches, cheap.source.context_size, model, sae),
+        **{name: item for name, item in of_source.items() if item.held},
+        **evaluation.planned_bytes(source, sae),
         **sae.planned_bytes(cheap.trainer.batch_size // world_size()),
-        **cheap.source.planned_bytes(model),
-        **tracker.planned_bytes(sae.d_sae, k, model.device),
+        **of_source,
+        **tracker.planned_bytes(sae.d_sae, k, cheap.device),
         **(StabilityMonitor().planned_bytes(sae.d_sae, sae.d_in) if tracker.gives_weights else {}),
         **(loss.planned_bytes(sae.d_sae, sae.d_in) if works else {}),
-    }
-
-
-def evaluation_items(
-    batches: Mapping[str, int], context_size: int, model: LanguageModel, sae: SparseAutoencoder
-) -> dict[str, Planned]:
-    """The largest forward pass of an evaluation, by the sequences that its options ask for."""
-    sequences = max(batches.values(), default=0)
-    tokens = sequences * context_size
-    options = tuple(f"eval.{option}" for option, n in batches.items() if n == sequences)
-    vocab = int(model.model.config.get_text_config().vocab_size)
-    logits = LOGITS_IN_EVALUATION * tokens * vocab * FLOAT
-    latents = DENSE_COPIES_IN_EVALUATION * tokens * sae.d_sae * FLOAT
-    return {
-        "logits in evaluation": Planned(logits, (*options, "activations.context_size")),
-        "latents in evaluation": Planned(latents, (*options, "sae.d_sae")),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import InvalidOption, RunError, check_choice
 from temporal_sae.eval import Evaluation
 from temporal_sae.metrics import TRAINING_SECTION, Metric, fitting
@@ -20,9 +21,15 @@ TRAINING_METRICS = {
 }
 
 
+def training_title(source: ActivationSource) -> str:
+    """Return the name of the section on the training."""
+    return TRAINING_SECTION + ("" if source.layer is None else f" for layer {source.layer}")
+
+
 def training_section(parts: Components, seed: int, steps: int, metrics: Metrics) -> dict[str, Any]:
     """Return config and final numbers of the training, as the reference files have them."""
-    sae, trainer = parts.sae, parts.trainer
+    sae, trainer, source = parts.sae, parts.trainer, parts.source
+    about = source.metadata()
     lr = trainer.learning_rate(sae)
     trainer_class, dict_class = sae.reference_names
     config = {
@@ -36,16 +43,16 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         **{name: getattr(sae, ours) for name, ours in sae.reference_options.items()},
         "warmup_steps": trainer.warmup_steps,
         "device": str(parts.device),
-        "layer": parts.model.layer,
-        "lm_name": parts.model.name,
+        "layer": source.layer,
+        "lm_name": about["model_name"],
         "wandb_name": dict_class,
-        "submodule_name": parts.model.hook_name,
+        "submodule_name": about["hook_name"],
         "ortho_weight": 0.0 if is_idle(parts) else parts.penalty.ortho_weight,
     }
     final = {
         "training_steps": steps,
         "final_loss": metrics["loss"],
-        "layer": parts.model.layer,
+        "layer": source.layer,
         "dict_size": sae.d_sae,
         "learning_rate": lr,
         "sparsity_penalty": getattr(sae, "l1_weight", None),

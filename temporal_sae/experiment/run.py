@@ -29,10 +29,11 @@ from temporal_sae.experiment.results import (
     find_objective,
     summary_of,
     training_section,
+    training_title,
 )
-from temporal_sae.experiment.text_record import (
+from temporal_sae.experiment.source_record import (
     say_what_was_left_out,
-    text_section,
+    source_section,
     with_what_was_left_out,
     write_listing,
 )
@@ -112,7 +113,7 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     # Before anything slow: a folder that has to be refused is refused at once.
     continued = distributed.on_rank_zero(
-        lambda: run_folder.claim(config, cfg.overwrite, cheap.text)
+        lambda: run_folder.claim(config, cfg.overwrite, cheap.source)
     )
     try:
         with threads_of(continued, cheap.device):
@@ -120,8 +121,8 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
             distributed.on_rank_zero(run_folder.make_ready)
             record = describe(cfg, config, overrides, parts) if is_first else {}
             if is_first:
-                changes = run_folder.changes_of_text(parts.text, continued, config)
-                record["data"] = text_section(parts.text, continued, changes)
+                changes = run_folder.changes_of_source(parts.source, continued, config)
+                record["data"] = source_section(parts.source, continued, changes)
             parts.logger = parts.logger if is_first else NoLogger()
             with closing(parts.logger):
                 objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
@@ -148,13 +149,13 @@ def _work(
 
     def write(record: dict[str, Any]) -> None:
         if is_first:
-            run_folder.write(with_what_was_left_out(record, parts.text))
+            run_folder.write(with_what_was_left_out(record, parts.source))
 
     try:
         write(record)
         if is_first:
             save_config(cfg, overrides, run_folder.path)
-            write_listing(run_folder.path, parts.text)
+            write_listing(run_folder.path, parts.source)
         parts.logger.start(About(config, overrides))
         with deterministic_on_cpu(parts.device):
             trained, co_activation = _train(parts, run_folder.path, console)
@@ -165,7 +166,7 @@ def _work(
                 objective, outcome, failures = judged
                 record.update(outcome, wall_seconds=time.monotonic() - began)
                 write({**record, "status": "failed" if failures else "finished"})
-                say_what_was_left_out(record, parts.text)
+                say_what_was_left_out(record, parts.source)
                 build_report(run_folder.path)
                 print_summary(run_folder.path, console)
                 if failures:
@@ -266,13 +267,13 @@ def _judge(
     (folder / "sae").mkdir(exist_ok=True)
     save_sae(parts, parts.sae, trained.step, folder / "sae")
     results: dict[str, Any] = {
-        f"training results for layer {parts.model.layer}": training_section(
+        training_title(parts.source): training_section(
             parts, cfg.seed, trained.step, trained.metrics
         ),
         "co-activation results": {**co_activation, **decoder_metrics(parts.sae.W_dec)},
         "cost": cost_section(parts, trained.metrics, trained.seconds),
     }
-    subject = subject_of(parts.sae, folder / "sae", parts, config["data"], folder / "eval")
+    subject = subject_of(parts.sae, folder / "sae", parts, config, folder / "eval")
     evaluated = parts.evaluation.run(subject)
     results |= evaluated.sections
     write_json(folder / "results.json", results)
@@ -296,13 +297,9 @@ def save_sae(parts: Components, sae: SparseAutoencoder, step: int, folder: Path)
 
 
 def sae_metadata(parts: Components, step: int) -> dict[str, Any]:
-    """Return the model and place that the SAE belongs to, for `cfg.json`."""
+    """Return what the SAE belongs to, for `cfg.json`."""
     return {
-        "model_name": parts.model.name,
-        "hook_name": parts.model.hook_name,
-        "context_size": parts.source.context_size,
-        "prepend_bos": parts.source.prepend_bos,
-        "include_bos": parts.source.include_bos,
+        **parts.source.metadata(),
         "training_tokens": step * parts.trainer.batch_size,
         "model_from_pretrained_kwargs": {},
     }

@@ -80,7 +80,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], schemas.ToldRecord]:
     """
     path = folder / "results.json"
     results = schemas.read_results(path, schemas.TOLD)
-    for section in ("training results for layer", "cost"):
+    for section in ("training results", "cost"):
         if not any(name.startswith(section) for name in results):
             raise RunError(f"{path}: cannot be read (it has no section '{section}')")
     return results, schemas.read(folder / "run.json", schemas.ToldRecord)

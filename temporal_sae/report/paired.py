@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from temporal_sae import schemas
+from temporal_sae.activations.stream import OF_TRAINING_ALONE
 from temporal_sae.commands import module_command
 from temporal_sae.errors import RunError, printable
 from temporal_sae.eval.statistics import PairedDifference, paired_difference
@@ -115,10 +116,15 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder}: holds no finished run") from error
     if record["status"] != "finished":
         raise RunError(f"{folder}: holds no finished run")
-    config = record["config"]
-    subject = {f"model.{key}": config["model"].get(key) for key in ("name", "hook_name")}
-    subject["data"] = config["data"]
-    return Run(folder, record["seed"], subject, dict(sections_of(results)))
+    return Run(folder, record["seed"], subject_of(record["config"]), dict(sections_of(results)))
+
+
+def subject_of(config: schemas.ComparedConfig) -> dict[str, Any]:
+    """The options in which runs have to agree: where their activations come from."""
+    model, data, activations = config.get("model"), config.get("data"), config["activations"]
+    subject = {f"model.{key}": model.get(key) for key in ("name", "hook_name")} if model else {}
+    own = {key: value for key, value in activations.items() if key not in OF_TRAINING_ALONE}
+    return {**subject, "data": data or own}
 
 
 def sections_of(results: dict[str, Any]) -> Iterator[tuple[str, Section]]:

@@ -300,9 +300,9 @@ class Trainer:
         if parts.tracker.stream == "shuffled":
             parts.tracker.update(out.latents.active_indices().detach())
             return
-        for chunk in batch.ordered:
-            for piece in chunk.split(self.batch_size):
-                own = distributed.local_shard(piece)
+        for rows in batch.ordered:
+            for part in rows.split(self.batch_size):
+                own = distributed.local_shard(part.x)
                 latents = parts.sae.encode(own).largest(parts.sae.tracked_latents)
                 parts.tracker.update(latents.active_indices())
 

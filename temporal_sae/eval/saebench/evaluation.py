@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 
 from temporal_sae import schemas
-from temporal_sae.activations import LanguageModel
-from temporal_sae.data import TextSource
+from temporal_sae.activations import ActivationSource, Harvest
+from temporal_sae.activations.source import LANGUAGE_MODEL
 from temporal_sae.errors import (
     InvalidOption,
     RunError,
@@ -33,7 +33,7 @@ from temporal_sae.eval.saebench.options import (
     package_version,
 )
 from temporal_sae.eval.saebench.process import make_folder, run_worker, working_directory
-from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.eval.subject import Evaluation, Outcome, Subject
 from temporal_sae.locks import ProcessLock, Timeout
 from temporal_sae.metrics import Metric
 from temporal_sae.registry import component
@@ -47,7 +47,7 @@ UNFINISHED = ".unfinished"  # lies in a folder of artifacts while it is written
 
 @component("eval")
 @dataclass(frozen=True)
-class SAEBenchEvaluation:
+class SAEBenchEvaluation(Evaluation):
     """SAEBench's evaluations; conf/eval/saebench.yaml says what the options mean.
 
     Those of an evaluation that are not given are as they are there. Files in `artifacts_path` are
@@ -76,9 +76,8 @@ class SAEBenchEvaluation:
     sae_probes: Options | None = None
 
     name: ClassVar[str] = "saebench"
-    needs_held_out_text: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({LANGUAGE_MODEL})
     metrics: ClassVar[tuple[Metric, ...]] = collect.METRICS
-    batches: ClassVar[Mapping[str, int]] = {}  # the language model runs elsewhere
 
     def __post_init__(self) -> None:
         given = self.evals
@@ -101,12 +100,13 @@ class SAEBenchEvaluation:
         if self.data_folder is not None and not Path(self.data_folder).expanduser().is_dir():
             raise InvalidOption("data_folder", self.data_folder, "a folder that exists")
 
-    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+    def check(self, source: ActivationSource, sae: SparseAutoencoder) -> None:
         """Refuse what SAEBench could not evaluate.
 
         Raises:
             InvalidOption, RunError: something is missing or does not fit.
         """
+        model = cast(Harvest, source).language_model
         needs.check(
             {name: getattr(self, name) for name in self.evals},
             model_name=self.model_name or model.name,
@@ -172,7 +172,7 @@ class SAEBenchEvaluation:
             architecture=subject.sae.trained_as,
             model_name=self.model_name or subject.model.name,
             hook_name=subject.model.hook_name,
-            prepend_bos=subject.source.prepend_bos,
+            prepend_bos=subject.harvest.prepend_bos,
             device=str(subject.model.device),
             llm_dtype=self.llm_dtype or subject.model.dtype,
             llm_batch_size=self.llm_batch_size,

@@ -24,8 +24,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from temporal_sae.activations import LanguageModel
-from temporal_sae.data import TextSource
+from temporal_sae.activations import Harvest
 from temporal_sae.errors import InvalidOption, RunError, check_number, keep_int
 from temporal_sae.eval.statistics import bootstrap_interval, sum_interval
 from temporal_sae.eval.subject import Subject
@@ -166,7 +165,7 @@ class Absorption:
         check_number("f1_jump_threshold", self.f1_jump_threshold, 0, 1)
         check_number("min_probe_f1", self.min_probe_f1, 0, 1)
 
-    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+    def check(self, source: Harvest, sae: SparseAutoencoder) -> None:
         """Refuse a vocabulary or a dictionary that is too small.
 
         Raises:
@@ -175,7 +174,7 @@ class Absorption:
         """
         if self.max_k > sae.d_sae:
             raise InvalidOption("max_k", self.max_k, f"at most sae.d_sae, which is {sae.d_sae}")
-        check_words(model.tokenizer, self.template)
+        check_words(source.language_model.tokenizer, self.template)
 
     @torch.no_grad()
     def run(self, subject: Subject) -> dict[str, Any]:
@@ -228,7 +227,7 @@ class Absorption:
             examples,
             self.n_examples,
             self.seed,
-            tokenizer.bos_token_id if subject.source.prepend_bos else None,
+            tokenizer.bos_token_id if subject.harvest.prepend_bos else None,
         )
         at_words = [
             subject.model.activations(batch)[:, -1].float().cpu()

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae.activations import ActivationSource, LanguageModel
+from temporal_sae.activations import Harvest
 from temporal_sae.errors import check_int
 from temporal_sae.eval.tasks.snippets import Cell, Side, Snippets
 from temporal_sae.sae import SparseAutoencoder
@@ -40,15 +40,14 @@ class Tokens(NamedTuple):
         return (self.counted * torch.arange(1, self.counted.shape[1] + 1)).amax(1)
 
 
-def tokenize(texts: Sequence[str], model: LanguageModel, source: ActivationSource) -> Tokens:
+def tokenize(texts: Sequence[str], source: Harvest) -> Tokens:
     """Token ids of texts, cut at the context size; special tokens and padding do not count.
 
     Args:
         texts: at least one.
-        model: its tokenizer is used.
-        source: context size, and whether BOS comes first, as in training.
+        source: its tokenizer and context size, and whether BOS comes first, as in training.
     """
-    tokenizer = model.tokenizer
+    tokenizer = source.language_model.tokenizer
     bos = [tokenizer.bos_token_id] if source.prepend_bos else []
     encoded = tokenizer(
         list(texts),
@@ -68,15 +67,13 @@ def tokenize(texts: Sequence[str], model: LanguageModel, source: ActivationSourc
 
 
 @torch.no_grad()
-def pooled_texts(
-    texts: Sequence[str], sae: SparseAutoencoder, model: LanguageModel, source: ActivationSource
-) -> Pooled:
+def pooled_texts(texts: Sequence[str], sae: SparseAutoencoder, source: Harvest) -> Pooled:
     """Pooled activations and latents of texts.
 
     Texts run together with those of a similar length (the same power of two), so that less than
     half of what the model reads is padding.
     """
-    tokens = tokenize(texts, model, source)
+    tokens, model = tokenize(texts, source), source.language_model
     lengths = tokens.lengths
     x, f = torch.zeros(len(texts), model.d_in), torch.zeros(len(texts), sae.d_sae)
     of_size = (lengths - 1).clamp(min=1).log2().floor()
@@ -147,9 +144,8 @@ class CellActivations:
 
     Args:
         snippets: the texts.
-        sae: takes activations of `model` as they are.
-        model: the language model and the place in it.
-        source: context size and BOS policy.
+        sae: takes activations of the language model as they are.
+        source: language model, context size and BOS policy.
         batch_texts: texts in one forward pass.
     """
 
@@ -157,12 +153,10 @@ class CellActivations:
         self,
         snippets: Snippets,
         sae: SparseAutoencoder,
-        model: LanguageModel,
-        source: ActivationSource,
+        source: Harvest,
         batch_texts: int,
     ) -> None:
-        self.snippets, self.sae = snippets, sae
-        self.model, self.source = model, source
+        self.snippets, self.sae, self.source = snippets, sae, source
         self._batch_texts = check_int("batch_texts", batch_texts, 1)
         self._batches: dict[tuple[Side, Cell, int], Pooled] = {}
 
@@ -185,6 +179,6 @@ class CellActivations:
     def _batch(self, side: Side, cell: Cell, start: int) -> Pooled:
         if (side, cell, start) not in self._batches:
             texts = self.snippets.texts(side, cell, start, start + self._batch_texts)
-            pooled = pooled_texts(texts, self.sae, self.model, self.source)
+            pooled = pooled_texts(texts, self.sae, self.source)
             self._batches[side, cell, start] = pooled
         return self._batches[side, cell, start]

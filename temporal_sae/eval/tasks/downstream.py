@@ -143,13 +143,14 @@ class Downstream:
 
         Texts run together with those of their length, so that little is padding.
         """
-        tokens = tokenize(texts, activations.model, activations.source)
+        tokens = tokenize(texts, activations.source)
+        model = activations.source.language_model
         lengths = tokens.lengths
         increases = torch.zeros(len(texts), len(ablations), dtype=torch.float64)
         for rows in lengths.argsort(stable=True).split(self.batch_texts):
             longest = int(lengths[rows].max())
             batch = Tokens(tokens.ids[rows, :longest], tokens.counted[rows, :longest])
-            found = ablated_cross_entropies(activations.model, activations.sae, batch, ablations)
+            found = ablated_cross_entropies(model, activations.sae, batch, ablations)
             increases[rows] = found[:, 1:] - found[:, :1]
         return increases.numpy()
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from temporal_sae import schemas
-from temporal_sae.activations import LanguageModel
-from temporal_sae.data import TextSource
+from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import InvalidOption, RunError, keep_int
 from temporal_sae.eval.core import CoreEvaluation
-from temporal_sae.eval.subject import Outcome, Subject
+from temporal_sae.eval.memory import of_batches
+from temporal_sae.eval.subject import Evaluation, Outcome, Subject
 from temporal_sae.eval.tasks.absorption import Absorption
 from temporal_sae.eval.tasks.activations import CellActivations
 from temporal_sae.eval.tasks.downstream import Downstream
@@ -21,6 +21,7 @@ from temporal_sae.eval.tasks.scr import SpuriousCorrelationRemoval
 from temporal_sae.eval.tasks.snippets import SnippetOptions, standard_library
 from temporal_sae.eval.tasks.sparse_probing import SparseProbing
 from temporal_sae.eval.tasks.tpp import TargetedProbePerturbation
+from temporal_sae.machine import Planned
 from temporal_sae.metrics import TASKS_SECTION, Metric, of_tasks
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
@@ -30,7 +31,7 @@ TASKS = ("sparse_probing", "scr", "tpp", "absorption", "downstream")
 
 @component("eval")
 @dataclass(frozen=True)
-class TasksEvaluation:
+class TasksEvaluation(Evaluation):
     """The tasks on labelled data and their options.
 
     Attributes:
@@ -55,7 +56,7 @@ class TasksEvaluation:
     core: CoreEvaluation = field(default_factory=CoreEvaluation)
 
     name: ClassVar[str] = "tasks"
-    needs_held_out_text: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = CoreEvaluation.needs
 
     def __post_init__(self) -> None:
         listed = isinstance(self.tasks, Sequence) and not isinstance(self.tasks, str)
@@ -82,7 +83,11 @@ class TasksEvaluation:
             "downstream.batch_texts": self.downstream.batch_texts,
         }
 
-    def check(self, model: LanguageModel, sae: SparseAutoencoder, text: TextSource) -> None:
+    def planned_bytes(self, source: ActivationSource, sae: SparseAutoencoder) -> dict[str, Planned]:
+        """Return the memory of the largest forward pass."""
+        return of_batches(self.batches, source.sequence_rows, source, sae)
+
+    def check(self, source: ActivationSource, sae: SparseAutoencoder) -> None:
         """Refuse what there are too few snippets, latents or words for.
 
         Raises:
@@ -94,7 +99,7 @@ class TasksEvaluation:
                 if own.on_snippets:
                     own.check(standard_library(self.snippets), sae.d_sae)
                 else:
-                    own.check(model, sae, text)
+                    own.check(source, sae)
             except InvalidOption as error:
                 raise error.within(task) from None
 
@@ -113,8 +118,7 @@ class TasksEvaluation:
                 activations = CellActivations(
                     standard_library(self.snippets),
                     subject.sae,
-                    subject.model,
-                    subject.source,
+                    subject.harvest,
                     self.batch_texts,
                 )
             return activations

@@ -1,7 +1,8 @@
-"""The record of the text in run.json and, file by file, in text.json; compared on resuming.
+"""The record of what a run reads, in run.json and, file by file, in text.json.
 
-A checkpoint says how far a run has come in its text, as a number of documents. With other files the
-same number is another place, and held-out files may have been trained on.
+It is compared on resuming: a checkpoint says how far a run has come, as a number of documents or
+rows. With other files the same number is another place, and what is held out may have been trained
+on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae import schemas
-from temporal_sae.data import TextSource
+from temporal_sae.activations import ActivationSource
 from temporal_sae.data.sources import counted, in_words
 from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
@@ -22,55 +23,55 @@ log = logging.getLogger(__name__)
 LISTING = "text.json"
 
 
-def text_section(
-    text: TextSource, earlier: dict[str, Any] | None, changes: str | None
+def source_section(
+    source: ActivationSource, earlier: dict[str, Any] | None, changes: str | None
 ) -> dict[str, Any]:
-    """Return the section of run.json on the text.
+    """Return the section of run.json on the data.
 
     Args:
-        text: as it is now.
+        source: as it is now.
         earlier: the record of the run that is continued, if one is.
-        changes: how the text differs from what that run has begun with.
+        changes: how the source differs from what that run has begun with.
     """
     accepted = (earlier or {}).get("data", {}).get("accepted_changes", [])
     return {
-        **text.describe(),
-        "left_out": text.left_out(),
+        **source.describe(),
+        "left_out": source.left_out(),
         "accepted_changes": [*accepted, *([changes] if changes else [])],
     }
 
 
-def with_what_was_left_out(record: dict[str, Any], text: TextSource) -> dict[str, Any]:
-    """A record that also tells of files that have turned out to hold no text."""
-    return {**record, "data": {**record["data"], "left_out": text.left_out()}}
+def with_what_was_left_out(record: dict[str, Any], source: ActivationSource) -> dict[str, Any]:
+    """A record that also tells of what has been left out while it was read."""
+    return {**record, "data": {**record["data"], "left_out": source.left_out()}}
 
 
-def say_what_was_left_out(record: dict[str, Any], text: TextSource) -> None:
-    """Tell of what was left out while the text was read, which nobody knew when the run began."""
-    before, now = record["data"]["left_out"], text.left_out()
+def say_what_was_left_out(record: dict[str, Any], source: ActivationSource) -> None:
+    """Tell of what was left out while the data were read, which nobody knew when the run began."""
+    before, now = record["data"]["left_out"], source.left_out()
     if new := {reason: about for reason, about in now.items() if about != before.get(reason)}:
-        log.info("left out of the text while it was read: %s", in_words(new))
+        log.info("left out of the data while they were read: %s", in_words(new))
 
 
-def write_listing(folder: Path, text: TextSource) -> None:
+def write_listing(folder: Path, source: ActivationSource) -> None:
     """Note every file, so that a change can be told by name."""
-    if listing := text.listing():
+    if listing := source.listing():
         write_atomically(folder / LISTING, json.dumps(listing) + "\n")
 
 
-def changes_of(text: TextSource, record: dict[str, Any], folder: Path) -> str | None:
-    """Return in words how `text` differs from that with which the run in `folder` has begun.
+def changes_of(source: ActivationSource, record: dict[str, Any], folder: Path) -> str | None:
+    """Return in words how a source differs from that with which the run in `folder` has begun.
 
     None: not at all, or its record does not tell.
     """
-    before, now = record.get("data"), text.describe()
+    before, now = record.get("data"), source.describe()
     if not before or all(before.get(key) == value for key, value in now.items()):
         return None
     try:
         listed = schemas.read(folder / LISTING, dict[str, Any])
     except (FileNotFoundError, RunError):
         listed = {}
-    return (listed and changed_files(listed, text.listing())) or ", ".join(
+    return (listed and changed_files(listed, source.listing())) or ", ".join(
         f"{key}: {before.get(key)} → {value}"
         for key, value in now.items()
         if before.get(key) != value

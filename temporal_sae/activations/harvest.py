@@ -1,0 +1,225 @@
+"""Text → a language model → activations at one place in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from temporal_sae import distributed
+from temporal_sae.activations.language_model import DTYPES, LanguageModel
+from temporal_sae.activations.rows import TOKEN, Rows
+from temporal_sae.activations.source import LANGUAGE_MODEL, ActivationSource
+from temporal_sae.data import Split, TextSource, TokenSequences, is_text
+from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
+from temporal_sae.machine import Planned
+from temporal_sae.registry import component
+
+
+@component("activations")
+class Harvest(ActivationSource):
+    """Activations of a language model that reads text.
+
+    Args:
+        context_size: tokens per sequence, BOS included.
+        prepend_bos: begin every sequence with BOS.
+        include_bos: keep the activations at BOS, whose norm is often tens of times the others',
+            and at the end-of-text tokens between documents.
+        lm_batch_size: sequences in one forward pass of the language model.
+        buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
+        model: the language model, or a function that loads it.
+        text: where its text comes from.
+        device: where batches are; null: where the language model is.
+
+    Raises:
+        InvalidOption: an option is out of range, or there is no model or text.
+    """
+
+    reads = "data"
+    text: TextSource
+
+    def __init__(
+        self,
+        context_size: int = 128,
+        prepend_bos: bool = True,
+        include_bos: bool = False,
+        lm_batch_size: int = 32,
+        buffer_tokens: int = 32768,
+        normalize: bool = True,
+        outliers: str = "keep",
+        outlier_factor: float = 10.0,
+        *,
+        model: LanguageModel | Callable[[], LanguageModel],
+        text: TextSource,
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(buffer_tokens, normalize, outliers, outlier_factor)
+        self.context_size = self.sequence_rows = check_int("context_size", context_size, 2)
+        self.prepend_bos = check_bool("prepend_bos", prepend_bos)
+        self.include_bos = check_bool("include_bos", include_bos)
+        self.lm_batch_size = check_int("lm_batch_size", lm_batch_size, 1)
+        self.text, self._model, self._device = text, model, device
+        self.changed, self.held_out_advice = text.changed, text.held_out_advice
+
+    def open(self) -> None:
+        """Load the language model.
+
+        Raises:
+            InvalidOption: it cannot be loaded, or does not go with the options.
+        """
+        if self.model is not None:
+            return
+        model = self._model() if callable(self._model) else self._model
+        self.model, self.name, self.layer = model, model.name, model.layer
+        self.d_in, self.dtype = model.d_in, DTYPES[model.dtype]
+        self.device = torch.device(model.device if self._device is None else self._device)
+        self.sequences("train")
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The language model, loaded if it is not yet."""
+        self.open()
+        assert self.model is not None
+        return self.model
+
+    @property
+    def rows_at_once(self) -> int:
+        """Tokens of one forward pass."""
+        return self.lm_batch_size * self.context_size
+
+    def why_not(self, need: str) -> str | None:
+        """Return why an evaluation cannot have what it needs; of a loss, what the model says."""
+        missing = super().why_not(need)
+        return self.language_model.why_no_loss if need == LANGUAGE_MODEL else missing
+
+    def planned_bytes(self) -> dict[str, Planned]:
+        """Return the bytes of the language model, which is there already, and of the buffer."""
+        model = Planned(self.language_model.nbytes(), (), held=True)
+        return {"language model": model, **super().planned_bytes()}
+
+    def counted(self, tokens: Int[Tensor, "n context"]) -> Bool[Tensor, "n context"]:
+        """Mark the positions that are trained on."""
+        if self.include_bos:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        return is_text(tokens, self.language_model.tokenizer)
+
+    def sequences(self, split: Split, seed: int = 0) -> TokenSequences:
+        """Return the sequences of a split: endless for training, one pass for evaluation.
+
+        Raises:
+            InvalidOption: they are longer than the model can read.
+        """
+        model = self.language_model
+        limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and self.context_size > limit:
+            allowed = f"at most {limit} for this model"
+            raise InvalidOption("context_size", self.context_size, allowed)
+        repeat = split == "train"
+        return TokenSequences(
+            self.text, model.tokenizer, self.context_size, split, seed, self.prepend_bos, repeat
+        )
+
+    def check(self, split: Split) -> None:
+        """Read one sequence of a split."""
+        next(self.sequences(split))
+
+    def reader(self, seed: int) -> HarvestReader:
+        """Return the training rows in the order of the text, without end."""
+        return HarvestReader(self, self.sequences("train", seed))
+
+    @torch.no_grad()
+    def held_out(self, n_sequences: int, batch_sequences: int, seed: int = 0) -> Iterator[Rows]:
+        """Yield held-out sequences in the order of the text; BOS and separators are left out."""
+        model = self.language_model
+        limited = itertools.islice(self.held_out_rows(seed), n_sequences)
+        while batch := list(itertools.islice(limited, batch_sequences)):
+            rows = torch.stack(batch)
+            tokens = rows[..., TOKEN].long()
+            text = is_text(tokens, model.tokenizer)
+            on_model = text.to(model.device)
+            x = model.activations(tokens)[on_model].to(self.device)
+            yield Rows(x, rows[text].to(self.device), text.to(self.device))
+
+    def held_out_rows(self, seed: int) -> Iterator[Int[Tensor, "context 3"]]:
+        """Yield the held-out sequences as rows of (token, document, position)."""
+        sequences = self.sequences("held_out", seed)
+        while True:
+            try:
+                yield sequences.read()
+            except StopIteration:
+                return
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the model and the place that an SAE belongs to."""
+        model = self.language_model
+        return {
+            "model_name": model.name,
+            "hook_name": model.hook_name,
+            "context_size": self.context_size,
+            "prepend_bos": self.prepend_bos,
+            "include_bos": self.include_bos,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """As the text has it; the config tells the rest."""
+        return self.text.describe()
+
+    def listing(self) -> dict[str, Any]:
+        """As the text has it."""
+        return self.text.listing()
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """As the text has it."""
+        return self.text.left_out()
+
+
+class HarvestReader:
+    """Activations of the next sequences, as many as the language model reads at once.
+
+    Args:
+        source: the options and the model.
+        sequences: token sequences in the order of the text.
+    """
+
+    def __init__(self, source: Harvest, sequences: TokenSequences) -> None:
+        self.source, self.sequences = source, sequences
+
+    def read(self) -> Rows:
+        """Each of several processes computes a part of the rows for all."""
+        model = self.source.language_model
+        places = self._read_text()
+        tokens = places[..., TOKEN].long()
+        own = distributed.local_shard(tokens)
+        # Where there are more processes than sequences, one that nobody needs shows the width.
+        x = model.activations(own if len(own) else tokens[:1])[: len(own)]
+        x = torch.cat(distributed.all_gather(x)) if distributed.world_size() > 1 else x
+        # Chosen on the CPU, where the tokens are, so that a GPU need not be waited for.
+        counted = self.source.counted(tokens).flatten().nonzero()[:, 0]
+        chosen = x.flatten(0, 1)[counted.to(x.device, non_blocking=True)]
+        return Rows(chosen, places.flatten(0, 1)[counted])
+
+    def _read_text(self) -> Int[Tensor, "sequences context 3"]:
+        """The next sequences; where the text cannot be read on, they are still to come."""
+        before = self.sequences.state_dict()
+
+        def read() -> Tensor:
+            n = self.source.lm_batch_size
+            return torch.stack([self.sequences.read() for _ in range(n)])
+
+        try:
+            return distributed.raise_on_all_ranks(read)
+        except (InvalidOption, RunError):
+            self.sequences.load_state_dict(before)
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the text."""
+        return self.sequences.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self.sequences.load_state_dict(state)

@@ -1,0 +1,143 @@
+"""The contract of a source of activations.
+
+A source has rows of activations in an order of its own, the stream order: that of a text, of a
+file, of the documents of a synthetic world. Training takes them shuffled, and a tracker may take
+them in stream order too; held-out rows are never trained on. Everything downstream sees only this
+class, and does not know whether there is a language model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+
+from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.rows import Reader, Rows
+from temporal_sae.activations.stream import ActivationStream, StreamOptions
+from temporal_sae.data import Split, TextSource
+from temporal_sae.errors import RunError
+from temporal_sae.machine import Planned
+
+# What a source may give to evaluations, which declare what they need of it.
+ROWS, LANGUAGE_MODEL, TEXT, TRUTH = "rows", "language_model", "text", "truth"
+PLACES_BYTES = 12  # of a row: token, document and position
+
+
+class ActivationSource(StreamOptions, ABC):
+    """Where activations come from.
+
+    The constructor only judges options, in no time; `open` loads or maps what there is. A run
+    gives a constructor those of these arguments that it names: `model`, a function that loads the
+    language model, or None; `text`, a `TextSource` or None; `device`, where batches shall be; and
+    `folder`, the run's own.
+
+    Attributes:
+        d_in: width of the rows; known once it is open, as are `dtype`, `model` and `truth`.
+        dtype: of the rows as they are read.
+        device: where batches are.
+        name: a few words for tables and files: that of the language model, or of the files.
+        layer: of the language model that the rows come from, None where there is none.
+        model: the language model, None where there is none.
+        text: its text, None where there is none.
+        truth: the features that are true, of a synthetic world; None elsewhere.
+        changed: whether a run goes on where what it reads is not what it has begun with: `refuse`
+            or `accept`.
+        reads: the config group that says what is read.
+        sequence_rows: rows of a held-out sequence, at most.
+        held_out_advice: helps where there is too little to evaluate on, in words.
+    """
+
+    d_in: int
+    dtype: torch.dtype
+    device: torch.device
+    name: str
+    layer: int | None = None
+    model: LanguageModel | None = None
+    text: TextSource | None = None
+    truth: Any = None
+    changed: str = "refuse"
+    reads: ClassVar[str] = "activations"
+    sequence_rows: int = 128
+    held_out_advice: str = "give activations.held_out_fraction a larger value, or use eval=none"
+
+    @abstractmethod
+    def open(self) -> None:
+        """Load or map what there is; a second call does nothing.
+
+        Raises:
+            InvalidOption, RunError: it cannot be had.
+        """
+
+    @abstractmethod
+    def reader(self, seed: int) -> Reader:
+        """Return the training rows in stream order, without end."""
+
+    @abstractmethod
+    def check(self, split: Split) -> None:
+        """Refuse a split that has no rows, as far as can be told without computing any.
+
+        Raises:
+            InvalidOption, RunError: it has none, or they cannot be read.
+        """
+
+    @abstractmethod
+    def held_out(self, n_sequences: int, batch_sequences: int, seed: int = 0) -> Iterator[Rows]:
+        """Yield up to so many held-out sequences in stream order, some at a time.
+
+        Of a text these are the sequences that the language model reads, elsewhere rows that follow
+        each other. The rows of a sequence that are no text are left out.
+        """
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that a reader may give at once."""
+        return 0
+
+    def stream(self, batch_size: int, seed: int, ordered: bool = False) -> ActivationStream:
+        """Return the endless, resumable training stream.
+
+        Raises:
+            InvalidOption: the buffer is smaller than a batch.
+        """
+        reader, at_once = self.reader(seed), self.rows_at_once
+        return ActivationStream(self, reader, batch_size, seed, ordered, self.device, at_once)
+
+    def why_not(self, need: str) -> str | None:
+        """Return why an evaluation cannot have what it needs, in words; None if it can."""
+        if need == ROWS:
+            try:
+                return self.check("held_out")
+            except RunError as error:
+                return str(error)
+        lacking = {
+            LANGUAGE_MODEL: (self.model, "a language model"),
+            TEXT: (self.text, "text"),
+            TRUTH: (self.truth, "features that are known to be true"),
+        }
+        what, told = lacking[need]
+        return None if what is not None else f"these activations come without {told}"
+
+    def planned_bytes(self) -> dict[str, Planned]:
+        """Return the bytes that the source takes on its device, by purpose, once it is open."""
+        row = self.d_in * self.dtype.itemsize + PLACES_BYTES
+        n_bytes = self.buffer_tokens * row
+        return {"shuffle buffer": Planned(n_bytes, ("activations.buffer_tokens",))}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return JSON facts for the `cfg.json` of an SAE that was trained on these rows."""
+        return {"model_name": None, "hook_name": None}
+
+    def describe(self) -> dict[str, Any]:
+        """Return a few JSON facts that tell what is read from anything else, for run.json."""
+        return {}
+
+    def listing(self) -> dict[str, Any]:
+        """Return a JSON fact for every file, by its name; another fact is another content."""
+        return {}
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Return `count` and `example` of what has been passed over so far, by reason."""
+        return {}

@@ -1,0 +1,93 @@
+"""The evaluation of `eval=auto`: all that activations allow, whatever their origin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from temporal_sae.activations import ActivationSource
+from temporal_sae.eval.core import CoreEvaluation
+from temporal_sae.eval.rows import ActivationsEvaluation
+from temporal_sae.eval.subject import Evaluation, Outcome, Subject
+from temporal_sae.machine import Planned
+from temporal_sae.metrics import Metric
+from temporal_sae.registry import component
+from temporal_sae.sae import SparseAutoencoder
+
+log = logging.getLogger(__name__)
+
+
+@component("eval")
+@dataclass(frozen=True)
+class AutoEvaluation(CoreEvaluation):
+    """The core evaluation where there is a language model, otherwise that on rows alone.
+
+    Its options are those of the core evaluation. What the source does not allow is left out, and
+    said with the reason.
+    """
+
+    name: ClassVar[str] = "auto"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def candidates(self) -> tuple[Sequence[Evaluation], ...]:
+        """Evaluations, those that stand for each other together, the first choice first."""
+        n, at_once, seed = self.n_sparsity_sequences, self.lm_batch_size, self.seed
+        core = CoreEvaluation(at_once, self.n_reconstruction_sequences, n, seed)
+        return ((core, ActivationsEvaluation(n, at_once, seed=seed)),)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of all candidates."""
+        every = [m for among in self.candidates() for each in among for m in each.metrics]
+        return tuple({(m.sections, m.groups, m.name): m for m in every}.values())
+
+    def for_source(self, source: ActivationSource) -> Evaluation:
+        """Return the evaluations that the source allows; tell what is left out, and why."""
+        chosen = []
+        for among in self.candidates():
+            for evaluation in among:
+                reasons = [source.why_not(need) for need in sorted(evaluation.needs)]
+                reason = next(filter(None, reasons), None)
+                if reason is None:
+                    chosen.append(evaluation)
+                    break
+                log.info("eval=auto leaves out eval=%s: %s", evaluation.name, reason)
+        return Several(tuple(chosen))
+
+
+@dataclass(frozen=True)
+class Several(Evaluation):
+    """Evaluations one after the other."""
+
+    parts: tuple[Evaluation, ...]
+
+    name: ClassVar[str] = "auto"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of all."""
+        return tuple(metric for part in self.parts for metric in part.metrics)
+
+    def planned_bytes(self, source: ActivationSource, sae: SparseAutoencoder) -> dict[str, Planned]:
+        """Return the most that one of them takes, by purpose."""
+        most: dict[str, Planned] = {}
+        for part in self.parts:
+            for name, item in part.planned_bytes(source, sae).items():
+                most[name] = max(item, most.get(name, item), key=lambda one: one.n_bytes)
+        return most
+
+    def check(self, source: ActivationSource, sae: SparseAutoencoder) -> None:
+        """Ask each of them."""
+        for part in self.parts:
+            part.check(source, sae)
+
+    def run(self, subject: Subject) -> Outcome:
+        """Run each of them."""
+        outcome = Outcome()
+        for part in self.parts:
+            found = part.run(subject)
+            outcome.sections |= found.sections
+            outcome.failures |= found.failures
+        return outcome

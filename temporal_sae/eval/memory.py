@@ -1,0 +1,36 @@
+"""The memory of a forward pass in an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from temporal_sae.activations import ActivationSource
+from temporal_sae.machine import Planned
+from temporal_sae.sae import SparseAutoencoder
+
+FLOAT = 4
+LOGITS = 6  # as the model and the SAE have them, their logarithms, what compares them
+DENSE_COPIES = 3  # pre-activations, latents, and what is counted of them
+
+
+def of_batches(
+    batches: Mapping[str, int], rows: int, source: ActivationSource, sae: SparseAutoencoder
+) -> dict[str, Planned]:
+    """Return the memory of the largest batch.
+
+    Args:
+        batches: sequences that are read at once, by the option that says how many.
+        rows: of a sequence.
+        source: logits are counted where it has a language model.
+        sae: with shapes only.
+    """
+    largest = max(batches.values())
+    options = tuple(f"eval.{option}" for option, n in batches.items() if n == largest)
+    latents = DENSE_COPIES * largest * rows * sae.d_sae * FLOAT
+    items = {"latents in evaluation": Planned(latents, (*options, "sae.d_sae"))}
+    if source.model is None:
+        return items
+    vocab = int(source.model.model.config.get_text_config().vocab_size)
+    logits = LOGITS * largest * rows * vocab * FLOAT
+    smaller = (*options, "activations.context_size")
+    return {"logits in evaluation": Planned(logits, smaller), **items}
