@@ -94,8 +94,9 @@ class TrainingConfig(TypedDict):
     """The config of a training."""
 
     dict_class: str
-    lm_name: str
-    submodule_name: str
+    lm_name: str | None
+    submodule_name: str | None
+    activations: NotRequired[str]
     activation_dim: int
     dict_size: int
     steps: int

@@ -1,5 +1,6 @@
 """Sources of activations, and their way into shuffled batches."""
 
+from temporal_sae.activations.files import ActivationFiles
 from temporal_sae.activations.harvest import Harvest
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.rows import ActivationBatch, Rows
@@ -9,6 +10,7 @@ from temporal_sae.activations.stream import ActivationStream
 
 __all__ = [
     "ActivationBatch",
+    "ActivationFiles",
     "ActivationSource",
     "ActivationStream",
     "Harvest",

@@ -21,8 +21,8 @@ class Rows:
 
     Attributes:
         x: the activations.
-        places: (token id, number of the document in stream order, position in the document) of
-            each row, int32; -1 for what is unknown. None: nothing is known of any row.
+        places: (token id, number of the document, position in the document) of each row, int32;
+            -1 for what is unknown. None: nothing is known of any row.
         sequences: of held-out rows in stream order, the positions of each sequence that the rows
             are, row by row; a sequence is what stays together when intervals are estimated.
     """

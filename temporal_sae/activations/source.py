@@ -96,6 +96,11 @@ class ActivationSource(StreamOptions, ABC):
         """Rows that a reader may give at once."""
         return 0
 
+    @property
+    def rows_in_pass(self) -> int | None:
+        """Rows that are trained on before any comes again; None: nobody knows."""
+        return None
+
     def stream(self, batch_size: int, seed: int, ordered: bool = False) -> ActivationStream:
         """Return the endless, resumable training stream.
 
@@ -103,7 +108,11 @@ class ActivationSource(StreamOptions, ABC):
             InvalidOption: the buffer is smaller than a batch.
         """
         reader, at_once = self.reader(seed), self.rows_at_once
-        return ActivationStream(self, reader, batch_size, seed, ordered, self.device, at_once)
+        # A buffer that is larger than a pass would hold the same rows several times.
+        largest = max(batch_size, self.rows_in_pass or self.buffer_tokens)
+        return ActivationStream(
+            self, reader, batch_size, seed, ordered, self.device, at_once, largest
+        )
 
     def why_not(self, need: str) -> str | None:
         """Return why an evaluation cannot have what it needs, in words; None if it can."""

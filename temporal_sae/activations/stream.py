@@ -57,6 +57,7 @@ class ActivationStream(Iterator[ActivationBatch]):
         ordered: hand out the rows in stream order too.
         device: of the buffer and the batches.
         at_once: rows that the reader may give at once.
+        largest: the most rows that the buffer may hold.
 
     Raises:
         InvalidOption: the buffer is smaller than a batch.
@@ -71,13 +72,15 @@ class ActivationStream(Iterator[ActivationBatch]):
         ordered: bool = False,
         device: str | torch.device = "cpu",
         at_once: int = 0,
+        largest: int | None = None,
     ) -> None:
         if batch_size > options.buffer_tokens:
             allowed = f"at least trainer.batch_size={batch_size}"
             raise InvalidOption("buffer_tokens", options.buffer_tokens, allowed)
         self.options, self.reader, self.device = options, reader, torch.device(device)
         self.batch_size, self.ordered = batch_size, ordered
-        self.buffer = ShuffleBuffer(options.buffer_tokens, seed, device, at_once)
+        capacity = min(options.buffer_tokens, largest or options.buffer_tokens)
+        self.buffer = ShuffleBuffer(capacity, seed, device, at_once)
         self.outliers = Outliers(options.outliers, options.outlier_factor, device)
         self._not_handed_out: list[Rows] = []
         self._scale: float | None = None

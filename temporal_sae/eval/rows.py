@@ -90,7 +90,7 @@ class PairStability:
 
     def __init__(self, sae: SparseAutoencoder, window_size: int, device: torch.device) -> None:
         self._sae, self._window_size = sae, window_size
-        self._tracker = CoActivationTracker(sae.d_sae, window_size, device=device)
+        self._tracker = CoActivationTracker(sae.d_sae, window_size, storage="sparse", device=device)
         self._monitor = StabilityMonitor()
 
     def add(self, latents: Latents) -> None:

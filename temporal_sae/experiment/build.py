@@ -101,6 +101,9 @@ def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> Activat
     for name, group in (("model", "model"), ("text", "data")):
         if name in required and given[name] is None:
             raise RunError(f"{group}: is missing; these activations need it: {group}=NAME")
+    for group, name in (("model", "model"), ("data", "text")):
+        if cfg.get(group) is not None and name not in (wanted or ()):
+            log.info("%s is not used: these activations come without it", group)
     named = {name: value for name, value in given.items() if wanted and name in wanted}
     source: ActivationSource = build(cfg, "activations", **named)
     return source
@@ -136,9 +139,9 @@ def fitted(evaluation: Evaluation, source: ActivationSource) -> Evaluation:
         with naming(source.reads):
             reason = source.why_not(need)
         if reason is not None:
-            advice = f": {source.held_out_advice}" if need == ROWS else ""
-            told = f"eval={evaluation.name} needs {WORDS[need]}{advice}, or eval=auto"
-            raise RunError(f"{reason}; {told}")
+            helps = source.held_out_advice if need == ROWS else "eval=auto runs what there is"
+            told = f"eval={evaluation.name} needs {WORDS[need]}, and {reason}; {helps}"
+            raise RunError(told)
     return evaluation
 
 

@@ -47,6 +47,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "lm_name": about["model_name"],
         "wandb_name": dict_class,
         "submodule_name": about["hook_name"],
+        "activations": source.name,
         "ortho_weight": 0.0 if is_idle(parts) else parts.penalty.ortho_weight,
     }
     final = {

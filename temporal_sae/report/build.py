@@ -110,9 +110,10 @@ def headline(results: dict[str, Any], record: schemas.ToldRecord) -> str:
         f"{word} {config[key]}" for key, word in named.items() if config.get(key) is not None
     ]
     what = ", ".join([config["dict_class"], *sparsity[:1]])
+    places = (config["lm_name"], config["submodule_name"])
+    place = ", ".join(filter(None, places)) or printable(config["activations"])
     return (
-        f"{config['dict_size']:,} latents ({what}) on "
-        f"{config['lm_name']}, {config['submodule_name']} (width {config['activation_dim']}): "
+        f"{config['dict_size']:,} latents ({what}) on {place} (width {config['activation_dim']}): "
         f"{config['steps']:,} steps at learning rate {config['lr']:.3g}, λ2 "
         f"{config['ortho_weight']:g}, seed {config['seed']}, on {record['device']}."
     )

@@ -64,7 +64,8 @@ def _read(folder: Path, config: dict[str, Any], training: dict[str, Any]) -> Nei
     except (OSError, RunError):
         return None
     other = _training(results)
-    place = ("lm_name", "submodule_name")
+    place = ["lm_name", "submodule_name"]
+    place += [] if training.get("lm_name") else ["activations"]
     if record["status"] != "finished" or any(other.get(k) != training.get(k) for k in place):
         return None
     alike = all(record["config"].get(key) == config.get(key) for key in COMMON)
