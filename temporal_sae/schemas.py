@@ -162,6 +162,12 @@ class CoreScores(TypedDict):
     metrics: dict[str, dict[str, Number]]
 
 
+class TruthScores(TypedDict):
+    """`eval/ground_truth.json`, and the section of `results.json` that it is."""
+
+    metrics: dict[str, Number]
+
+
 class Scores(TypedDict, total=False):
     """The section of `results.json` of any other evaluation."""
 
@@ -170,7 +176,11 @@ class Scores(TypedDict, total=False):
 
 
 # By the beginning of a section's name: those with scores, and with them those that reports tell of.
-SCORED: dict[str, Any] = {"tasks results": TaskScores, "core evaluation results": CoreScores}
+SCORED: dict[str, Any] = {
+    "tasks results": TaskScores,
+    "core evaluation results": CoreScores,
+    "ground truth results": TruthScores,
+}
 TOLD: dict[str, Any] = SCORED | {
     "training results": Training,
     "co-activation results": CoActivation,

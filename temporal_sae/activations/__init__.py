@@ -7,6 +7,8 @@ from temporal_sae.activations.rows import ActivationBatch, Rows
 from temporal_sae.activations.shuffle import ShuffleBuffer
 from temporal_sae.activations.source import ActivationSource
 from temporal_sae.activations.stream import ActivationStream
+from temporal_sae.activations.synthetic import SyntheticActivations
+from temporal_sae.activations.world import World, WorldOptions
 
 __all__ = [
     "ActivationBatch",
@@ -17,4 +19,7 @@ __all__ = [
     "LanguageModel",
     "Rows",
     "ShuffleBuffer",
+    "SyntheticActivations",
+    "World",
+    "WorldOptions",
 ]

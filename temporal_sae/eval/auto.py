@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from temporal_sae.activations import ActivationSource
+from temporal_sae.activations.source import TRUTH
 from temporal_sae.eval.core import CoreEvaluation
+from temporal_sae.eval.ground_truth import GroundTruthEvaluation
 from temporal_sae.eval.rows import ActivationsEvaluation
 from temporal_sae.eval.subject import Evaluation, Outcome, Subject
 from temporal_sae.machine import Planned
@@ -24,8 +26,8 @@ log = logging.getLogger(__name__)
 class AutoEvaluation(CoreEvaluation):
     """The core evaluation where there is a language model, otherwise that on rows alone.
 
-    Its options are those of the core evaluation. What the source does not allow is left out, and
-    said with the reason.
+    That on known features is added where there are any. Its options are those of the core
+    evaluation. What the source does not allow is left out, and said with the reason.
     """
 
     name: ClassVar[str] = "auto"
@@ -35,7 +37,8 @@ class AutoEvaluation(CoreEvaluation):
         """Evaluations, those that stand for each other together, the first choice first."""
         n, at_once, seed = self.n_sparsity_sequences, self.lm_batch_size, self.seed
         core = CoreEvaluation(at_once, self.n_reconstruction_sequences, n, seed)
-        return ((core, ActivationsEvaluation(n, at_once, seed=seed)),)
+        rows = ActivationsEvaluation(n, at_once, seed=seed)
+        return (core, rows), (GroundTruthEvaluation(n, at_once, seed),)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -53,7 +56,8 @@ class AutoEvaluation(CoreEvaluation):
                 if reason is None:
                     chosen.append(evaluation)
                     break
-                log.info("eval=auto leaves out eval=%s: %s", evaluation.name, reason)
+                if TRUTH not in evaluation.needs or source.truth is not None:
+                    log.info("eval=auto leaves out eval=%s: %s", evaluation.name, reason)
         return Several(tuple(chosen))
 
 

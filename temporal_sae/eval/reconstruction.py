@@ -31,6 +31,14 @@ METRICS = declare(
     of_sparsity(name="l1"),
 )
 
+# Means over rows, and the count that each is divided by: a row of zeros has no direction.
+MEANS = {
+    "explained_variance_legacy": "tokens",
+    "cossim": "with_direction",
+    "l2_ratio": "with_direction",
+    "l0": "tokens",
+}
+
 
 class ReconstructionSums:
     """Running sums in float64, so that the result does not depend on the batches.
@@ -72,13 +80,15 @@ class ReconstructionSums:
         norm_in, norm_out = x.norm(dim=-1), x_hat.norm(dim=-1)
         inner = (x * x_hat).sum(-1)
         centered = (x - x.mean(0)).square().sum(-1)
+        has_direction = norm_in > 0
         per_token = {
             "tokens": torch.ones_like(error),
+            "with_direction": has_direction.to(error.dtype),
             "squared_error": error,
             "spread": (x - self._center).square().sum(-1),
             "l2_norm_in": norm_in,
             "l2_norm_out": norm_out,
-            "l2_ratio": norm_out / norm_in.clamp(min=1e-12),
+            "l2_ratio": torch.where(has_direction, norm_out / norm_in.clamp(min=1e-12), 0.0),
             "cossim": inner / (norm_in * norm_out).clamp(min=1e-12),
             "x_hat_squared": norm_out.square(),
             "inner": inner,
@@ -91,7 +101,9 @@ class ReconstructionSums:
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """The metrics in SAEBench's groups."""
-        mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
+        totals = self._sums.totals()
+        mean = {name: total / self.tokens for name, total in totals.items()}
+        mean |= {name: totals[name] / _nonzero(totals[per]) for name, per in MEANS.items()}
         variance = self._variance()
         legacy = mean["explained_variance_legacy"]
         return {
@@ -119,8 +131,8 @@ class ReconstructionSums:
         """95 % bootstrap interval over sequences of each measure of reconstruction, and of L0."""
         offset = self._offset()
         means = {
-            name: self._sums.interval(seed, lambda s, n=name: s[n] / nonzero(s["tokens"]))  # type: ignore[misc]
-            for name in ("explained_variance_legacy", "cossim", "l2_ratio", "l0")
+            name: self._sums.interval(seed, lambda s, n=name, d=per: s[n] / nonzero(s[d]))  # type: ignore[misc]
+            for name, per in MEANS.items()
         }
         explained = self._sums.interval(
             seed, lambda s: 1 - s["squared_error"] / nonzero(s["spread"] - offset * s["tokens"])
