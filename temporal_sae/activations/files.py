@@ -19,14 +19,13 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from temporal_sae.activations.arrays import Table, TableSource
+from temporal_sae.activations.arrays import FLOATS, Table, TableSource, check_shape
 from temporal_sae.data.sources import CHANGED, hash_of
 from temporal_sae.errors import InvalidOption, RunError, check_choice, one_line, printable
 from temporal_sae.files import open_regular
 from temporal_sae.registry import component
 
 HEAD = 65536  # bytes that tell one file from another, with the size
-FLOATS = "float16, bfloat16, float32 or float64"
 # What the libraries raise about a damaged file.
 UNREADABLE = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, MemoryError)
 
@@ -41,22 +40,6 @@ def reading(name: str) -> Iterator[None]:
     except UNREADABLE as error:
         told = one_line(error) or type(error).__name__
         raise RunError(f"{name}: cannot be read ({told})") from error
-
-
-def check_shape(name: str, shape: Sequence[int], is_float: bool, dtype: Any) -> tuple[int, int]:
-    """Return (rows, width) of an array, whose leading dimensions are all rows.
-
-    Raises:
-        RunError: it holds no rows of floats.
-    """
-    if not is_float:
-        raise RunError(f"{name}: holds {dtype}; activations are {FLOATS}")
-    if len(shape) < 2 or 0 in shape:
-        raise RunError(f"{name}: has shape {list(shape)}; activations are [rows, d_in]")
-    n_rows = 1
-    for size in shape[:-1]:
-        n_rows *= size
-    return n_rows, shape[-1]
 
 
 class NumpyTable:

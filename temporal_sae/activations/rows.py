@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae.data.packing import DOCUMENT, POSITION, TOKEN
+from temporal_sae.errors import RunError
 
-__all__ = ["DOCUMENT", "POSITION", "TOKEN", "ActivationBatch", "Reader", "Rows"]
+__all__ = ["DOCUMENT", "POSITION", "TOKEN", "ActivationBatch", "EndOfRows", "Reader", "Rows"]
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,27 @@ class ActivationBatch:
         return self.rows.x
 
 
+class EndOfRows(RunError):
+    """A reader has no more rows.
+
+    Args:
+        n_rows: that it has given.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+        super().__init__(f"the activations have ended after {n_rows:,} rows; train on fewer tokens")
+
+
 class Reader(Protocol):
-    """Rows in stream order, without end, that can be stopped and continued to the bit."""
+    """Rows in stream order that can be stopped and continued to the bit."""
 
     def read(self) -> Rows:
         """Return the next rows, at least one.
 
         Raises:
-            RunError: they cannot be read, or have ended; the same ones are then still to come.
+            RunError: they cannot be read; the same ones are then still to come.
+            EndOfRows: there are no more.
         """
         ...
 

@@ -110,8 +110,9 @@ class ActivationSource(StreamOptions, ABC):
         reader, at_once = self.reader(seed), self.rows_at_once
         # A buffer that is larger than a pass would hold the same rows several times.
         largest = max(batch_size, self.rows_in_pass or self.buffer_tokens)
+        about = self.describe() if self.changed == "refuse" else None
         return ActivationStream(
-            self, reader, batch_size, seed, ordered, self.device, at_once, largest
+            self, reader, batch_size, seed, ordered, self.device, at_once, largest, about
         )
 
     def why_not(self, need: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
-from temporal_sae.activations.rows import ActivationBatch, Reader, Rows
+from temporal_sae.activations.rows import ActivationBatch, EndOfRows, Reader, Rows
 from temporal_sae.activations.shuffle import ShuffleBuffer
-from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
+from temporal_sae.errors import (
+    InvalidOption,
+    RunError,
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+)
 
 # Options that decide how training mixes and scales rows, not which ones there are.
 OF_TRAINING_ALONE = ("buffer_tokens", "normalize", "outliers", "outlier_factor", "include_bos")
@@ -58,6 +66,7 @@ class ActivationStream(Iterator[ActivationBatch]):
         device: of the buffer and the batches.
         at_once: rows that the reader may give at once.
         largest: the most rows that the buffer may hold.
+        about: JSON facts on what is read, in which a state that is loaded has to agree.
 
     Raises:
         InvalidOption: the buffer is smaller than a batch.
@@ -73,17 +82,19 @@ class ActivationStream(Iterator[ActivationBatch]):
         device: str | torch.device = "cpu",
         at_once: int = 0,
         largest: int | None = None,
+        about: dict[str, Any] | None = None,
     ) -> None:
         if batch_size > options.buffer_tokens:
             allowed = f"at least trainer.batch_size={batch_size}"
             raise InvalidOption("buffer_tokens", options.buffer_tokens, allowed)
         self.options, self.reader, self.device = options, reader, torch.device(device)
-        self.batch_size, self.ordered = batch_size, ordered
+        self.batch_size, self.ordered, self.about = batch_size, ordered, about
         capacity = min(options.buffer_tokens, largest or options.buffer_tokens)
         self.buffer = ShuffleBuffer(capacity, seed, device, at_once)
         self.outliers = Outliers(options.outliers, options.outlier_factor, device)
         self._not_handed_out: list[Rows] = []
         self._scale: float | None = None
+        self._ended: EndOfRows | None = None
 
     @property
     def scale(self) -> float:
@@ -117,19 +128,34 @@ class ActivationStream(Iterator[ActivationBatch]):
         return {"outlier_share": self.outliers.share()}
 
     def _fill(self) -> None:
-        """Read until the buffer is full; what fills it first also sets the outliers' limit."""
+        """Read until the buffer is full; what fills it first also sets the outliers' limit.
+
+        At the end of the rows the buffer is emptied, as far as there is a batch in it.
+
+        Raises:
+            EndOfRows: there is none.
+        """
         if self.outliers.limit is None:
             first: list[Rows] = []
-            while sum(map(len, first)) < self.buffer.capacity:
-                first.append(self._read())
-            self.outliers.measure([rows.x for rows in first])
+            while sum(map(len, first)) < self.buffer.capacity and self._ended is None:
+                first += self._read()
+            if first:
+                self.outliers.measure([rows.x for rows in first])
             while first:  # each is freed once it has been copied
                 self._take_in(first.pop(0))
-        while not self.buffer.full:
-            self._take_in(self._read())
+        while not self.buffer.full and self._ended is None:
+            for rows in self._read():
+                self._take_in(rows)
+        if self._ended is not None and self.buffer.count < self.batch_size:
+            raise self._ended
 
-    def _read(self) -> Rows:
-        return self.reader.read().to(self.device)
+    def _read(self) -> list[Rows]:
+        """The next rows, or nothing where they have ended."""
+        try:
+            return [self.reader.read().to(self.device)]
+        except EndOfRows as end:
+            self._ended = end
+            return []
 
     def _take_in(self, rows: Rows) -> None:
         rows = self.outliers.treat(rows)
@@ -142,6 +168,7 @@ class ActivationStream(Iterator[ActivationBatch]):
         scale = self.scale  # first: measuring it may read
         waiting = {str(n): rows.state_dict() for n, rows in enumerate(self._not_handed_out)}
         return {
+            "about": json.dumps(self.about, sort_keys=True),
             "reader": self.reader.state_dict(),
             "buffer": self.buffer.state_dict(),
             "scale": scale,
@@ -150,7 +177,17 @@ class ActivationStream(Iterator[ActivationBatch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Continue exactly where `state` was taken.
+
+        Raises:
+            RunError: it was taken from other activations.
+        """
+        own, found = json.dumps(self.about, sort_keys=True), state.get("about", "null")
+        if "null" not in (own, found) and own != found:
+            raise RunError(
+                f"the checkpoint is that of a run on other activations ({found}, and not {own}); "
+                "choose another folder"
+            )
         # Before 0.2 there was one kind of reader, whose sequences were called windows.
         self.reader.load_state_dict(state["reader"] if "reader" in state else state["windows"])
         self.buffer.load_state_dict(state["buffer"])

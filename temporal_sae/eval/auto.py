@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.source import TRUTH
@@ -21,6 +21,12 @@ from temporal_sae.sae import SparseAutoencoder
 log = logging.getLogger(__name__)
 
 
+class Measuring(Evaluation, Protocol):
+    """An evaluation that needs no folder."""
+
+    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]: ...
+
+
 @component("eval")
 @dataclass(frozen=True)
 class AutoEvaluation(CoreEvaluation):
@@ -33,7 +39,7 @@ class AutoEvaluation(CoreEvaluation):
     name: ClassVar[str] = "auto"
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def candidates(self) -> tuple[Sequence[Evaluation], ...]:
+    def candidates(self) -> tuple[Sequence[Measuring], ...]:
         """Evaluations, those that stand for each other together, the first choice first."""
         n, at_once, seed = self.n_sparsity_sequences, self.lm_batch_size, self.seed
         core = CoreEvaluation(at_once, self.n_reconstruction_sequences, n, seed)
@@ -47,7 +53,11 @@ class AutoEvaluation(CoreEvaluation):
         return tuple({(m.sections, m.groups, m.name): m for m in every}.values())
 
     def for_source(self, source: ActivationSource) -> Evaluation:
-        """Return the evaluations that the source allows; tell what is left out, and why."""
+        """Return those of the candidates that the source allows."""
+        return Several(self.chosen(source))
+
+    def chosen(self, source: ActivationSource) -> tuple[Measuring, ...]:
+        """Return those of the candidates that the source allows; tell what is left out, and why."""
         chosen = []
         for among in self.candidates():
             for evaluation in among:
@@ -58,14 +68,14 @@ class AutoEvaluation(CoreEvaluation):
                     break
                 if TRUTH not in evaluation.needs or source.truth is not None:
                     log.info("eval=auto leaves out eval=%s: %s", evaluation.name, reason)
-        return Several(tuple(chosen))
+        return tuple(chosen)
 
 
 @dataclass(frozen=True)
 class Several(Evaluation):
     """Evaluations one after the other."""
 
-    parts: tuple[Evaluation, ...]
+    parts: Sequence[Evaluation]
 
     name: ClassVar[str] = "auto"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Int
@@ -84,12 +84,15 @@ class CoreEvaluation(Evaluation):
         options = asdict(self)
         section = subject.files.find(self.name, options, schemas.CoreScores)
         if section is None:
-            section = {
-                **core_section(subject.sae, subject.harvest, options),
-                **self._measure(subject.sae, subject.harvest),
-            }
+            section = self.sections(subject.sae, subject.source)[CORE_SECTION]
             subject.files.write(self.name, options, section)
         return Outcome({CORE_SECTION: section})
+
+    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
+        """Measure without writing anything."""
+        harvest = cast(Harvest, source)
+        about = core_section(sae, harvest, asdict(self))
+        return {CORE_SECTION: {**about, **self._measure(sae, harvest)}}
 
     def measure(self, sae: SparseAutoencoder, source: Harvest) -> dict[str, dict[str, float]]:
         """All metrics, grouped as SAEBench groups them.

@@ -92,10 +92,14 @@ class GroundTruthEvaluation(Evaluation):
         options = asdict(self)
         section = subject.files.find(self.name, options, schemas.TruthScores)
         if section is None:
-            source = cast(SyntheticActivations, subject.source)
-            section = {"eval_cfg": options, **self.measure(subject.sae, source)}
+            section = self.sections(subject.sae, subject.source)[TRUTH_SECTION]
             subject.files.write(self.name, options, section)
         return Outcome({TRUTH_SECTION: section})
+
+    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
+        """Measure without writing anything."""
+        found = self.measure(sae, cast(SyntheticActivations, source))
+        return {TRUTH_SECTION: {"eval_cfg": asdict(self), **found}}
 
     @torch.no_grad()
     def measure(self, sae: SparseAutoencoder, source: SyntheticActivations) -> dict[str, Any]:

@@ -190,16 +190,19 @@ class ActivationsEvaluation(Evaluation):
         options = asdict(self)
         section = subject.files.find(self.name, options, schemas.CoreScores)
         if section is None:
-            section = self._measure(subject.sae, subject.source) | {"eval_cfg": options}
+            section = self.sections(subject.sae, subject.source)[CORE_SECTION]
             subject.files.write(self.name, options, section)
         return Outcome({CORE_SECTION: section})
 
-    def _measure(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
+    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
+        """Measure without writing anything."""
         pairs = PairStability(sae, self.window_size, source.device)
         found = measure_rows(sae, source, self.n_sequences, self.batch_sequences, self.seed, pairs)
         tokens = {"total_tokens_eval_sparsity_variance": found.sums.tokens}
         stability = {PAIRS: pairs.compute()}
-        return {
+        section = {
+            "eval_cfg": asdict(self),
             "metrics": {**found.metrics(), **stability, "token_stats": tokens},
             "intervals": found.sums.intervals(self.seed),
         }
+        return {CORE_SECTION: section}

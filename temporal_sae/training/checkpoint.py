@@ -90,6 +90,20 @@ class Checkpoints:
             path.unlink()
 
 
+class NoCheckpoints(Checkpoints):
+    """Keeps nothing, and has nothing to continue from."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), keep=0)
+
+    def files(self) -> list[Path]:
+        """There are none."""
+        return []
+
+    def clear(self) -> None:
+        """There is nothing to clear."""
+
+
 def to_bytes(state: State) -> bytes:
     """Serialise a nested dictionary of tensors and JSON values."""
     tensors: dict[str, Tensor] = {}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations.given import as_source
 from temporal_sae.latents import Latents
+from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.machine import Planned
 from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
-from temporal_sae.training.checkpoint import Checkpoints, State
-from temporal_sae.training.loggers import MetricsLogger
-from temporal_sae.training.progress import ProgressDisplay
+from temporal_sae.training.checkpoint import Checkpoints, NoCheckpoints, State
+from temporal_sae.training.loggers import MetricsLogger, NoLogger
+from temporal_sae.training.progress import NoProgress, ProgressDisplay
 from temporal_sae.training.snapshots import Snapshots
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Endless shuffled activations that can be saved and continued."""
 
@@ -72,14 +76,47 @@ class DecoderPenalty(PairPenalty, Protocol):
 
 @dataclass
 class Parts:
-    """Everything that has a state while an SAE is trained."""
+    """Everything that has a state while an SAE is trained; only the first two are needed.
+
+    Attributes:
+        sae: to be trained.
+        batches: a stream of activations, or anything that `as_source` takes.
+        tracker, penalty: the method; without them the plain SAE is trained.
+        logger: receives the metrics.
+        checkpoints: where the run is saved, and continued from.
+        progress: shows how far it is.
+        stability: watches tracker and decoder.
+        snapshots: where `Trainer.keep_every` is set.
+        finetune: the SAE is trained already, and keeps its weights at the start.
+        seed: of the shuffling, where `batches` is no stream yet.
+    """
 
     sae: SparseAutoencoder
-    batches: Batches
-    tracker: Tracker
-    penalty: PairPenalty
-    logger: MetricsLogger
-    checkpoints: Checkpoints
-    progress: ProgressDisplay
+    batches: Any
+    tracker: Any = None
+    penalty: Any = None
+    logger: MetricsLogger = field(default_factory=NoLogger)
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    progress: ProgressDisplay = field(default_factory=NoProgress)
     stability: StabilityMonitor | None = None
-    snapshots: Snapshots | None = None  # where `Trainer.keep_every` is set
+    snapshots: Snapshots | None = None
+    finetune: bool = False
+    seed: int = 0
+
+    def complete(self, batch_size: int) -> None:
+        """Fill in what has been left out."""
+        device = self.sae.W_dec.device
+        if self.tracker is None:
+            self.tracker = NoTracker(self.sae.d_sae, device=device)
+        if self.penalty is None:
+            self.penalty = OrthogonalityLoss(ortho_weight=0.0)
+        if not isinstance(self.batches, Batches):
+            source = as_source(self.batches, device)
+            source.open()
+            in_order = self.tracker.stream == "ordered"
+            self.batches = source.stream(batch_size, self.seed, ordered=in_order)
+
+    @property
+    def stream(self) -> Batches:
+        """The stream of activations."""
+        return cast(Batches, self.batches)

@@ -38,7 +38,7 @@ class ProgressDisplay:
         self._recent: deque[tuple[float, int, float]] = deque()  # time, step, tokens
 
     def __enter__(self) -> ProgressDisplay:
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.console.is_jupyter:
             self._live = Live(console=self.console, auto_refresh=False)
             streams = sys.stdout, sys.stderr
             self._live.start()
@@ -90,6 +90,16 @@ class ProgressDisplay:
         seconds_left = (time - began) / (step - first_step) * (self.total_steps - step)
         rate = (metrics["tokens"] - first_tokens) / (time - began)
         return [f"{rate:,.0f} tokens/s", f"eta {duration(seconds_left)}"]
+
+
+class NoProgress(ProgressDisplay):
+    """Shows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(1, Console(quiet=True))
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing is shown."""
 
 
 def _redirect_logging(old: tuple[TextIO, TextIO], new: tuple[TextIO, TextIO]) -> None:

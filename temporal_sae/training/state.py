@@ -8,6 +8,7 @@ import torch
 
 from temporal_sae import distributed, schemas
 from temporal_sae.errors import InvalidOption, RunError, one_line
+from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.processes import whole_state
 from temporal_sae.training.checkpoint import Checkpoints, State
 from temporal_sae.training.dead import DeadLatents
@@ -17,6 +18,7 @@ from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.stopwatch import Clock, Stopwatch
 
+WEIGHTS_TO_KNOW = 256
 LONGEST_PROBLEM = 200  # characters; torch lists every tensor
 
 
@@ -33,6 +35,7 @@ class TrainingState:
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
+    identity: State = field(default_factory=dict)
 
 
 def load_newest(checkpoints: Checkpoints) -> State | None:
@@ -64,7 +67,8 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
         "optimizer": run.optimizer.state_dict(),
         "dead": run.dead.state_dict(),
         "tracker": whole_state(parts.tracker.state_dict()),
-        "batches": parts.batches.state_dict(),
+        "batches": parts.stream.state_dict(),
+        "identity": run.identity,
         "stability": parts.stability.state_dict() if parts.stability else {},
         "rng": rng_state(parts.sae.W_dec.device),
     }
@@ -77,6 +81,7 @@ def restore(parts: Parts, run: TrainingState, state: State) -> None:
         RunError: it was taken of other parts, or by another version of this package.
     """
     problem = schemas.misfit(state, schemas.CheckpointState)
+    check_identity(run.identity, state.get("identity"))
     try:
         if problem is None:
             _restore(parts, run, state)
@@ -87,6 +92,30 @@ def restore(parts: Parts, run: TrainingState, state: State) -> None:
         raise misfitting(problem) from error
     if problem is not None:
         raise misfitting(problem)
+
+
+def identity_of(sae: SparseAutoencoder) -> State:
+    """A few of the initial weights, by which a run is known when it is continued."""
+    first = {name: p.detach().flatten()[:WEIGHTS_TO_KNOW] for name, p in sae.named_parameters()}
+    return {name: weights.float().cpu().clone() for name, weights in first.items()}
+
+
+def check_identity(own: State, found: State | None) -> None:
+    """Refuse the checkpoint of an SAE that began with other weights.
+
+    Rounding differs between processors, so the weights only have to be close. Checkpoints of
+    before 0.2 do not tell.
+
+    Raises:
+        RunError: see above.
+    """
+    for name, weights in (found or {}).items():
+        same_shape = name in own and own[name].shape == weights.shape
+        if same_shape and not torch.allclose(own[name], weights, rtol=1e-2, atol=1e-4):
+            raise RunError(
+                "the newest checkpoint is that of another run, whose SAE began with other weights; "
+                "choose another folder, or begin anew with trainer.resume=never"
+            )
 
 
 def misfitting(problem: str) -> RunError:
@@ -106,7 +135,7 @@ def _restore(parts: Parts, run: TrainingState, state: State) -> None:
     run.optimizer.load_state_dict(state["optimizer"])
     run.dead.load_state_dict(state["dead"])
     parts.tracker.load_state_dict(state["tracker"])
-    parts.batches.load_state_dict(state["batches"])
+    parts.stream.load_state_dict(state["batches"])
     if parts.stability:
         parts.stability.load_state_dict(state["stability"])
     set_rng_state(state["rng"], parts.sae.W_dec.device)

@@ -38,12 +38,13 @@ from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.snapshots import Snapshots, check_keep_every, is_kept
-from temporal_sae.training.state import TrainingState, load_newest, restore, snapshot
+from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore, snapshot
 from temporal_sae.training.stopwatch import Clock, Stopwatch
 
 log = logging.getLogger(__name__)
 
 SAMPLE_FOR_BIAS = 8192
+LONGEST_WARMUP, LONGEST_SILENCE = 1000, 10_000_000  # steps and tokens, where none are given
 SPARSE = {"auto": None, "sparse": True, "dense": False}
 
 
@@ -74,7 +75,8 @@ class Trainer:
         num_tokens: tokens to train on; rounded down to whole batches, but at least one.
         batch_size: tokens per step, of all processes together.
         lr: learning rate; null takes the architecture's own rule.
-        warmup_steps: linear warm-up of the learning rate.
+        warmup_steps: linear warm-up of the learning rate; null: a twentieth of the steps, at most
+            1000.
         decay_fraction: share of the steps, at the end, in which it falls linearly to 0.
         grad_clip: largest norm of the gradient; null for no limit.
         beta1: of Adam.
@@ -84,7 +86,8 @@ class Trainer:
         b_dec_init: `geometric_median`, `mean` (of a sample of activations) or `zeros`.
         encoder_init: the encoder starts as the transpose of the decoder, `tied`; or `fitted`, which
             is that times the one number that makes the first batch's reconstruction best.
-        dead_after_tokens: a latent silent for that long counts as dead.
+        dead_after_tokens: a latent silent for that long counts as dead; null: a fifth of the
+            tokens, at most 10 million.
         precision: `float32`, or `bfloat16` for the matrix products (autocast); parameters, losses,
             thresholds, tracker and optimiser are float32 in any case.
         step: `sparse` computes by gathering the active rows, `dense` by multiplying whole
@@ -106,7 +109,7 @@ class Trainer:
         num_tokens: int,
         batch_size: int = 2048,
         lr: float | None = None,
-        warmup_steps: int = 1000,
+        warmup_steps: int | None = None,
         decay_fraction: float = 0.2,
         grad_clip: float | None = 1.0,
         beta1: float = 0.9,
@@ -115,7 +118,7 @@ class Trainer:
         reconstruction: str = "fvu",
         b_dec_init: str = "geometric_median",
         encoder_init: str = "fitted",
-        dead_after_tokens: int = 10_000_000,
+        dead_after_tokens: int | None = None,
         precision: str = "float32",
         step: str = "auto",
         compile: bool = False,
@@ -127,6 +130,8 @@ class Trainer:
         self.batch_size = check_int("batch_size", batch_size, 1)
         self.total_steps = max(1, check_int("num_tokens", num_tokens, 1) // self.batch_size)
         self.lr = None if lr is None else check_number("lr", lr, above=True)
+        if warmup_steps is None:
+            warmup_steps = min(LONGEST_WARMUP, self.total_steps // 20)
         self.warmup_steps = check_int("warmup_steps", warmup_steps, 0)
         self.decay_fraction = check_number("decay_fraction", decay_fraction, maximum=1.0)
         self.grad_clip = (
@@ -142,6 +147,9 @@ class Trainer:
             "b_dec_init", b_dec_init, ("geometric_median", "mean", "zeros")
         )
         self.encoder_init = check_choice("encoder_init", encoder_init, ("fitted", "tied"))
+        if dead_after_tokens is None:
+            n_tokens = self.total_steps * self.batch_size
+            dead_after_tokens = min(LONGEST_SILENCE, max(1, n_tokens // 5))
         self.dead_after_tokens = check_int("dead_after_tokens", dead_after_tokens, 1)
         self.precision = check_choice("precision", precision, ("float32", "bfloat16"))
         self.sparse = SPARSE[check_choice("step", step, tuple(SPARSE))]
@@ -164,12 +172,17 @@ class Trainer:
     def fit(self, parts: Parts) -> TrainingState:
         """Train to the end, or until a signal asks to stop.
 
+        Args:
+            parts: completed where some are left out, see `Parts`.
+
         Raises:
             Stopped: after SIGINT, or SIGTERM outside a batch job, with a checkpoint written.
             Preempted: after SIGUSR2 where its handler ends the process, with a checkpoint written.
             RunError: a loss, the gradient or the activations are not finite, or the first
-                activations are all equal; or the text cannot be read on, with a checkpoint written.
+                activations are all equal; or they have ended or cannot be read on, with a
+                checkpoint written; or the checkpoint in the folder is of another run.
         """
+        parts.complete(self.batch_size)
         run = self._start(parts)
         run.clock = Clock(run.seconds, run.step * self.batch_size)
         with StopRequest() as stop, parts.progress:
@@ -191,8 +204,9 @@ class Trainer:
 
     def _save(self, parts: Parts, run: TrainingState) -> None:
         run.health.raise_if_not_finite()
-        state = snapshot(parts, run)
-        distributed.on_rank_zero(lambda: parts.checkpoints.save(run.step, state))
+        if parts.checkpoints.keep:
+            state = snapshot(parts, run)
+            distributed.on_rank_zero(lambda: parts.checkpoints.save(run.step, state))
 
     def _keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
         run.health.raise_if_not_finite()
@@ -214,6 +228,7 @@ class Trainer:
             DeadLatents(sae.d_sae, self.dead_after_tokens, device),
             Health(device, parts.checkpoints.newest_in_words),
             {name: Stopwatch(device) for name in ("tracker", "penalty")},
+            identity=identity_of(sae),
         )
         if self.compile:
             compile_step(sae)
@@ -232,8 +247,10 @@ class Trainer:
     @torch.no_grad()
     def _initialise(self, parts: Parts) -> None:
         """Initialise the weights that depend on a sample of the data."""
-        sample = parts.batches.sample(SAMPLE_FOR_BIAS)
+        sample = parts.stream.sample(SAMPLE_FOR_BIAS)
         check_sample(sample)
+        if parts.finetune:
+            return
         if self.b_dec_init != "zeros":
             is_median = self.b_dec_init == "geometric_median"
             parts.sae.b_dec.copy_(geometric_median(sample) if is_median else sample.mean(0))
@@ -278,12 +295,13 @@ class Trainer:
     def _next_batch(self, parts: Parts, run: TrainingState) -> ActivationBatch:
         """The next batch; where there is none to be had, what has been trained so far is saved."""
         try:
-            return next(parts.batches)
+            return next(parts.stream)
         except RunError as error:
             if not run.step:
                 raise
             self._save(parts, run)
-            told = f"{error}; a checkpoint of step {run.step} has been written"
+            written = f"; a checkpoint of step {run.step} has been written"
+            told = f"step {run.step + 1}: {error}{written if parts.checkpoints.keep else ''}"
             raise distributed.collective(RunError(told)) from error
 
     def _autocast(self, device: torch.device) -> torch.autocast:
