@@ -20,12 +20,14 @@ CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
     "model": ["gemma_2_2b", "hf", "tiny"],
     "data": ["hub", "stdlib", "text_files"],
-    "activations": ["default"],
+    "activations": ["harvest"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
     "loss": ["consecutive", "orthogonality", "ortsae"],
     "trainer": ["default"],
     "eval": [
+        "activations",
+        "auto",
         "core",
         "none",
         "saebench",
@@ -60,7 +62,7 @@ HYDRA_GROUPS = {
     "launcher": ["local", "slurm"],
     "sweeper": ["bayes", "grid"],
 }
-GIVEN_BY_THE_RUN = {"device", "d_in", "n_latents", "folder", "config"}
+GIVEN_BY_THE_RUN = {"device", "d_in", "n_latents", "folder", "config", "model", "text"}
 OPTIONS = [
     (group, option)
     for group, options in GROUPS.items()

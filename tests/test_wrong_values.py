@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from temporal_sae.commands import CONF
+from temporal_sae.data import StdlibText
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment.construct import KINDS, build
 from temporal_sae.explain import with_defaults
@@ -28,6 +29,7 @@ GIVEN = {
     "logger": {"folder": Path("run")},
     "model": {"device": "cpu"},
     "data": {"folder": None},
+    "activations": {"model": None, "text": StdlibText(), "device": "cpu"},
 }
 
 

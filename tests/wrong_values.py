@@ -192,6 +192,13 @@ RANGES = {
         "keep_every": of((0, -1, 1.5, "often", "", NAN, True, {"a": 1}), null=True),
         "resume": choice(),
     },
+    "eval=activations": {
+        "n_sequences": whole(),
+        "batch_sequences": whole(),
+        "window_size": whole(),
+        "seed": whole(0),
+    },
+    "eval=auto": CORE,
     "eval=core": CORE,
     "eval=none": {},
     "eval=tasks": {
