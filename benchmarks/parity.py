@@ -11,7 +11,6 @@ that never fire. Every training runs in a process of its own.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -33,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from settings import Reconstruct, Settings, Tokens, Unsupported
 from torch import Tensor
 
-from temporal_sae.activations import ActivationSource, LanguageModel
+from temporal_sae.activations import Harvest, LanguageModel
 from temporal_sae.data import StdlibText
 from temporal_sae.eval.latent_use import LatentUse
 from temporal_sae.eval.reconstruction import ReconstructionSums
@@ -47,18 +46,15 @@ COLUMNS = ("explained_variance", "l0", "dead_share", "tokens_per_second")
 def harvest(n_tokens: int, held_out: int, batch: int, device: str) -> dict[str, Tensor]:
     """Activations as training sees them, and those of held-out text at the same scale."""
     model = LanguageModel("tiny", HOOK, device=device)
-    source, text = ActivationSource(), StdlibText()
-    stream = source.stream(text, model, batch, DATA_SEED, ordered=False)
+    source = Harvest(model=model, text=StdlibText())
+    source.open()
+    stream = source.stream(batch, DATA_SEED)
     train = torch.cat([next(stream).x.cpu() for _ in range(n_tokens // batch)])
-    sequences = source.sequences(text, model, "held_out", DATA_SEED)
     parts: list[Tensor] = []
-    while sum(map(len, parts)) < held_out:
-        some = list(itertools.islice(sequences, source.lm_batch_size))
-        if not some:
+    for rows in source.held_out(held_out, source.lm_batch_size, DATA_SEED):
+        parts.append(rows.scaled(stream.scale).x.cpu())
+        if sum(map(len, parts)) >= held_out:
             break
-        tokens = torch.stack(some)
-        acts = model.activations(tokens)[source.counted(tokens, model).to(model.device)]
-        parts.append(acts.float().cpu() / stream.scale)
     return {"train": train, "held_out": torch.cat(parts)[:held_out]}
 
 

@@ -157,6 +157,9 @@ VALUES = {
         "lm_batch_size": ints(1, 16),
         "n_reconstruction_sequences": ints(1, 8),
         "n_sparsity_sequences": ints(1, 8),
+        "n_sequences": ints(1, 8),
+        "batch_sequences": ints(1, 16),
+        "window_size": ints(1, 200),
         "seed": SEED,
         "tasks": one_of(["sparse_probing", "scr"], ["tpp", "downstream"], ["sparse_probing"]),
         "batch_texts": ints(1, 32),
@@ -199,7 +202,7 @@ ALWAYS = {
     *(f"eval.{key}" for key in VALUES["eval"] if "seed" not in key),
 }
 SHARE = 0.33
-OFTENER = {"eval": ("core", "core", "core", "none")}  # the tasks take many seconds
+OFTENER = {"eval": ("auto", "auto", "core", "activations")}  # the tasks take many seconds
 GIVEN = {"model.name", "data.path", "data.name"}  # folders that the test has made
 
 

@@ -20,7 +20,7 @@ from temporal_sae.sweep.__main__ import main as sweep
 from tests.report.test_build import RESULTS
 from tests.test_config_surface import composed
 
-STREAM = {"_target_": "temporal_sae.activations.ActivationSource", "context_size": 32}
+STREAM = {"_target_": "temporal_sae.activations.Harvest", "context_size": 32}
 CONFIG = {
     "model": {"_target_": "temporal_sae.activations.LanguageModel", "name": "tiny"},
     "data": {"_target_": "temporal_sae.data.StdlibText"},

@@ -44,7 +44,7 @@ REFUSALS = {
         "at most the steps of the run",
     ),
     r"activations\.buffer_tokens=\d+: must be at least trainer\.batch_size=\d+": (
-        "activations/default",
+        "activations/harvest",
         "at least trainer.batch_size",
     ),
     r"sae\.k=\d+: must be at most d_sae=\d+": ("sae/topk", "at most d_sae"),

@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from temporal_sae.commands import CONF
+from temporal_sae.data import StdlibText
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.experiment.construct import KINDS, build
+from temporal_sae.experiment.construct import KINDS, arguments_of, build, find_class
 from temporal_sae.explain import with_defaults
 from tests.wrong_values import RANGES
 
@@ -20,6 +21,7 @@ OPTIONS = [
 # What the command line would have to say before a run begins, and what the run itself gives.
 NEEDED = {
     "data=text_files": {"path": "texts"},
+    "activations=files": {"path": "rows.npy"},
     "model=hf": {"name": "tiny", "hook_name": "blocks.1.hook_resid_post"},
 }
 GIVEN = {
@@ -28,6 +30,7 @@ GIVEN = {
     "logger": {"folder": Path("run")},
     "model": {"device": "cpu"},
     "data": {"folder": None},
+    "activations": {"model": None, "text": StdlibText(), "device": "cpu"},
 }
 
 
@@ -61,7 +64,9 @@ def option_config(group, option):
 def refusal(cfg, group):
     """What is said of a config, None if it is accepted."""
     try:
-        build(cfg, group, **GIVEN.get(group, {}))
+        named, _ = arguments_of(find_class(f"{group}._target_", cfg[group]["_target_"]))
+        given = {k: v for k, v in GIVEN.get(group, {}).items() if named is None or k in named}
+        build(cfg, group, **given)
     except (InvalidOption, RunError) as error:
         return str(error)
     return None

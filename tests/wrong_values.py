@@ -62,6 +62,12 @@ CORE = {
     "n_sparsity_sequences": whole(),
     "seed": whole(0),
 }
+STREAM = {
+    "buffer_tokens": whole(),
+    "normalize": flag(),
+    "outliers": choice(),
+    "outlier_factor": number(1),
+}
 SCR_AND_TPP = {
     "dataset_names": listed(*WORDS),
     "n_values": listed(*NUMBERS),
@@ -115,15 +121,31 @@ RANGES = {
         "max_document_chars": whole(null=True),
         "changed": choice(),
     },
-    "activations": {
+    "activations=harvest": {
         "context_size": whole(2),
         "prepend_bos": flag(),
         "include_bos": flag(),
         "lm_batch_size": whole(),
-        "buffer_tokens": whole(),
-        "normalize": flag(),
-        "outliers": choice(),
-        "outlier_factor": number(1),
+        **STREAM,
+    },
+    "activations=files": {
+        "path": text(),
+        "key": of((3, 0.5, NAN, True, ["a"], {"a": 1}, ""), null=True),
+        "held_out_fraction": number(0, 1),
+        "block_rows": whole(),
+        "changed": choice(),
+        **STREAM,
+    },
+    "activations=synthetic": {
+        "seed": whole(0),
+        **STREAM,
+        **{f"world.{key}": whole() for key in ("d_in", "n_features", "n_topics", "document_rows")},
+        **{f"world.{key}": whole(0) for key in ("n_parents", "n_true_pairs", "n_spurious_pairs")},
+        **{f"world.{key}": number() for key in ("zipf", "value_std", "noise")},
+        **{f"world.{key}": number(0, 1) for key in ("child_rate", "pair_rate", "topical_share")},
+        "world.n_children": whole(),
+        "world.l0": number(above=True),
+        "world.topic_gain": number(1),
     },
     "sae": {
         "d_sae": whole(),
@@ -192,7 +214,15 @@ RANGES = {
         "keep_every": of((0, -1, 1.5, "often", "", NAN, True, {"a": 1}), null=True),
         "resume": choice(),
     },
+    "eval=activations": {
+        "n_sequences": whole(),
+        "batch_sequences": whole(),
+        "window_size": whole(),
+        "seed": whole(0),
+    },
+    "eval=auto": CORE,
     "eval=core": CORE,
+    "eval=ground_truth": {"n_sequences": whole(), "batch_sequences": whole(), "seed": whole(0)},
     "eval=none": {},
     "eval=tasks": {
         "tasks": listed(*WORDS),

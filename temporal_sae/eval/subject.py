@@ -67,6 +67,9 @@ class Evaluation(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
 
+    def __init__(self) -> None:  # that of a protocol would seem to take any option
+        """Take no options, where a class does not say otherwise."""
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that `objective` may name; no two have one name."""

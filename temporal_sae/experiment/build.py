@@ -135,7 +135,7 @@ def fitted(evaluation: Evaluation, source: ActivationSource) -> Evaluation:
         RunError: it cannot give what the evaluation needs.
     """
     evaluation = evaluation.for_source(source)
-    for need in evaluation.needs:
+    for need in sorted(evaluation.needs):  # that of a set differs between processes
         with naming(source.reads):
             reason = source.why_not(need)
         if reason is not None:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temporal_sae.activations import ActivationSource, LanguageModel
+from temporal_sae.activations import Harvest, LanguageModel, Rows
 from temporal_sae.activations.outliers import Outliers
-from temporal_sae.data import TextFiles
+from temporal_sae.data import StdlibText, TextFiles
 from temporal_sae.errors import InvalidOption
 from temporal_sae.training import Checkpoints
 
@@ -43,17 +43,18 @@ def tiny():
 
 
 def make_stream(model, folder, ordered=False, batch_size=32, **options):
-    source = ActivationSource(**{**OPTIONS, **options})
-    return source.stream(TextFiles(str(folder)), model, batch_size, 0, ordered)
+    source = Harvest(**{**OPTIONS, **options}, model=model, text=TextFiles(str(folder)))
+    source.open()
+    return source.stream(batch_size, 0, ordered)
 
 
 def harvested(stream, n_batches):
     """The rows of the first language-model batches, untreated, in text order."""
-    sequences = stream.source.sequences(stream.sequences.source, stream.model, "train", 0)
-    rows = []
+    source = stream.reader.source
+    sequences, rows = source.sequences("train", 0), []
     for _ in range(n_batches):
-        tokens = torch.stack([next(sequences) for _ in range(stream.source.lm_batch_size)])
-        rows.append(stream.model.activations(tokens))  # BOS included
+        tokens = torch.stack([next(sequences) for _ in range(source.lm_batch_size)])
+        rows.append(source.model.activations(tokens))  # BOS included
     return torch.cat([acts.flatten(0, 1) for acts in rows])
 
 
@@ -62,14 +63,14 @@ def ordered_rows(stream, n):
     rows = []
     while sum(map(len, rows)) < n:
         rows += next(stream).ordered
-    return torch.cat(rows) * stream.scale
+    return torch.cat([part.x for part in rows]) * stream.scale
 
 
 def treated(option, factor, rows, more=None):
     """What is left of `more`, with the limit that `rows` set."""
     outliers = Outliers(option, factor)
     outliers.measure([rows])
-    return outliers.treat(rows if more is None else more), outliers
+    return outliers.treat(Rows(rows if more is None else more)).x, outliers
 
 
 def test_by_hand():
@@ -84,7 +85,7 @@ def test_by_hand():
     clipped, outliers = treated("clip", 2.0, rows)
     assert torch.allclose(clipped[3], torch.tensor([6.0, 8.0]))
     assert torch.equal(clipped[[0, 1, 2, 4]], rows[[0, 1, 2, 4]])
-    outliers.treat(rows[:3])
+    outliers.treat(Rows(rows[:3]))
     assert float(outliers.share()) == pytest.approx(1 / 8)
 
 
@@ -168,7 +169,12 @@ def test_the_share_is_that_of_all_harvested_rows(planted, text_folder, option):
     assert float(share) == pytest.approx(
         float((raw.norm(dim=-1) > stream.outliers.limit).float().mean())
     )
-    assert share.device.type == stream.model.device.type
+    assert share.device == stream.device
+
+
+def same(rows, other):
+    """Two rows agree in activations and places."""
+    return torch.equal(rows.x, other.x) and torch.equal(rows.places, other.places)
 
 
 def through_a_checkpoint(state, folder):
@@ -189,9 +195,9 @@ def assert_continues_to_the_bit(make, n, folder):
     assert other.outliers.limit == limit
     for _ in range(25):
         a, b = next(stream), next(other)
-        assert torch.equal(a.x, b.x)
+        assert same(a.rows, b.rows)
         assert len(a.ordered) == len(b.ordered)
-        assert all(torch.equal(p, q) for p, q in zip(a.ordered, b.ordered, strict=True))
+        assert all(same(p, q) for p, q in zip(a.ordered, b.ordered, strict=True))
         assert torch.equal(stream.metrics()["outlier_share"], other.metrics()["outlier_share"])
 
 
@@ -267,4 +273,4 @@ def test_a_continued_stream_measures_nothing_again(planted, text_folder, caplog)
 )
 def test_bad_options(options):
     with pytest.raises(InvalidOption, match=next(iter(options))):
-        ActivationSource(**options)
+        Harvest(**options, model=None, text=StdlibText())

@@ -1,16 +1,23 @@
 """The shuffle buffer, measured on integers."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temporal_sae.activations import ShuffleBuffer
+from temporal_sae.activations import Rows, ShuffleBuffer
+
+
+def numbered(numbers):
+    """Rows that are their own numbers, with places that tell the number too."""
+    return Rows(numbers, torch.stack([numbers * 7, numbers // 10, numbers % 10], 1).int())
 
 
 def drain(capacity, chunk, batch, n, seed=0):
     """Push 0 … n - 1 through a buffer; returns the order in which they leave."""
-    buffer, source, out = ShuffleBuffer(capacity, seed), iter(torch.arange(n).split(chunk)), []
+    buffer, source, out = ShuffleBuffer(capacity, seed), numbered(torch.arange(n)).split(chunk), []
     while True:
         while not buffer.full:
             rows = next(source, None)
@@ -18,8 +25,12 @@ def drain(capacity, chunk, batch, n, seed=0):
                 break
             buffer.add(rows)
         if buffer.count < batch:
-            return torch.cat([*out, buffer.held().clone()])
+            out.append(buffer.held())
+            break
         out.append(buffer.draw(batch))
+    numbers = torch.cat([rows.x for rows in out])
+    assert torch.equal(torch.cat([rows.places for rows in out]), numbered(numbers).places)
+    return numbers
 
 
 @given(st.integers(1, 50), st.integers(1, 40), st.integers(1, 30), st.integers(1, 200))
@@ -45,14 +56,24 @@ def test_mixing_width(capacity):
 
 def test_continues_exactly():
     buffer = ShuffleBuffer(50, seed=3)
-    buffer.add(torch.arange(70.0).view(70, 1))
+    buffer.add(numbered(torch.arange(70)))
     buffer.draw(10)
     other = ShuffleBuffer(50, seed=99)
-    other.load_state_dict({k: v.clone() for k, v in buffer.state_dict().items()})
+    other.load_state_dict(copy.deepcopy(buffer.state_dict()))
     for each in (buffer, other):
-        each.add(torch.arange(100.0, 120).view(20, 1))
+        each.add(numbered(torch.arange(100, 120)))
     for _ in range(5):
-        assert torch.equal(buffer.draw(9), other.draw(9))
+        one, same = buffer.draw(9), other.draw(9)
+        assert torch.equal(one.x, same.x) and torch.equal(one.places, same.places)
+
+
+def test_rows_of_which_nothing_is_known_have_no_places():
+    buffer = ShuffleBuffer(4, seed=0)
+    buffer.add(Rows(torch.arange(6.0).view(6, 1)))
+    other = ShuffleBuffer(4, seed=1)
+    other.load_state_dict(copy.deepcopy(buffer.state_dict()))
+    for each in (buffer, other):
+        assert each.draw(3).places is None and each.held().places is None
 
 
 def test_seed_decides_the_order():

@@ -5,21 +5,26 @@ import copy
 import pytest
 import torch
 
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import Harvest
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption
 
 OPTIONS = {"context_size": 16, "lm_batch_size": 4, "buffer_tokens": 256}
 
 
+def make_source(model, folder, **options):
+    source = Harvest(**{**OPTIONS, **options}, model=model, text=TextFiles(str(folder)))
+    source.open()
+    return source
+
+
 def make_stream(model, folder, ordered=False, seed=0, **options):
-    source = ActivationSource(**{**OPTIONS, **options})
-    return source.stream(TextFiles(str(folder)), model, 32, seed, ordered)
+    return make_source(model, folder, **options).stream(32, seed, ordered)
 
 
 def test_batches_hold_the_models_activations_without_bos(small_model, text_folder):
     stream = make_stream(small_model, text_folder, normalize=False)
-    sequences = stream.source.sequences(TextFiles(str(text_folder)), small_model, "train", 0)
+    sequences = stream.reader.source.sequences("train", 0)
     tokens = torch.stack([next(sequences) for _ in range(80)])
     assert (tokens[:, 0] == small_model.tokenizer.bos_token_id).all()
     known = small_model.activations(tokens)[tokens > 1]
@@ -36,7 +41,7 @@ def test_bos_can_be_kept(small_model, text_folder):
     for stream in (without, kept):
         stream.sample(1)
     assert kept.buffer.count == 4 * 4 * 16
-    sequences = kept.source.sequences(TextFiles(str(text_folder)), small_model, "train", 0)
+    sequences = kept.reader.source.sequences("train", 0)
     tokens = torch.stack([next(sequences) for _ in range(5 * 4)])
     assert without.buffer.count == int((tokens > 1).sum())
 
@@ -50,8 +55,8 @@ def test_what_stands_between_documents_is_not_trained_on(small_model, tmp_path, 
     for n in range(200):
         (tmp_path / f"{n}.txt").write_text(f"x = {n}")
     stream = make_stream(small_model, tmp_path, ordered=True, normalize=False)
-    sequences = stream.source.sequences(TextFiles(str(tmp_path)), small_model, "train", 0)
-    rows = torch.cat(next(stream).ordered)
+    sequences = stream.reader.source.sequences("train", 0)
+    rows = torch.cat([part.x for part in next(stream).ordered])
     tokens = torch.stack([next(sequences) for _ in range(24)])
     separators = tokens <= 1  # <bos> and <eos>, which the text cannot hold
     assert separators[:, 1:].float().mean() > 0.1
@@ -63,8 +68,7 @@ def test_what_stands_between_documents_is_not_trained_on(small_model, tmp_path, 
 def test_special_tokens_that_are_written_in_a_text_stay_text(small_model, tmp_path):
     text = "a <bos> b <eos> c <pad> </s> <|endoftext|> " * 20
     (tmp_path / "a.txt").write_text(text)
-    source = ActivationSource(**OPTIONS)
-    sequences = source.sequences(TextFiles(str(tmp_path)), small_model, "train", 0)
+    sequences = make_source(small_model, tmp_path).sequences("train", 0)
     tokens = torch.cat([next(sequences)[1:] for _ in range(20)])
     assert (tokens > 1).all()
     assert small_model.tokenizer.decode(tokens) == text[: len(small_model.tokenizer.decode(tokens))]
@@ -82,8 +86,8 @@ def test_scale_brings_the_mean_square_norm_to_one(small_model, text_folder):
 def test_ordered_tokens_are_all_tokens_in_text_order(small_model, text_folder):
     stream = make_stream(small_model, text_folder, ordered=True)
     batches = [next(stream) for _ in range(20)]
-    ordered = torch.cat([chunk for b in batches for chunk in b.ordered])
-    sequences = stream.source.sequences(TextFiles(str(text_folder)), small_model, "train", 0)
+    ordered = torch.cat([rows.x for b in batches for rows in b.ordered])
+    sequences = stream.reader.source.sequences("train", 0)
     acts = []
     while sum(a.shape[0] for a in acts) < ordered.shape[0]:
         tokens = torch.stack([next(sequences) for _ in range(4)])
@@ -101,12 +105,11 @@ def test_continues_to_the_bit(small_model, text_folder, n, ordered):
         next(stream)
     other = make_stream(small_model, text_folder, ordered, seed=0)
     state = stream.state_dict()
-    other.load_state_dict({**state, "buffer": {k: v.clone() for k, v in state["buffer"].items()}})
+    other.load_state_dict(copy.deepcopy(state))
     for _ in range(20):
         a, b = next(stream), next(other)
-        assert torch.equal(a.x, b.x)
-        assert len(a.ordered) == len(b.ordered)
-        assert all(torch.equal(p, q) for p, q in zip(a.ordered, b.ordered, strict=True))
+        for one, same in zip((a.rows, *a.ordered), (b.rows, *b.ordered), strict=True):
+            assert torch.equal(one.x, same.x) and torch.equal(one.places, same.places)
 
 
 def test_seed_decides_the_batches(small_model, text_folder):

@@ -65,7 +65,7 @@ def all_of_it(tmp_path_factory):
         run = start(["launch.py", *temporal, where], PYTHONPATH=PATHS)
         command = start(command_for(folder / "there", hub, UNKNOWN_CLASS))
         asked = small_evaluation(hub, *MAIN_EVALUATIONS)
-        asked.check(given.model, given.sae, given.text)
+        asked.check(given.source, given.sae)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         outcome = asked.run(given)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

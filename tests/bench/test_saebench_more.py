@@ -53,7 +53,7 @@ def evaluate(hub, tmp_path, monkeypatch):
 
         def one(judged, given):
             evaluation = small_evaluation(hub, name, name=model, **{name: given})
-            evaluation.check(judged.model, judged.sae, judged.text)
+            evaluation.check(judged.source, judged.sae)
             return evaluation.run(judged)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -172,7 +172,7 @@ def test_refused_in_one_line(hub, tmp_path, name, options, model, said):
     given = {name: options} if options else {}
     evaluation = small_evaluation(hub, name, name=model, **given)
     with pytest.raises((InvalidOption, RunError)) as refused:
-        evaluation.check(judged.model, judged.sae, judged.text)
+        evaluation.check(judged.source, judged.sae)
     assert any(said in line for line in str(refused.value).splitlines())
 
 

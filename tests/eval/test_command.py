@@ -252,7 +252,7 @@ def test_a_folder_cannot_have_its_own_code_run(
     changed(run / "run.json", lambda record: record["config"].update(activations=hostile))
     error = refusal(capsys, run, *SMALL)
     assert f"activations._target_='{target}': must be temporal_sae" in error
-    nested = {"_target_": "temporal_sae.activations.ActivationSource", "outliers": [hostile]}
+    nested = {"_target_": "temporal_sae.activations.Harvest", "outliers": [hostile]}
     changed(run / "run.json", lambda record: record["config"].update(activations=nested))
     assert f"activations.outliers.0._target_='{target}'" in refusal(capsys, run, *SMALL)
     assert not trace.exists()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import Harvest
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import CoreEvaluation, EvaluationFiles, Subject, decoder_metrics
@@ -16,7 +16,6 @@ from temporal_sae.eval.reconstruction import ReconstructionSums
 from temporal_sae.latents import Latents
 from temporal_sae.sae import StandardSAE
 
-SOURCE = ActivationSource(context_size=16, lm_batch_size=4, buffer_tokens=64)
 EVALUATION = CoreEvaluation(lm_batch_size=4, n_reconstruction_sequences=6, n_sparsity_sequences=10)
 
 
@@ -31,8 +30,15 @@ def identity_sae(d, keep=None):
     return sae
 
 
+def source_of(model, folder, held_out_fraction=0.5):
+    text = TextFiles(str(folder), held_out_fraction=held_out_fraction)
+    source = Harvest(context_size=16, lm_batch_size=4, buffer_tokens=64, model=model, text=text)
+    source.open()
+    return source
+
+
 def evaluate(sae, model, folder):
-    return EVALUATION.measure(sae, model, SOURCE, TextFiles(str(folder), held_out_fraction=0.5))
+    return EVALUATION.measure(sae, source_of(model, folder))
 
 
 def test_identity_recovers_everything(small_model, text_folder):
@@ -88,8 +94,7 @@ def test_zeros_recover_nothing(small_model, text_folder):
 
 def test_cross_entropy_of_the_untouched_model(small_model, text_folder):
     metrics = evaluate(identity_sae(16), small_model, text_folder)
-    text = TextFiles(str(text_folder), held_out_fraction=0.5)
-    sequences = SOURCE.sequences(text, small_model, "held_out", 0)
+    sequences = source_of(small_model, text_folder).sequences("held_out", 0)
     tokens = torch.stack([next(sequences) for _ in range(6)])
     expected = small_model.model(input_ids=tokens, labels=tokens).loss
     measured = metrics["model_performance_preservation"]["ce_loss_without_sae"]
@@ -140,9 +145,9 @@ def test_scores_by_hand():
 
 
 def test_no_held_out_text(small_model, text_folder):
-    nothing = TextFiles(str(text_folder), held_out_fraction=0)
-    with pytest.raises((RunError, StopIteration)):
-        EVALUATION.measure(identity_sae(16), small_model, SOURCE, nothing)
+    nothing = source_of(small_model, text_folder, held_out_fraction=0)
+    with pytest.raises(RunError, match="the held_out text holds 0 tokens"):
+        EVALUATION.measure(identity_sae(16), nothing)
 
 
 def test_bad_options():
@@ -180,9 +185,8 @@ def test_intervals_hold_the_metric_and_shrink_with_more_sequences():
 
 def test_the_section_holds_intervals_of_the_scores(small_model, text_folder, tmp_path):
     sae = identity_sae(16)
-    text = TextFiles(str(text_folder), held_out_fraction=0.5)
-    files = EvaluationFiles(tmp_path, {})
-    section = EVALUATION.run(Subject(sae, tmp_path, small_model, SOURCE, text, files)).sections
+    source, files = source_of(small_model, text_folder), EvaluationFiles(tmp_path, {})
+    section = EVALUATION.run(Subject(sae, tmp_path, source, files)).sections
     intervals = section["core evaluation results"]["intervals"]
     assert intervals["ce_loss_score"] == pytest.approx((1, 1), abs=1e-3)
     assert intervals["kl_div_score"] == pytest.approx((1, 1), abs=1e-3)

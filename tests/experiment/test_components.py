@@ -12,7 +12,7 @@ from temporal_sae.registry import components, names_of
 
 CONF = Path(__file__).parents[2] / "conf"
 SOURCE = Path("run.json")
-STREAM = "temporal_sae.activations.ActivationSource"
+STREAM = "temporal_sae.activations.Harvest"
 SECRET = "${oc.env:SECRET}"
 
 
@@ -69,7 +69,7 @@ def test_what_conf_names_is_allowed():
     [
         {"_target_": "pandas.read_pickle"},
         {"_target_": "temporal_sae.files.os.system"},
-        {"_target_": "temporal_sae.activations.ActivationSource.stream"},
+        {"_target_": "temporal_sae.activations.Harvest.stream"},
         {"_target_": f" {STREAM}"},
         {"_target_": "temporal_sae.data.StdlibText"},  # of another group
         {"_target_": ["os.system"]},

@@ -1,13 +1,12 @@
 """The memory budget: what components say that they will take, and what they take."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import Harvest, LanguageModel
+from temporal_sae.data import StdlibText
 from temporal_sae.eval import CoreEvaluation
-from temporal_sae.experiment.memory import evaluation_items, what_helps
+from temporal_sae.experiment.memory import what_helps
 from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
 from temporal_sae.machine import MIB, Planned
 from temporal_sae.sae import StandardSAE, TopKSAE
@@ -33,16 +32,24 @@ def test_an_sae_takes_weights_gradients_two_moments_and_five_dense_copies_of_a_b
     }
 
 
-def test_a_source_takes_its_buffer_in_the_precision_of_the_model(small_model):
-    source = ActivationSource(buffer_tokens=1000)
-    assert small_model.dtype == "float32"
-    assert sizes(source.planned_bytes(small_model)) == {"shuffle buffer": 1000 * 16 * 4}
+def opened(model, **options):
+    source = Harvest(**options, model=model, text=StdlibText())
+    source.open()
+    return source
 
 
-def test_a_source_of_half_precision_takes_half():
-    model = SimpleNamespace(dtype="bfloat16", d_in=16)
-    source = ActivationSource(buffer_tokens=1000)
-    assert sizes(source.planned_bytes(model)) == {"shuffle buffer": 1000 * 16 * 2}
+@pytest.mark.parametrize(("dtype", "n_bytes"), [("float32", 4), ("bfloat16", 2)])
+def test_a_source_takes_the_model_and_its_buffer_in_the_precision_of_that(
+    random_gemma, dtype, n_bytes
+):
+    """Of a row the width is 16, and three numbers of 4 bytes say where it comes from."""
+    model = LanguageModel(str(random_gemma), "blocks.1.hook_resid_post", dtype)
+    planned = opened(model, buffer_tokens=1000, context_size=32).planned_bytes()
+    assert sizes(planned) == {
+        "language model": model.nbytes(),
+        "shuffle buffer": 1000 * (16 * n_bytes + 12),
+    }
+    assert [name for name, item in planned.items() if item.held] == ["language model"]
 
 
 def test_on_a_gpu_a_window_marks_its_labels_by_bytes():
@@ -98,10 +105,10 @@ def test_the_consecutive_penalty_takes_four_matrices_of_all_pairs():
 
 
 def test_an_evaluation_takes_six_times_the_logits_and_three_times_the_latents(small_model):
-    batches = CoreEvaluation(lm_batch_size=3).batches
     with torch.device("meta"):
         sae = StandardSAE(16, 100)
-    items = evaluation_items(batches, 32, small_model, sae)
+    evaluation = CoreEvaluation(lm_batch_size=3)
+    items = evaluation.planned_bytes(opened(small_model, context_size=32), sae)
     assert sizes(items) == {
         "logits in evaluation": 6 * 3 * 32 * 2048 * 4,
         "latents in evaluation": 3 * 3 * 32 * 100 * 4,

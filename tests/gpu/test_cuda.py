@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import RunError
 from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
 from temporal_sae.sae import (
@@ -40,7 +40,7 @@ class Noise:
     """Batches made on the card."""
 
     def __next__(self):
-        return ActivationBatch(torch.randn(B, D, device="cuda"))
+        return ActivationBatch(Rows(torch.randn(B, D, device="cuda")))
 
     def sample(self, n):
         return torch.randn(n, D, device="cuda")
@@ -57,7 +57,7 @@ class Noise:
 
 class NotANumber(Noise):
     def __next__(self):
-        return ActivationBatch(torch.full((B, D), float("nan"), device="cuda"))
+        return ActivationBatch(Rows(torch.full((B, D), float("nan"), device="cuda")))
 
 
 def random_indices(tokens=3000):

@@ -76,7 +76,7 @@ from pathlib import Path
 from rich.console import Console
 import scipy.linalg  # brings threads of its own
 import torch
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.sae import TopKSAE
 from temporal_sae.tracker import CoActivationTracker
@@ -84,7 +84,7 @@ from temporal_sae.training import Checkpoints, NoLogger, Parts, ProgressDisplay,
 
 class Batches:
     def __next__(self):
-        return ActivationBatch(torch.randn(512, 64))
+        return ActivationBatch(Rows(torch.randn(512, 64)))
     def sample(self, n):
         return torch.randn(n, 64)
     def metrics(self):

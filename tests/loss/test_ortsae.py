@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import InvalidOption
 from temporal_sae.experiment.build import warn_if_idle
 from temporal_sae.loss import ChunkedOrthogonalityLoss, OrthogonalityLoss
@@ -242,7 +242,8 @@ class Noise:
 
     def __next__(self):
         self.n += 1
-        return ActivationBatch(torch.randn(16, 8, generator=torch.Generator().manual_seed(self.n)))
+        generator = torch.Generator().manual_seed(self.n)
+        return ActivationBatch(Rows(torch.randn(16, 8, generator=generator)))
 
     def sample(self, n):
         return torch.randn(n, 8, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from temporal_sae import distributed
-from temporal_sae.activations import ActivationBatch, ActivationSource, LanguageModel
+from temporal_sae.activations import ActivationBatch, Harvest, LanguageModel, Rows
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
@@ -102,7 +102,8 @@ class Mixtures:
             self.happens()
         x = self.rows(self.n, B)
         lengths = (B, 1, 0, 37) if self.ordered else ()
-        return ActivationBatch(x, tuple(self.rows(self.n + 1000, n) for n in lengths))
+        ordered = tuple(Rows(self.rows(self.n + 1000, n)) for n in lengths)
+        return ActivationBatch(Rows(x), ordered)
 
     def rows(self, seed: int, n: int) -> Tensor:
         codes = torch.rand(n, F, generator=torch.Generator().manual_seed(seed))
@@ -291,16 +292,20 @@ def thresholds() -> list[float]:
 
 
 def streamed(model: Path, text: Path) -> Named:
-    """Batches of a language model's activations, in windows that cannot be shared out evenly."""
+    """Batches of a language model's activations, in sequences that cannot be shared out evenly."""
     read: Named = {}
     lm = LanguageModel(str(model), "blocks.1.hook_resid_post")
-    for windows in (1, 5):
-        source = ActivationSource(context_size=16, lm_batch_size=windows, buffer_tokens=256)
-        stream = source.stream(TextFiles(str(text)), lm, 30, 0, ordered=True)
+    for n in (1, 5):
+        source = Harvest(
+            16, lm_batch_size=n, buffer_tokens=256, model=lm, text=TextFiles(str(text))
+        )
+        source.open()
+        stream = source.stream(30, 0, ordered=True)
         batches = [next(stream) for _ in range(6)]
-        read[f"~x {windows}"] = torch.stack([batch.x for batch in batches])
-        read[f"~ordered {windows}"] = torch.cat([c for batch in batches for c in batch.ordered])
-        read[f"cursor {windows}"] = str(stream.state_dict()["windows"])
+        read[f"~x {n}"] = torch.stack([batch.x for batch in batches])
+        read[f"~ordered {n}"] = torch.cat([r.x for batch in batches for r in batch.ordered])
+        read[f"places {n}"] = str(torch.stack([batch.rows.places for batch in batches]).tolist())
+        read[f"cursor {n}"] = str(stream.state_dict()["reader"])
     return read
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.sae import StandardSAE, TopKSAE
@@ -40,7 +40,7 @@ class NonFiniteBatches(Synthetic):
         x = super().__next__().x
         if self.n == self.step:
             x[5, 3] = self.bad
-        return ActivationBatch(x)
+        return ActivationBatch(Rows(x))
 
 
 class NonFiniteTerm(TopKSAE):

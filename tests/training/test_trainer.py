@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.loss import ConsecutiveLoss, OrthogonalityLoss, reconstruction_loss
 from temporal_sae.sae import (
@@ -59,7 +59,7 @@ class Synthetic:
             signal.raise_signal(signal.SIGTERM)
         codes = torch.rand(B, F, generator=generator)
         x = (codes * (codes > 0.9)) @ self.directions + 0.1
-        return ActivationBatch(x, (x.flip(0),) if self.ordered else ())
+        return ActivationBatch(Rows(x), (Rows(x.flip(0)),) if self.ordered else ())
 
     def sample(self, n):
         return Synthetic().__next__().x[:n]
@@ -435,7 +435,7 @@ def test_ordered_tokens_reach_the_tracker_in_their_order(tmp_path):
     class Chunked(Synthetic):
         def __next__(self):
             batch = super().__next__()
-            return ActivationBatch(batch.x, (batch.x[:10], batch.x[10:15], batch.x[15:]))
+            return ActivationBatch(batch.rows, tuple(map(Rows, batch.x.split([10, 5, B - 15]))))
 
     class Recording(CoActivationTracker):
         def update(self, indices):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from temporal_sae.activations import ActivationSource, LanguageModel
+from temporal_sae.activations import Harvest, LanguageModel
 from temporal_sae.data import TextFiles
 from temporal_sae.eval import EvaluationFiles, Subject
 from temporal_sae.eval.saebench import SAEBenchEvaluation
@@ -83,12 +83,11 @@ def subject(
     text.mkdir(exist_ok=True)
     for n in range(2):
         (text / f"{n}.txt").write_text("words " * 50)
+    model = LanguageModel(str(hub / name), HOOK, dtype)
     return Subject(
         sae=load_sae(folder / "sae"),
         sae_folder=folder / "sae",
-        model=LanguageModel(str(hub / name), HOOK, dtype),
-        source=ActivationSource(context_size=16),
-        text=TextFiles(str(text)),
+        source=Harvest(context_size=16, model=model, text=TextFiles(str(text))),
         files=EvaluationFiles(folder / "eval", {"sae": "one"}),
     )
 

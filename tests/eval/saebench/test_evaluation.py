@@ -6,7 +6,7 @@ import time
 import pytest
 from filelock import FileLock
 
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import Harvest
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import EvaluationFiles, Subject
@@ -64,9 +64,7 @@ def subject(small_model, text_folder, tmp_path, said):
     return Subject(
         sae=sae,
         sae_folder=tmp_path / "sae",
-        model=small_model,
-        source=ActivationSource(context_size=16),
-        text=TextFiles(str(text_folder)),
+        source=Harvest(context_size=16, model=small_model, text=TextFiles(str(text_folder))),
         files=files,
         say=said.append,
     )

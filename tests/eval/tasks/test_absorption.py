@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoTokenizer
 
-from temporal_sae.activations import ActivationSource
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval.tasks.absorbed import absorption_by_concept, absorption_of_words
@@ -227,8 +226,8 @@ def planted():
 
 def subject_of(model, sae):
     said = []
-    source = ActivationSource()
-    subject = SimpleNamespace(sae=sae, model=model, source=source, say=said.append)
+    source = SimpleNamespace(language_model=model, prepend_bos=True)
+    subject = SimpleNamespace(sae=sae, model=model, harvest=source, say=said.append)
     return subject, said
 
 
@@ -286,11 +285,12 @@ def test_a_model_that_knows_no_letters(small_model):
 
 
 def test_checked_before_any_work(small_model):
+    source = SimpleNamespace(language_model=small_model)
     with pytest.raises(InvalidOption, match="max_k=10: must be at most"):
-        Absorption().check(small_model, StandardSAE(16, 8), None)
+        Absorption().check(source, StandardSAE(16, 8))
     with pytest.raises(RunError, match="splits J, K, Q"):
-        Absorption(template="\n{word} {letter}").check(small_model, StandardSAE(16, 32), None)
-    Absorption().check(small_model, StandardSAE(16, 32), None)
+        Absorption(template="\n{word} {letter}").check(source, StandardSAE(16, 32))
+    Absorption().check(source, StandardSAE(16, 32))
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 import pytest
 import torch
 
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import Harvest
+from temporal_sae.data import StdlibText
 from temporal_sae.eval.tasks.activations import CellActivations, pool, pooled_texts, tokenize
 from temporal_sae.eval.tasks.snippets import Snippet, Snippets
 from temporal_sae.latents import Latents
 from temporal_sae.sae import TopKSAE
 
-SOURCE = ActivationSource(context_size=16, lm_batch_size=4, buffer_tokens=64)
 TEXTS = ["def f(x):", "return x + 1", "import os\nimport sys\n" * 9, "a"]
 CELL = ("alpha", "code")
+
+
+@pytest.fixture
+def source(small_model):
+    return Harvest(context_size=16, model=small_model, text=StdlibText())
 
 
 @pytest.fixture
@@ -19,8 +24,8 @@ def sae():
     return TopKSAE(16, 64, k=4)
 
 
-def test_tokens_begin_with_bos_are_cut_and_padded(small_model):
-    ids, counted = tokenize(TEXTS, small_model, SOURCE)
+def test_tokens_begin_with_bos_are_cut_and_padded(small_model, source):
+    ids, counted = tokenize(TEXTS, source)
     tokenizer = small_model.tokenizer
     assert ids.shape == counted.shape == (4, 16)
     assert (ids[:, 0] == tokenizer.bos_token_id).all()
@@ -31,15 +36,15 @@ def test_tokens_begin_with_bos_are_cut_and_padded(small_model):
 
 
 def test_without_bos_all_tokens_are_text(small_model):
-    source = ActivationSource(context_size=16, prepend_bos=False)
-    tokens = tokenize(TEXTS, small_model, source)
+    bare = Harvest(context_size=16, prepend_bos=False, model=small_model, text=StdlibText())
+    tokens = tokenize(TEXTS, bare)
     text = small_model.tokenizer(TEXTS[2], add_special_tokens=False)["input_ids"][:16]
     assert tokens.ids[2].tolist() == text
     assert tokens.lengths.tolist() == tokens.counted.sum(1).tolist()
 
 
-def test_means_are_those_of_each_text_alone(small_model, sae):
-    pooled = pooled_texts(TEXTS, sae, small_model, SOURCE)
+def test_means_are_those_of_each_text_alone(small_model, source, sae):
+    pooled = pooled_texts(TEXTS, sae, source)
     for n, text in enumerate(TEXTS):
         ids = small_model.tokenizer(text, add_special_tokens=False)["input_ids"][:15]
         sequence = torch.tensor([[small_model.tokenizer.bos_token_id, *ids]])
@@ -75,24 +80,24 @@ def snippets():
     return Snippets(("alpha",), {("train", CELL): own})
 
 
-def test_rows_do_not_depend_on_what_is_asked_for_first(small_model, sae, snippets):
+def test_rows_do_not_depend_on_what_is_asked_for_first(source, sae, snippets):
     def made():
-        return CellActivations(snippets, sae, small_model, SOURCE, batch_texts=4)
+        return CellActivations(snippets, sae, source, batch_texts=4)
 
     whole = made().rows("train", CELL, 11)
     piecewise = made()
     for n in (3, 9, 11):
         part = piecewise.rows("train", CELL, n)
         assert torch.equal(part.x, whole.x[:n]) and torch.equal(part.f, whole.f[:n])
-    expected = pooled_texts(snippets.texts("train", CELL), sae, small_model, SOURCE)
+    expected = pooled_texts(snippets.texts("train", CELL), sae, source)
     assert torch.allclose(whole.x, expected.x, atol=1e-5)
 
 
-def test_a_table_knows_its_cells(small_model, sae, snippets):
+def test_a_table_knows_its_cells(source, sae, snippets):
     cells = {("train", CELL): snippets.cells["train", CELL]}
     cells["train", ("beta", "code")] = snippets.cells["train", CELL][::-1]
     both = Snippets(("alpha", "beta"), cells)
-    activations = CellActivations(both, sae, small_model, SOURCE, batch_texts=4)
+    activations = CellActivations(both, sae, source, batch_texts=4)
     table = activations.table("train", [("beta", "code"), CELL], 5)
     assert table.x.shape == (10, 16) and table.f.shape == (10, 64)
     assert table.of(CELL).tolist() == [5, 6, 7, 8, 9]

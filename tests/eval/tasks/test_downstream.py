@@ -1,12 +1,12 @@
 """Ablation of a class's latents: what it costs, by hand and on planted classes."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import InvalidOption
 from temporal_sae.eval.tasks.activations import CellActivations, Tokens
 from temporal_sae.eval.tasks.downstream import (
@@ -156,8 +156,8 @@ def library(n=6):
 
 
 def run(task, sae, snippets=None):
-    model, source = EchoModel(), ActivationSource()
-    activations = CellActivations(snippets or library(), sae, model, source, 4)
+    source = SimpleNamespace(language_model=EchoModel(), context_size=128, prepend_bos=True)
+    activations = CellActivations(snippets or library(), sae, source, 4)
     return task.run(activations)
 
 

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import Harvest
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import CoreEvaluation, EvaluationFiles, Subject
@@ -25,7 +25,6 @@ from temporal_sae.experiment.results import find_objective
 from temporal_sae.sae import TopKSAE
 
 CONF = Path(__file__).parents[3] / "conf" / "eval" / "tasks.yaml"
-SOURCE = ActivationSource(context_size=16, lm_batch_size=4, buffer_tokens=64)
 POOLED = ["sparse_probing", "scr", "tpp"]
 SMALL = {"train_rows": 8, "test_rows": 5, "n_resamples": 20}
 
@@ -42,14 +41,21 @@ def evaluation(tasks=POOLED, **options):
     )
 
 
+def source_of(model, folder):
+    text = TextFiles(str(folder), held_out_fraction=0.5)
+    source = Harvest(context_size=16, lm_batch_size=4, buffer_tokens=64, model=model, text=text)
+    source.open()
+    return source
+
+
 @pytest.fixture
 def subject(small_model, text_folder, tmp_path):
     torch.manual_seed(0)
     said = []
-    text = TextFiles(str(text_folder), held_out_fraction=0.5)
+    source = source_of(small_model, text_folder)
     files = EvaluationFiles(tmp_path / "eval", {"sae": "one"})
     sae = TopKSAE(16, 32, k=4)
-    return Subject(sae, tmp_path / "sae", small_model, SOURCE, text, files, say=said.append)
+    return Subject(sae, tmp_path / "sae", source, files, say=said.append)
 
 
 def said(subject):
@@ -118,11 +124,11 @@ def test_tasks_alone_give_what_they_give_together(subject, tmp_path):
 
 
 def test_checks_name_the_task(small_model, text_folder):
-    text = TextFiles(str(text_folder), held_out_fraction=0.5)
+    source = source_of(small_model, text_folder)
 
     def check(d_sae=32, **options):
         task = dataclasses.replace(evaluation(), **options)
-        task.check(small_model, TopKSAE(16, d_sae, k=2), text)
+        task.check(source, TopKSAE(16, d_sae, k=2))
 
     check()
     with pytest.raises(InvalidOption, match=r"^sparse_probing.k_values=\[1, 4\]: must be at most"):
@@ -172,16 +178,13 @@ def test_the_yaml_holds_every_option_with_its_default():
 SCRIPT = """
 import sys
 from pathlib import Path
-from temporal_sae.data import TextFiles
 from temporal_sae.activations import LanguageModel
 from temporal_sae.eval import EvaluationFiles, Subject
 from temporal_sae.sae import load_sae
-from tests.eval.tasks.test_evaluation import SOURCE, evaluation
+from tests.eval.tasks.test_evaluation import evaluation, source_of
 model, text, sae, out = map(Path, sys.argv[1:])
-subject = Subject(
-    load_sae(sae), sae, LanguageModel(str(model), "blocks.1.hook_resid_post"), SOURCE,
-    TextFiles(str(text), held_out_fraction=0.5), EvaluationFiles(out, {}),
-)
+source = source_of(LanguageModel(str(model), "blocks.1.hook_resid_post"), text)
+subject = Subject(load_sae(sae), sae, source, EvaluationFiles(out, {}))
 assert not evaluation().run(subject).failures
 """
 
