@@ -3,15 +3,10 @@
 Documents are joined by the tokenizer's end-of-text token and cut every `context_size` tokens (one
 fewer where each sequence begins with BOS). Nothing is dropped inside a pass: what does not fill a
 sequence waits for the next document. The price is that a sequence may hold pieces of two documents.
-
-Long documents are tokenized in pieces, since a tokenizer takes some 200 bytes for each character.
-Pieces end where tokens do, behind a word and before the space that follows it. Some tokenizers see
-the beginning of a piece as that of a text; then one token there may be another.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,15 +14,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from temporal_sae.data.sources import Split, TextSource
+from temporal_sae.data.documents import Piece, document_of
+from temporal_sae.data.sources import Cursor, Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
 
-PIECE_CHARS = 2**17
 TOKEN, DOCUMENT, POSITION = range(3)  # columns of the rows that say where a token stands
-# Greedy: the last such place. Tokens take the space before them along, and may take the line break
-# behind a full stop, but not behind a letter.
-END_OF_WORD = re.compile(r".*\w(?=\s)", re.DOTALL)
-BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
 
 class TokenSequences(Iterator[Tensor]):
@@ -68,12 +59,12 @@ class TokenSequences(Iterator[Tensor]):
         self._waiting_rows = in_places([], 0, 0)  # what is before `_first` has been handed out
         self._first = 0
 
-    def _begin_pass(self, epoch: int, cursor: int = 0, offset: int = 0) -> None:
-        """Go on behind the document at `cursor`, and `offset` characters into the next one."""
+    def _begin_pass(self, epoch: int, cursor: Cursor = 0, offset: int = 0) -> None:
+        """Go on behind the document at `cursor`, at the place `offset` of the next one."""
         self.epoch, self.cursor, self.offset = epoch, cursor, offset
         self._sequences_this_epoch = 0
         self._documents = self.source.documents(self.split, self.seed, epoch, cursor)
-        self._open: tuple[int, str] | None = None  # the document that has pieces left
+        self._open: tuple[Cursor, Iterator[Piece]] | None = None  # the pieces that are left of one
 
     def __next__(self) -> Int[Tensor, " context"]:
         """The tokens of the next sequence, int64."""
@@ -97,21 +88,18 @@ class TokenSequences(Iterator[Tensor]):
     def _read_piece(self) -> None:
         """Tokenize the next piece of text; a document without any token leaves no separator."""
         if self._open is None:
-            self._open = next(self._documents, None)
-        if self._open is None:
-            self._start_next_epoch()
-            return
-        cursor, text = self._open
-        end = piece_end(text, self.offset)
-        encoded = self.tokenizer(text[self.offset : end], add_special_tokens=False, verbose=False)
-        ids = encoded["input_ids"]
-        is_end = end == len(text)
+            if (found := next(self._documents, None)) is None:
+                self._start_next_epoch()
+                return
+            self._open = found[0], document_of(found[1]).pieces(self.tokenizer, self.offset)
+        cursor, pieces = self._open
+        ids, end = next(pieces, Piece([]))
         eos = self.tokenizer.eos_token_id
-        if is_end and eos is not None and (ids or self.offset):
+        if end is None and eos is not None and (ids or self.offset):
             ids = [*ids, eos]
         rows = in_places(ids, self._n_documents, self._n_tokens)
         self._waiting_rows, self._first = torch.cat([self._waiting(), rows]), 0
-        if is_end:
+        if end is None:
             self.cursor, self.offset, self._open = cursor, 0, None
             self._n_documents, self._n_tokens = self._n_documents + 1, 0
         else:
@@ -148,7 +136,7 @@ class TokenSequences(Iterator[Tensor]):
         """Continue from `state`: the same sequences follow as would have followed there."""
         self.source.load_state_dict(state.get("source", {}))
         # A state without an offset is one in which every document was read at once.
-        self._begin_pass(int(state["epoch"]), int(state["cursor"]), int(state.get("offset", 0)))
+        self._begin_pass(int(state["epoch"]), state["cursor"], int(state.get("offset", 0)))
         self._sequences_this_epoch = int(state["windows_this_epoch"])
         self._n_documents = int(state.get("documents", 0))
         self._n_tokens = int(state.get("tokens", 0))
@@ -170,16 +158,6 @@ def in_places(ids: list[int], document: int, start: int) -> Int[Tensor, "n 3"]:
 def with_unknown_places(tokens: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
     """Rows of tokens whose documents nobody has noted."""
     return torch.nn.functional.pad(tokens[:, None], (0, 2), value=-1)
-
-
-def piece_end(text: str, start: int) -> int:
-    """Return the end of the piece of `text` that begins at `start`."""
-    limit = start + PIECE_CHARS
-    if limit >= len(text):
-        return len(text)
-    middle = start + PIECE_CHARS // 2
-    place = END_OF_WORD.match(text, middle, limit) or BEFORE_SPACE.match(text, middle, limit)
-    return place.end() if place else limit
 
 
 def is_text(
