@@ -96,6 +96,8 @@ RANGES = {
         "subset": text(null=True),
         "dataset_split": text(),
         "text_column": text(),
+        "tokens_column": text(null=True),
+        "messages_column": text(null=True),
         "streaming": flag(),
         "held_out_fraction": number(0, 1),
         "shuffle_buffer": whole(0),

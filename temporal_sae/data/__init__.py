@@ -2,11 +2,14 @@
 
 from temporal_sae.data.documents import Document, Piece
 from temporal_sae.data.hub import HubText
+from temporal_sae.data.kinds import KINDS, USUAL, are_of, check_kinds
 from temporal_sae.data.packing import TokenSequences, is_text
 from temporal_sae.data.sources import Split, TextSource
 from temporal_sae.data.text_files import StdlibText, TextFiles
 
 __all__ = [
+    "KINDS",
+    "USUAL",
     "Document",
     "HubText",
     "Piece",
@@ -15,5 +18,7 @@ __all__ = [
     "TextFiles",
     "TextSource",
     "TokenSequences",
+    "are_of",
+    "check_kinds",
     "is_text",
 ]

@@ -18,6 +18,7 @@ from temporal_sae.data.reading import Look, first_characters, text_blocks
 from temporal_sae.errors import RunError, printable
 
 PIECE_CHARS = 2**17
+CHARS_OF_A_TOKEN = 4  # roughly, in English; for documents that have no characters
 # Greedy: the last such place. Tokens take the space before them along, and may take the line break
 # behind a full stop, but not behind a letter.
 END_OF_WORD = re.compile(r".*\w(?=\s)", re.DOTALL)
@@ -30,10 +31,12 @@ class Piece(NamedTuple):
     Attributes:
         ids: the tokens.
         end: where the next piece begins, in a unit of the document's own; None: this is the last.
+        kinds: bits of `KINDS` for each of them beside those that its number tells; None: no others.
     """
 
     ids: list[int]
     end: int | None = None
+    kinds: list[int] | None = None
 
 
 class Document(ABC):

@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from temporal_sae.data.documents import Piece, document_of
+from temporal_sae.data.kinds import KINDS, SpecialTokens
 from temporal_sae.data.sources import Cursor, Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
 
-TOKEN, DOCUMENT, POSITION = range(3)  # columns of the rows that say where a token stands
+BOS = KINDS["bos"] | KINDS["special"]
+SEPARATOR = KINDS["separators"] | KINDS["special"]
+TOKEN, DOCUMENT, POSITION, KIND = range(4)  # columns of the rows that say where a token stands
 
 
 class TokenSequences(Iterator[Tensor]):
@@ -54,9 +58,10 @@ class TokenSequences(Iterator[Tensor]):
         self.source, self.tokenizer, self.split = source, tokenizer, split
         self.seed, self.prepend_bos, self.repeat = seed, prepend_bos, repeat
         self._bos = [tokenizer.bos_token_id] if prepend_bos else []
+        self._special = SpecialTokens(tokenizer)
         self._n_documents, self._n_tokens = 0, 0  # ended so far; of the document that is open
         self._begin_pass(epoch=0)
-        self._waiting_rows = in_places([], 0, 0)  # what is before `_first` has been handed out
+        self._waiting_rows = torch.empty(0, 4, dtype=torch.int32)  # up to `_first` handed out
         self._first = 0
 
     def _begin_pass(self, epoch: int, cursor: Cursor = 0, offset: int = 0) -> None:
@@ -70,11 +75,12 @@ class TokenSequences(Iterator[Tensor]):
         """The tokens of the next sequence, int64."""
         return self.read()[:, TOKEN].long()
 
-    def read(self) -> Int[Tensor, "context 3"]:
-        """Return the next sequence as rows of (token, document, position), int32.
+    def read(self) -> Int[Tensor, "context 4"]:
+        """Return the next sequence as rows of (token, document, position, kinds), int32.
 
         Documents are numbered from 0 in the order in which they are read, over all passes. The
-        position is the token's in its document; BOS has -1 and belongs to what follows it.
+        position is the token's in its document; BOS has -1 and belongs to what follows it. Kinds
+        are bits of `KINDS`.
         """
         body = self.context_size - len(self._bos)
         while len(self._waiting_rows) - self._first < body:
@@ -82,8 +88,8 @@ class TokenSequences(Iterator[Tensor]):
         rows = self._waiting_rows[self._first : self._first + body]
         self._first += body
         self._sequences_this_epoch += 1
-        bos = in_places(self._bos, int(rows[0, DOCUMENT]), -1)
-        return torch.cat([bos, rows])
+        kinds = torch.full((len(self._bos),), BOS, dtype=torch.int32)
+        return torch.cat([in_places(self._bos, int(rows[0, DOCUMENT]), -1, kinds), rows])
 
     def _read_piece(self) -> None:
         """Tokenize the next piece of text; a document without any token leaves no separator."""
@@ -93,11 +99,16 @@ class TokenSequences(Iterator[Tensor]):
                 return
             self._open = found[0], document_of(found[1]).pieces(self.tokenizer, self.offset)
         cursor, pieces = self._open
-        ids, end = next(pieces, Piece([]))
+        ids, end, kinds = next(pieces, Piece([]))
+        bits = self._special.kinds(torch.tensor(ids, dtype=torch.int32))
+        if kinds is not None:
+            bits |= torch.tensor(kinds, dtype=torch.int32)
         eos = self.tokenizer.eos_token_id
-        if end is None and eos is not None and (ids or self.offset):
+        # Tokens of a column, and chats, may bring their own.
+        if end is None and eos is not None and (ids or self.offset) and ids[-1:] != [eos]:
             ids = [*ids, eos]
-        rows = in_places(ids, self._n_documents, self._n_tokens)
+            bits = pad(bits, (0, 1), value=SEPARATOR)
+        rows = in_places(ids, self._n_documents, self._n_tokens, bits)
         self._waiting_rows, self._first = torch.cat([self._waiting(), rows]), 0
         if end is None:
             self.cursor, self.offset, self._open = cursor, 0, None
@@ -106,7 +117,7 @@ class TokenSequences(Iterator[Tensor]):
             self.offset = end
             self._n_tokens += len(ids)
 
-    def _waiting(self) -> Int[Tensor, "n 3"]:
+    def _waiting(self) -> Int[Tensor, "n 4"]:
         return self._waiting_rows[self._first :]
 
     def _start_next_epoch(self) -> None:
@@ -142,22 +153,23 @@ class TokenSequences(Iterator[Tensor]):
         self._n_tokens = int(state.get("tokens", 0))
         waiting = state["waiting"].int()
         # A state of before 0.2 has the tokens alone.
-        self._waiting_rows = waiting if waiting.ndim == 2 else with_unknown_places(waiting)
+        self._waiting_rows = waiting if waiting.ndim == 2 else self._in_unknown_places(waiting)
         self._first = 0
 
-
-def in_places(ids: list[int], document: int, start: int) -> Int[Tensor, "n 3"]:
-    """Rows of (token, document, position) for tokens that follow each other in a document."""
-    rows = torch.empty(len(ids), 3, dtype=torch.int32)
-    rows[:, TOKEN] = torch.tensor(ids, dtype=torch.int32)
-    rows[:, DOCUMENT] = document
-    rows[:, POSITION] = torch.arange(start, start + len(ids), dtype=torch.int32)
-    return rows
+    def _in_unknown_places(self, tokens: Int[Tensor, " n"]) -> Int[Tensor, "n 4"]:
+        """Rows of tokens whose documents nobody has noted."""
+        rows = pad(tokens[:, None], (0, 3), value=-1)
+        rows[:, KIND] = self._special.kinds(tokens)
+        return rows
 
 
-def with_unknown_places(tokens: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
-    """Rows of tokens whose documents nobody has noted."""
-    return torch.nn.functional.pad(tokens[:, None], (0, 2), value=-1)
+def in_places(
+    ids: list[int], document: int, start: int, kinds: Int[Tensor, " n"]
+) -> Int[Tensor, "n 4"]:
+    """Rows of (token, document, position, kinds) for tokens that follow each other."""
+    tokens = torch.tensor(ids, dtype=torch.int32)
+    positions = torch.arange(start, start + len(ids), dtype=torch.int32)
+    return torch.stack([tokens, torch.full_like(tokens, document), positions, kinds], 1)
 
 
 def is_text(

@@ -34,7 +34,12 @@ def tokenizer(bos=1, eos=2):
     def call(text, **_):
         return {"input_ids": [int(t) for t in text.split()]}
 
-    call.bos_token_id, call.eos_token_id = bos, eos
+    return with_special(call, bos, eos)
+
+
+def with_special(call, bos=1, eos=2):
+    call.bos_token_id, call.eos_token_id, call.pad_token_id = bos, eos, None
+    call.all_special_ids, call.added_tokens_decoder = [n for n in (bos, eos) if n], {}
     return call
 
 
@@ -94,8 +99,8 @@ def test_rows_tell_document_and_position_of_every_token(lengths, context, n, pie
                 stream = other
             rows = stream.read()
             assert torch.equal(rows[:, 0].long(), next(plain))
-            assert rows[0].tolist() == [1, int(rows[1, 1]), -1]
-            assert all(docs[d][p] == t for t, d, p in rows[1:].tolist())
+            assert rows[0, :3].tolist() == [1, int(rows[1, 1]), -1]
+            assert all(docs[d][p] == t for t, d, p, _ in rows[1:].tolist())
 
 
 @given(st.integers(0, 40), st.sampled_from([30, documents.PIECE_CHARS]))
@@ -173,7 +178,7 @@ def characters(text, **_):
     return {"input_ids": list(map(ord, text))}
 
 
-characters.bos_token_id, characters.eos_token_id = 1, 2
+with_special(characters)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
