@@ -104,6 +104,11 @@ RANGES = {
         "skip_broken": whole(0),
         "changed": choice(),
     },
+    "data=mixture": {
+        "parts": listed(3, "word", None, {"path": "texts"}),
+        "weights": listed(0, -1, "many", NAN, INF, None, True, 1.0, null=True),
+        "changed": choice(),
+    },
     "data=stdlib": {
         "held_out_fraction": number(0, 1),
         "max_document_chars": whole(null=True),

@@ -3,6 +3,7 @@
 from temporal_sae.data.documents import Document, Piece
 from temporal_sae.data.hub import HubText
 from temporal_sae.data.kinds import KINDS, USUAL, are_of, check_kinds
+from temporal_sae.data.mixture import MixtureText
 from temporal_sae.data.packing import TokenSequences, is_text
 from temporal_sae.data.sources import Split, TextSource
 from temporal_sae.data.text_files import StdlibText, TextFiles
@@ -12,6 +13,7 @@ __all__ = [
     "USUAL",
     "Document",
     "HubText",
+    "MixtureText",
     "Piece",
     "Split",
     "StdlibText",

@@ -36,6 +36,7 @@ NO_TEXT, BROKEN = "rows without text", "broken rows"
 
 
 @component("data")
+@component("data.parts")
 class HubText(TextSource):
     """A data set of the Hugging Face hub, or local files that `datasets` can load.
 

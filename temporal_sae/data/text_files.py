@@ -33,6 +33,7 @@ SOME_TEXT = "a folder, file or glob that holds text files"
 
 
 @component("data")
+@component("data.parts")
 class TextFiles(TextSource):
     """Text files of a folder, or those that a glob pattern matches.
 
@@ -211,6 +212,7 @@ def is_list_of_names(value: Any) -> bool:
 
 
 @component("data")
+@component("data.parts")
 class StdlibText(TextFiles):
     """The sources of the running interpreter's standard library: real text on every machine.
 
