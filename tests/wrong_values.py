@@ -101,6 +101,7 @@ RANGES = {
         "streaming": flag(),
         "held_out_fraction": number(0, 1),
         "shuffle_buffer": whole(0),
+        "patience": number(above=True),
         "skip_broken": whole(0),
         "changed": choice(),
     },

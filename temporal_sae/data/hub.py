@@ -15,6 +15,7 @@ import torch
 
 from temporal_sae.data.columns import Column, MessagesColumn, TextColumn, TokensColumn, a
 from temporal_sae.data.documents import Document
+from temporal_sae.data.patience import patiently
 from temporal_sae.data.readers import Rows, find_files, open_rows, why
 from temporal_sae.data.reading import look_at
 from temporal_sae.data.sources import CHANGED, LeftOut, Split, TextSource, hash_fraction, hash_of
@@ -43,8 +44,8 @@ class HubText(TextSource):
     A row is a document: a row of a table, a JSON object of a list or a line, a line of a .txt file.
     Rows that hold nothing are passed over. A row that is no text (of another type, a line that is
     no JSON, half a surrogate pair) ends the run, or is passed over where `skip_broken` allows it.
-    What cannot be read at all, such as a truncated file, ends the run in any case. While rows come
-    over the network, `datasets` tries again for some minutes where the connection is lost.
+    What cannot be read at all, such as a truncated file, ends the run in any case. Where rows come
+    over the network and it fails, they are tried again with growing pauses.
 
     Args:
         name: data set name, a folder, a file or a glob: .jsonl .json .csv .tsv .parquet .txt, also
@@ -58,6 +59,7 @@ class HubText(TextSource):
         streaming: read as needed instead of downloading or converting everything first.
         held_out_fraction: share of the documents kept for evaluation, chosen by their content.
         shuffle_buffer: documents that `datasets` shuffles among; 0 keeps the stored order.
+        patience: seconds in which the next row has to come over the network, all tries together.
         skip_broken: rows that may be passed over although they are no text; each is told.
         changed: when a run is continued and the files of a local data set are not those it has
             begun with, `refuse`, or `accept` that it goes on with other text.
@@ -78,6 +80,7 @@ class HubText(TextSource):
         streaming: bool = True,
         held_out_fraction: float = 0.01,
         shuffle_buffer: int = 0,
+        patience: float = 300.0,
         skip_broken: int = 0,
         changed: str = "refuse",
         folder: Path | None = None,
@@ -105,6 +108,7 @@ class HubText(TextSource):
         self.streaming = check_bool("streaming", streaming)
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         self.shuffle_buffer = check_int("shuffle_buffer", shuffle_buffer, 0)
+        self.patience = check_number("patience", patience, above=True)
         self.skip_broken = check_int("skip_broken", skip_broken, 0)
         self.changed = check_choice("changed", changed, CHANGED)
         self._opened: Rows | None = None
@@ -119,7 +123,9 @@ class HubText(TextSource):
             InvalidOption: it cannot be loaded, or has no such column.
         """
         if self._opened is None:
-            opened = open_rows(self.name, self.subset, self.dataset_split, self.streaming)
+            opened = open_rows(
+                self.name, self.subset, self.dataset_split, self.streaming, self.patience
+            )
             if opened.columns is not None:
                 self._check_column(opened.columns)
             self._opened = opened
@@ -144,7 +150,7 @@ class HubText(TextSource):
         if self.shuffle_buffer and split == "train":
             rows = rows.map(numbered, with_indices=True)
             rows = rows.shuffle(seed=seed + epoch, buffer_size=self.shuffle_buffer)
-        for cursor, row in enumerate(self._read(rows.skip(start), start), start=start + 1):
+        for cursor, row in enumerate(self._read(rows, start), start=start + 1):
             number = row.pop(NUMBER, cursor)
             if not (value := self._value(row, number)):
                 continue
@@ -153,8 +159,11 @@ class HubText(TextSource):
                 yield cursor, self._column.document(value, partial(self._pass_over, number))
 
     def _read(self, rows: Any, start: int) -> Iterator[dict[str, Any]]:
-        """The rows, as long as they can be read."""
-        remaining = iter(rows)
+        """The rows behind `start`, as long as they can be read."""
+        if self._open().come_by_network:
+            remaining = patiently(rows, start, self.patience, f"data.name={self.name}")
+        else:
+            remaining = iter(rows.skip(start))
         for number in itertools.count(start + 1):
             try:
                 row = next(remaining, None)
