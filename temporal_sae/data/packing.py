@@ -7,6 +7,7 @@ sequence waits for the next document. The price is that a sequence may hold piec
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from temporal_sae.data.documents import Piece, document_of
 from temporal_sae.data.kinds import KINDS, SpecialTokens
 from temporal_sae.data.sources import Cursor, Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
+
+log = logging.getLogger(__name__)
 
 BOS = KINDS["bos"] | KINDS["special"]
 SEPARATOR = KINDS["separators"] | KINDS["special"]
@@ -58,6 +61,7 @@ class TokenSequences(Iterator[Tensor]):
         self.source, self.tokenizer, self.split = source, tokenizer, split
         self.seed, self.prepend_bos, self.repeat = seed, prepend_bos, repeat
         self._bos = [tokenizer.bos_token_id] if prepend_bos else []
+        self._body = self.context_size - len(self._bos)
         self._special = SpecialTokens(tokenizer)
         self._n_documents, self._n_tokens = 0, 0  # ended so far; of the document that is open
         self._begin_pass(epoch=0)
@@ -82,11 +86,10 @@ class TokenSequences(Iterator[Tensor]):
         position is the token's in its document; BOS has -1 and belongs to what follows it. Kinds
         are bits of `KINDS`.
         """
-        body = self.context_size - len(self._bos)
-        while len(self._waiting_rows) - self._first < body:
+        while len(self._waiting_rows) - self._first < self._body:
             self._read_piece()
-        rows = self._waiting_rows[self._first : self._first + body]
-        self._first += body
+        rows = self._waiting_rows[self._first : self._first + self._body]
+        self._first += self._body
         self._sequences_this_epoch += 1
         kinds = torch.full((len(self._bos),), BOS, dtype=torch.int32)
         return torch.cat([in_places(self._bos, int(rows[0, DOCUMENT]), -1, kinds), rows])
@@ -128,6 +131,10 @@ class TokenSequences(Iterator[Tensor]):
             )
         if not self.repeat:
             raise StopIteration
+        if self.epoch == 0:
+            n_tokens = self._sequences_this_epoch * self._body + len(self._waiting())
+            told = "the %s text begins its second pass: one holds %s tokens"
+            log.warning(told, self.split, f"{n_tokens:,}")
         self._begin_pass(self.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:

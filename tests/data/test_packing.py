@@ -243,6 +243,23 @@ def test_special_tokens_between_documents_are_no_text():
     assert packing.is_text(tokens, without).all()
 
 
+@pytest.mark.parametrize("stop", [0, 2, 5])
+def test_the_second_pass_is_told_once_with_the_length_of_one(caplog, stop):
+    stream = windows([9, 5, 8])
+    for step in range(30):
+        if step == stop:
+            state, stream = stream.state_dict(), windows([9, 5, 8])
+            stream.load_state_dict(state)
+        next(stream)
+    assert stream.epoch > 3
+    assert caplog.messages == ["the train text begins its second pass: one holds 25 tokens"]
+
+
+def test_one_pass_says_nothing_of_another(caplog):
+    assert len(list(windows([9, 5, 8], repeat=False))) == 3
+    assert caplog.messages == []
+
+
 def test_too_little_text_says_how_much_there_is():
     with pytest.raises(RunError, match=r"holds 4 tokens.*context_size=8"):
         next(windows([3]))
