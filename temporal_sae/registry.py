@@ -9,6 +9,7 @@ package where they lie.
 from __future__ import annotations
 
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -45,7 +46,11 @@ def component(place: str) -> Callable[[T], T]:
 
 
 def components(place: str) -> tuple[Any, ...]:
-    """Return what is announced for a place, by imported plug-ins too."""
+    """Return what is announced for a place, by imported plug-ins too.
+
+    The items of a list, such as `data.parts.0`, are announced by the list's key.
+    """
+    place = re.sub(r"\.\d+$", "", place)
     if package := PACKAGES.get(place.split(".")[0]):
         _import_modules_of(f"{__package__}.{package}")
     return tuple(_announced.get(place, ()))

@@ -19,7 +19,7 @@ from temporal_sae.sweep.expand import expand
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
     "model": ["gemma_2_2b", "hf", "tiny"],
-    "data": ["hub", "stdlib", "text_files"],
+    "data": ["hub", "mixture", "stdlib", "text_files"],
     "activations": ["files", "harvest", "synthetic"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],

@@ -20,6 +20,7 @@ OPTIONS = [
 ]
 # What the command line would have to say before a run begins, and what the run itself gives.
 NEEDED = {
+    "data=mixture": {"parts": [{"_target_": "temporal_sae.data.StdlibText"}] * 2},
     "data=text_files": {"path": "texts"},
     "activations=files": {"path": "rows.npy"},
     "model=hf": {"name": "tiny", "hook_name": "blocks.1.hook_resid_post"},

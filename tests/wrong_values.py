@@ -102,10 +102,18 @@ RANGES = {
         "subset": text(null=True),
         "dataset_split": text(),
         "text_column": text(),
+        "tokens_column": text(null=True),
+        "messages_column": text(null=True),
         "streaming": flag(),
         "held_out_fraction": number(0, 1),
         "shuffle_buffer": whole(0),
+        "patience": number(above=True),
         "skip_broken": whole(0),
+        "changed": choice(),
+    },
+    "data=mixture": {
+        "parts": listed(3, "word", None, {"path": "texts"}),
+        "weights": listed(0, -1, "many", NAN, INF, None, True, 1.0, null=True),
         "changed": choice(),
     },
     "data=stdlib": {

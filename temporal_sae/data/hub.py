@@ -7,11 +7,15 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from temporal_sae.data.columns import Column, MessagesColumn, TextColumn, TokensColumn, a
+from temporal_sae.data.documents import Document
+from temporal_sae.data.patience import patiently
 from temporal_sae.data.readers import Rows, find_files, open_rows, why
 from temporal_sae.data.reading import look_at
 from temporal_sae.data.sources import CHANGED, LeftOut, Split, TextSource, hash_fraction, hash_of
@@ -33,24 +37,29 @@ NO_TEXT, BROKEN = "rows without text", "broken rows"
 
 
 @component("data")
+@component("data.parts")
 class HubText(TextSource):
-    """A text data set of the Hugging Face hub, or local files that `datasets` can load.
+    """A data set of the Hugging Face hub, or local files that `datasets` can load.
 
     A row is a document: a row of a table, a JSON object of a list or a line, a line of a .txt file.
     Rows that hold nothing are passed over. A row that is no text (of another type, a line that is
     no JSON, half a surrogate pair) ends the run, or is passed over where `skip_broken` allows it.
-    What cannot be read at all, such as a truncated file, ends the run in any case. While rows come
-    over the network, `datasets` tries again for some minutes where the connection is lost.
+    What cannot be read at all, such as a truncated file, ends the run in any case. Where rows come
+    over the network and it fails, they are tried again with growing pauses.
 
     Args:
         name: data set name, a folder, a file or a glob: .jsonl .json .csv .tsv .parquet .txt, also
             compressed; or a folder that `save_to_disk` wrote.
         subset: which of its configurations, if it has several.
         dataset_split: the split to read.
-        text_column: the column that holds the text.
+        text_column: the column that holds the text, where neither of the next two is given.
+        tokens_column: the column that holds lists of tokens of this model; nothing is tokenized.
+        messages_column: the column that holds chats, lists of messages with `role` and `content`,
+            which become tokens through the tokenizer's chat template.
         streaming: read as needed instead of downloading or converting everything first.
         held_out_fraction: share of the documents kept for evaluation, chosen by their content.
         shuffle_buffer: documents that `datasets` shuffles among; 0 keeps the stored order.
+        patience: seconds in which the next row has to come over the network, all tries together.
         skip_broken: rows that may be passed over although they are no text; each is told.
         changed: when a run is continued and the files of a local data set are not those it has
             begun with, `refuse`, or `accept` that it goes on with other text.
@@ -66,9 +75,12 @@ class HubText(TextSource):
         subset: str | None = None,
         dataset_split: str = "train",
         text_column: str = "text",
+        tokens_column: str | None = None,
+        messages_column: str | None = None,
         streaming: bool = True,
         held_out_fraction: float = 0.01,
         shuffle_buffer: int = 0,
+        patience: float = 300.0,
         skip_broken: int = 0,
         changed: str = "refuse",
         folder: Path | None = None,
@@ -80,13 +92,23 @@ class HubText(TextSource):
         ):
             check_words(option, value)
         check_words("subset", subset, null=True)
+        check_words("tokens_column", tokens_column, null=True)
+        check_words("messages_column", messages_column, null=True)
+        if tokens_column and messages_column:
+            raise InvalidOption("messages_column", messages_column, "null beside tokens_column")
         if folder is not None and folder.resolve().is_relative_to(Path(str(name)).resolve()):
             allowed = "a data set that does not hold the run's own folder (hydra.run.dir)"
             raise InvalidOption("name", name, allowed)
         self.name, self.subset, self.dataset_split = name, subset, dataset_split
-        self.text_column, self.streaming = text_column, check_bool("streaming", streaming)
+        self._column: Column = TextColumn(text_column)
+        if tokens_column:
+            self._column = TokensColumn(tokens_column)
+        if messages_column:
+            self._column = MessagesColumn(messages_column)
+        self.streaming = check_bool("streaming", streaming)
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
         self.shuffle_buffer = check_int("shuffle_buffer", shuffle_buffer, 0)
+        self.patience = check_number("patience", patience, above=True)
         self.skip_broken = check_int("skip_broken", skip_broken, 0)
         self.changed = check_choice("changed", changed, CHANGED)
         self._opened: Rows | None = None
@@ -101,20 +123,23 @@ class HubText(TextSource):
             InvalidOption: it cannot be loaded, or has no such column.
         """
         if self._opened is None:
-            opened = open_rows(self.name, self.subset, self.dataset_split, self.streaming)
+            opened = open_rows(
+                self.name, self.subset, self.dataset_split, self.streaming, self.patience
+            )
             if opened.columns is not None:
                 self._check_column(opened.columns)
             self._opened = opened
         return self._opened
 
     def _check_column(self, columns: tuple[str, ...]) -> None:
-        if self.text_column not in columns:
-            raise InvalidOption("text_column", self.text_column, f"one of {', '.join(columns)}")
+        if self._column.name not in columns:
+            allowed = f"one of {', '.join(columns)}"
+            raise InvalidOption(self._column.option, self._column.name, allowed)
         self._column_is_there = True
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[tuple[int, str]]:
+    ) -> Iterator[tuple[int, str | Document]]:
         """One pass over the documents of a split.
 
         Raises:
@@ -125,14 +150,20 @@ class HubText(TextSource):
         if self.shuffle_buffer and split == "train":
             rows = rows.map(numbered, with_indices=True)
             rows = rows.shuffle(seed=seed + epoch, buffer_size=self.shuffle_buffer)
-        for cursor, row in enumerate(self._read(rows.skip(start), start), start=start + 1):
-            text = self._text(row, row.pop(NUMBER, cursor))
-            if text and (hash_fraction(text) < self.held_out_fraction) == (split == "held_out"):
-                yield cursor, text
+        for cursor, row in enumerate(self._read(rows, start), start=start + 1):
+            number = row.pop(NUMBER, cursor)
+            if not (value := self._value(row, number)):
+                continue
+            rank = hash_fraction(self._column.content(value))
+            if (rank < self.held_out_fraction) == (split == "held_out"):
+                yield cursor, self._column.document(value, partial(self._pass_over, number))
 
     def _read(self, rows: Any, start: int) -> Iterator[dict[str, Any]]:
-        """The rows, as long as they can be read."""
-        remaining = iter(rows)
+        """The rows behind `start`, as long as they can be read."""
+        if self._open().come_by_network:
+            remaining = patiently(rows, start, self.patience, f"data.name={self.name}")
+        else:
+            remaining = iter(rows.skip(start))
         for number in itertools.count(start + 1):
             try:
                 row = next(remaining, None)
@@ -145,23 +176,23 @@ class HubText(TextSource):
     def _row(self, number: int) -> str:
         return f"data.name={self.name}: row {number} of {self.dataset_split}"
 
-    def _text(self, row: dict[str, Any], number: int) -> str:
-        """The text of a row; nothing where it has none, which is noted."""
-        problem = None
+    def _value(self, row: dict[str, Any], number: int) -> Any:
+        """What a row holds in the column; nothing where that is no document, which is noted."""
+        problem, name = None, self._column.name
         if self._open().are_lines:
             row, problem = parsed(row["text"])
         if problem is None and row and not self._column_is_there:
             self._check_column(tuple(row))
-        value = row.get(self.text_column)
-        if problem is None and row and self.text_column not in row:
-            problem = f"has no column {self.text_column} but {', '.join(row)}"
-        problem = problem or what_is_wrong(value, self.text_column)
+        if problem is None and row and name not in row:
+            problem = f"has no column {name} but {', '.join(row)}"
+        value, wrong = self._column.read(row.get(name))
+        problem = problem or wrong
         if problem is not None:
             self._pass_over(number, problem)
         elif not value:
             self._note_empty(number)
         self._farthest = max(self._farthest, number)
-        return value if problem is None and value else ""
+        return value if problem is None else None
 
     def _note_empty(self, number: int) -> None:
         """Count a row without text; in a later pass it is met again."""
@@ -224,22 +255,3 @@ def parsed(line: str) -> tuple[dict[str, Any], str | None]:
     except (ValueError, RecursionError) as error:
         return {}, f"is no JSON ({error})"
     return (row, None) if isinstance(row, dict) else ({}, f"is no JSON object but {a(row)}")
-
-
-def what_is_wrong(value: Any, column: str) -> str | None:
-    """Return why a value is no text, or None if it is; None itself is an empty one."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        return f"holds no text in the column {column} but {a(value)}"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return f"holds half a surrogate pair in the column {column}, which is no text"
-    return None
-
-
-def a(value: Any) -> str:
-    """Return the kind of a value, in words."""
-    kinds = {dict: "an object", list: "a list", bool: "true or false", int: "a number"}
-    return {**kinds, float: "a number"}.get(type(value), f"a {type(value).__name__}")

@@ -3,31 +3,29 @@
 Documents are joined by the tokenizer's end-of-text token and cut every `context_size` tokens (one
 fewer where each sequence begins with BOS). Nothing is dropped inside a pass: what does not fill a
 sequence waits for the next document. The price is that a sequence may hold pieces of two documents.
-
-Long documents are tokenized in pieces, since a tokenizer takes some 200 bytes for each character.
-Pieces end where tokens do, behind a word and before the space that follows it. Some tokenizers see
-the beginning of a piece as that of a text; then one token there may be another.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
-from temporal_sae.data.sources import Split, TextSource
+from temporal_sae.data.documents import Piece, document_of
+from temporal_sae.data.kinds import KINDS, SpecialTokens
+from temporal_sae.data.sources import Cursor, Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
 
-PIECE_CHARS = 2**17
-TOKEN, DOCUMENT, POSITION = range(3)  # columns of the rows that say where a token stands
-# Greedy: the last such place. Tokens take the space before them along, and may take the line break
-# behind a full stop, but not behind a letter.
-END_OF_WORD = re.compile(r".*\w(?=\s)", re.DOTALL)
-BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
+log = logging.getLogger(__name__)
+
+BOS = KINDS["bos"] | KINDS["special"]
+SEPARATOR = KINDS["separators"] | KINDS["special"]
+TOKEN, DOCUMENT, POSITION, KIND = range(4)  # columns of the rows that say where a token stands
 
 
 class TokenSequences(Iterator[Tensor]):
@@ -63,62 +61,66 @@ class TokenSequences(Iterator[Tensor]):
         self.source, self.tokenizer, self.split = source, tokenizer, split
         self.seed, self.prepend_bos, self.repeat = seed, prepend_bos, repeat
         self._bos = [tokenizer.bos_token_id] if prepend_bos else []
+        self._body = self.context_size - len(self._bos)
+        self._special = SpecialTokens(tokenizer)
         self._n_documents, self._n_tokens = 0, 0  # ended so far; of the document that is open
         self._begin_pass(epoch=0)
-        self._waiting_rows = in_places([], 0, 0)  # what is before `_first` has been handed out
+        self._waiting_rows = torch.empty(0, 4, dtype=torch.int32)  # up to `_first` handed out
         self._first = 0
 
-    def _begin_pass(self, epoch: int, cursor: int = 0, offset: int = 0) -> None:
-        """Go on behind the document at `cursor`, and `offset` characters into the next one."""
+    def _begin_pass(self, epoch: int, cursor: Cursor = 0, offset: int = 0) -> None:
+        """Go on behind the document at `cursor`, at the place `offset` of the next one."""
         self.epoch, self.cursor, self.offset = epoch, cursor, offset
         self._sequences_this_epoch = 0
         self._documents = self.source.documents(self.split, self.seed, epoch, cursor)
-        self._open: tuple[int, str] | None = None  # the document that has pieces left
+        self._open: tuple[Cursor, Iterator[Piece]] | None = None  # the pieces that are left of one
 
     def __next__(self) -> Int[Tensor, " context"]:
         """The tokens of the next sequence, int64."""
         return self.read()[:, TOKEN].long()
 
-    def read(self) -> Int[Tensor, "context 3"]:
-        """Return the next sequence as rows of (token, document, position), int32.
+    def read(self) -> Int[Tensor, "context 4"]:
+        """Return the next sequence as rows of (token, document, position, kinds), int32.
 
         Documents are numbered from 0 in the order in which they are read, over all passes. The
-        position is the token's in its document; BOS has -1 and belongs to what follows it.
+        position is the token's in its document; BOS has -1 and belongs to what follows it. Kinds
+        are bits of `KINDS`.
         """
-        body = self.context_size - len(self._bos)
-        while len(self._waiting_rows) - self._first < body:
+        while len(self._waiting_rows) - self._first < self._body:
             self._read_piece()
-        rows = self._waiting_rows[self._first : self._first + body]
-        self._first += body
+        rows = self._waiting_rows[self._first : self._first + self._body]
+        self._first += self._body
         self._sequences_this_epoch += 1
-        bos = in_places(self._bos, int(rows[0, DOCUMENT]), -1)
-        return torch.cat([bos, rows])
+        kinds = torch.full((len(self._bos),), BOS, dtype=torch.int32)
+        return torch.cat([in_places(self._bos, int(rows[0, DOCUMENT]), -1, kinds), rows])
 
     def _read_piece(self) -> None:
         """Tokenize the next piece of text; a document without any token leaves no separator."""
         if self._open is None:
-            self._open = next(self._documents, None)
-        if self._open is None:
-            self._start_next_epoch()
-            return
-        cursor, text = self._open
-        end = piece_end(text, self.offset)
-        encoded = self.tokenizer(text[self.offset : end], add_special_tokens=False, verbose=False)
-        ids = encoded["input_ids"]
-        is_end = end == len(text)
+            if (found := next(self._documents, None)) is None:
+                self._start_next_epoch()
+                return
+            self._open = found[0], document_of(found[1]).pieces(self.tokenizer, self.offset)
+        cursor, pieces = self._open
+        ids, end, kinds = next(pieces, Piece([]))
+        bits = self._special.kinds(torch.tensor(ids, dtype=torch.int32))
+        if kinds is not None:
+            bits |= torch.tensor(kinds, dtype=torch.int32)
         eos = self.tokenizer.eos_token_id
-        if is_end and eos is not None and (ids or self.offset):
+        # Tokens of a column, and chats, may bring their own.
+        if end is None and eos is not None and (ids or self.offset) and ids[-1:] != [eos]:
             ids = [*ids, eos]
-        rows = in_places(ids, self._n_documents, self._n_tokens)
+            bits = pad(bits, (0, 1), value=SEPARATOR)
+        rows = in_places(ids, self._n_documents, self._n_tokens, bits)
         self._waiting_rows, self._first = torch.cat([self._waiting(), rows]), 0
-        if is_end:
+        if end is None:
             self.cursor, self.offset, self._open = cursor, 0, None
             self._n_documents, self._n_tokens = self._n_documents + 1, 0
         else:
             self.offset = end
             self._n_tokens += len(ids)
 
-    def _waiting(self) -> Int[Tensor, "n 3"]:
+    def _waiting(self) -> Int[Tensor, "n 4"]:
         return self._waiting_rows[self._first :]
 
     def _start_next_epoch(self) -> None:
@@ -129,6 +131,10 @@ class TokenSequences(Iterator[Tensor]):
             )
         if not self.repeat:
             raise StopIteration
+        if self.epoch == 0:
+            n_tokens = self._sequences_this_epoch * self._body + len(self._waiting())
+            told = "the %s text begins its second pass: one holds %s tokens"
+            log.warning(told, self.split, f"{n_tokens:,}")
         self._begin_pass(self.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,38 +154,29 @@ class TokenSequences(Iterator[Tensor]):
         """Continue from `state`: the same sequences follow as would have followed there."""
         self.source.load_state_dict(state.get("source", {}))
         # A state without an offset is one in which every document was read at once.
-        self._begin_pass(int(state["epoch"]), int(state["cursor"]), int(state.get("offset", 0)))
+        self._begin_pass(int(state["epoch"]), state["cursor"], int(state.get("offset", 0)))
         self._sequences_this_epoch = int(state["windows_this_epoch"])
         self._n_documents = int(state.get("documents", 0))
         self._n_tokens = int(state.get("tokens", 0))
         waiting = state["waiting"].int()
         # A state of before 0.2 has the tokens alone.
-        self._waiting_rows = waiting if waiting.ndim == 2 else with_unknown_places(waiting)
+        self._waiting_rows = waiting if waiting.ndim == 2 else self._in_unknown_places(waiting)
         self._first = 0
 
-
-def in_places(ids: list[int], document: int, start: int) -> Int[Tensor, "n 3"]:
-    """Rows of (token, document, position) for tokens that follow each other in a document."""
-    rows = torch.empty(len(ids), 3, dtype=torch.int32)
-    rows[:, TOKEN] = torch.tensor(ids, dtype=torch.int32)
-    rows[:, DOCUMENT] = document
-    rows[:, POSITION] = torch.arange(start, start + len(ids), dtype=torch.int32)
-    return rows
+    def _in_unknown_places(self, tokens: Int[Tensor, " n"]) -> Int[Tensor, "n 4"]:
+        """Rows of tokens whose documents nobody has noted."""
+        rows = pad(tokens[:, None], (0, 3), value=-1)
+        rows[:, KIND] = self._special.kinds(tokens)
+        return rows
 
 
-def with_unknown_places(tokens: Int[Tensor, " n"]) -> Int[Tensor, "n 3"]:
-    """Rows of tokens whose documents nobody has noted."""
-    return torch.nn.functional.pad(tokens[:, None], (0, 2), value=-1)
-
-
-def piece_end(text: str, start: int) -> int:
-    """Return the end of the piece of `text` that begins at `start`."""
-    limit = start + PIECE_CHARS
-    if limit >= len(text):
-        return len(text)
-    middle = start + PIECE_CHARS // 2
-    place = END_OF_WORD.match(text, middle, limit) or BEFORE_SPACE.match(text, middle, limit)
-    return place.end() if place else limit
+def in_places(
+    ids: list[int], document: int, start: int, kinds: Int[Tensor, " n"]
+) -> Int[Tensor, "n 4"]:
+    """Rows of (token, document, position, kinds) for tokens that follow each other."""
+    tokens = torch.tensor(ids, dtype=torch.int32)
+    positions = torch.arange(start, start + len(ids), dtype=torch.int32)
+    return torch.stack([tokens, torch.full_like(tokens, document), positions, kinds], 1)
 
 
 def is_text(

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import glob
 import inspect
+import io
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import zstandard
+from fsspec.compression import register_compression
+
+from temporal_sae.data.patience import within
 from temporal_sae.errors import InvalidOption, one_line
 from temporal_sae.network import offline, unreachable, without_waiting
 
@@ -47,20 +53,29 @@ class Rows:
         rows: of `datasets`, iterable.
         are_lines: each row has one line of JSON, still to be parsed, as `text`.
         columns: their names, where they are known before anything is read.
+        come_by_network: they are read from the hub as needed.
     """
 
     rows: Any
     are_lines: bool
     columns: tuple[str, ...] | None
+    come_by_network: bool = False
 
 
-def open_rows(name: str, subset: str | None, split: str, streaming: bool) -> Rows:
+def open_rows(name: str, subset: str | None, split: str, streaming: bool, patience: float) -> Rows:
     """Open a data set by its name, its folder, or its files.
+
+    Args:
+        name: as for `HubText`, and so are the others.
+        subset: of its configurations.
+        split: to read.
+        streaming: rather than downloading everything first, which may take as long as it takes.
+        patience: seconds in which the hub has to answer.
 
     Raises:
         InvalidOption: there is none, it cannot be loaded, or it has no such split or subset.
     """
-    catch_readers_errors()
+    prepare_readers()
     if not isinstance(name, str) or not name:
         raise InvalidOption("name", name, EXPECTED)
     path = Path(os.path.expanduser(name))
@@ -82,8 +97,12 @@ def open_rows(name: str, subset: str | None, split: str, streaming: bool) -> Row
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or ending(path) in READERS:
         raise InvalidOption("name", name, EXPECTED)
     with without_waiting() as reason:
+        opening = partial(load, name, split, name, subset, streaming=streaming)
         try:
-            return load(name, split, name, subset, streaming=streaming)
+            rows: Rows = within(patience, opening) if streaming else opening()
+            return replace(rows, come_by_network=streaming)
+        except TimeoutError as error:
+            raise cannot_be_loaded(name, error) from error
         except InvalidOption as error:
             if reason is None or error.option != "name":
                 raise
@@ -193,7 +212,15 @@ class ReadersErrors(logging.Filter):
 READERS_ERRORS = ReadersErrors()
 
 
-def catch_readers_errors() -> None:
-    """Listen to the readers' loggers; again is as once."""
+class ZstdFile(io.BufferedReader):
+    """What a .zst file holds, as an object that `datasets` can wrap, which fsspec's is not."""
+
+    def __init__(self, file: Any, **_: Any) -> None:
+        super().__init__(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+
+
+def prepare_readers() -> None:
+    """Listen to the readers' loggers, and let them read .zst; again is as once."""
+    register_compression("zstd", ZstdFile, "zst", force=True)
     for reader in ("json", "csv", "parquet", "arrow"):
         logging.getLogger(f"datasets.packaged_modules.{reader}.{reader}").addFilter(READERS_ERRORS)

@@ -19,10 +19,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
+from temporal_sae.data.documents import Document
 from temporal_sae.errors import printable
 
 T = TypeVar("T")
 Split = Literal["train", "held_out"]
+Cursor = Any  # a JSON value that says how far a pass has come; 0 before its first document
 CHANGED = ("refuse", "accept")
 
 
@@ -77,9 +79,12 @@ class TextSource(Protocol):
     held_out_advice: str = "give data.held_out_fraction a larger value, or use eval=none"
 
     def documents(
-        self, split: Split, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[tuple[int, str]]:
-        """Yield (cursor after this document, text) for one pass, beginning at cursor `start`."""
+        self, split: Split, seed: int, epoch: int, start: Cursor = 0
+    ) -> Iterator[tuple[Cursor, str | Document]]:
+        """Yield (cursor after this document, it) for one pass, beginning at cursor `start`.
+
+        Most documents are strings; one that is large, or more than its text, is a `Document`.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from temporal_sae.data.documents import Document, LongText
 from temporal_sae.data.find import OF_A_TABLE, find_files, is_same_folder
-from temporal_sae.data.pieces import divide_text
-from temporal_sae.data.reading import look_at, read_text
+from temporal_sae.data.pieces import divide, in_pieces, piece_size
+from temporal_sae.data.reading import first_characters, look_at, text_blocks
 from temporal_sae.data.sources import (
     CHANGED,
     Split,
@@ -27,16 +28,18 @@ from temporal_sae.registry import component
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 2**20  # bytes of a file; a larger one is read in pieces
 SOME_TEXT = "a folder, file or glob that holds text files"
 
 
 @component("data")
+@component("data.parts")
 class TextFiles(TextSource):
     """Text files of a folder, or those that a glob pattern matches.
 
     Files hold UTF-8, or UTF-16 with a byte order mark. What is left out is said, with the reason.
     A single file is cut into pieces at ends of lines, of which some are held out; of several, each
-    belongs to one side as a whole.
+    belongs to one side as a whole. A large file costs no more memory than a small one.
 
     Args:
         path: a folder (searched recursively), a file, or a glob pattern such as `~/notes/**/*.md`.
@@ -92,7 +95,10 @@ class TextFiles(TextSource):
             if look.problem:
                 self._left_out.add(look.problem, name)
         self._usable = [name for name, look in self._looks.items() if not look.problem]
-        if not self._usable or (len(self._usable) == 1 and not self._text(self._usable[0])):
+        self._pieces: dict[Split, list[tuple[int, int]]] = {}
+        if len(self._usable) == 1:
+            self._divide_only_file(self._usable[0])
+        if not self._usable:
             raise InvalidOption("path", self.path, self._text_wanted())
         self.splits = self._divide()
         log.info("; ".join(self._told()))
@@ -120,43 +126,63 @@ class TextFiles(TextSource):
             "train": [name for name, rank in ranks.items() if rank >= limit],
         }
 
-    @property
-    def _in_pieces(self) -> bool:
-        return len(self._usable) == 1 and self.held_out_fraction > 0
+    def _divide_only_file(self, name: str) -> None:
+        """Note the bytes of each piece by split; a file without text is no longer usable."""
+        file, look, place = self._files[name], self._looks[name], self._looks[name].mark
+        pieces = []
+        try:
+            size = piece_size(first_characters(text_blocks(file), self.max_document_chars))
+            blocks = first_characters(text_blocks(file), self.max_document_chars)
+            for piece in in_pieces(blocks, size):
+                pieces.append((place, place + len(piece.encode(look.codec))))
+                place = pieces[-1][1]
+        except ValueError as error:
+            self._left_out.add(str(error), name)
+            self._usable = []
+            return
+        if self.held_out_fraction > 0:
+            numbers = divide(len(pieces), name, self.held_out_fraction)
+            self._pieces = {split: [pieces[n] for n in some] for split, some in numbers.items()}
 
     def _told(self) -> Iterator[str]:
         facts = self.describe()
         yield f"text: {facts['files']:,} file(s), {facts['bytes'] / 2**20:.1f} MiB"
-        if self._in_pieces:
-            pieces = self._pieces()
-            n_held_out, n_train = len(pieces["held_out"]), len(pieces["train"])
+        if self._pieces:
+            n_held_out, n_train = len(self._pieces["held_out"]), len(self._pieces["train"])
             yield f"cut into {n_held_out + n_train} pieces, of which {n_held_out} are held out"
         if self._left_out.reasons():
             yield f"left out: {in_words(self.left_out())}"
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[tuple[int, str]]:
+    ) -> Iterator[tuple[int, str | Document]]:
         """One pass over the files of a split; those that turn out to hold no text are left out."""
-        if self._in_pieces:
-            pieces = shuffled(self._pieces()[split], seed, epoch)
-            yield from list(enumerate(pieces, start=1))[start:]
+        if self._pieces:
+            name = self._usable[0]
+            pieces = shuffled(self._pieces[split], seed, epoch)
+            for cursor, (first, end) in enumerate(pieces[start:], start=start + 1):
+                if text := self._text(name, first, end):
+                    yield cursor, text
             return
         order = shuffled(self.splits[split], seed, epoch)
         for cursor, name in enumerate(order[start:], start=start + 1):
-            if text := self._text(name):
-                yield cursor, text
+            if document := self._document(name):
+                yield cursor, document
 
-    def _pieces(self) -> dict[Split, list[str]]:
-        name = self._usable[0]
-        return divide_text(self._text(name), name, self.held_out_fraction)
-
-    def _text(self, name: str) -> str:
+    def _document(self, name: str) -> str | Document:
         """As much of a file as counts; nothing where that is no text, which is noted."""
-        if self._looks[name].problem:
+        file, look, limit = self._files[name], self._looks[name], self.max_document_chars
+        if look.problem:
             return ""
+        if look.size > AT_ONCE and (limit is None or limit > AT_ONCE):
+            return LongText(file, look, limit, lambda why: self._left_out.add(why, name))
+        return self._text(name)
+
+    def _text(self, name: str, start: int = 0, end: int | None = None) -> str:
+        """The text between two bytes of a file; nothing where it holds none, which is noted."""
+        blocks = text_blocks(self._files[name], start, end)
         try:
-            return read_text(self._files[name])[: self.max_document_chars]
+            return "".join(first_characters(blocks, self.max_document_chars))
         except ValueError as error:
             self._left_out.add(str(error), name)
             return ""
@@ -186,6 +212,7 @@ def is_list_of_names(value: Any) -> bool:
 
 
 @component("data")
+@component("data.parts")
 class StdlibText(TextFiles):
     """The sources of the running interpreter's standard library: real text on every machine.
 

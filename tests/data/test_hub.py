@@ -69,7 +69,8 @@ def test_a_continued_pass_knows_what_it_has_passed_over(tmp_path):
         def tokenizer(text, **_):
             return {"input_ids": [int(text.split()[1])]}
 
-        tokenizer.bos_token_id = tokenizer.eos_token_id = 0
+        tokenizer.bos_token_id = tokenizer.eos_token_id = tokenizer.pad_token_id = 0
+        tokenizer.all_special_ids, tokenizer.added_tokens_decoder = [0], {}
         source = HubText(str(file), held_out_fraction=0, skip_broken=1)
         return TokenSequences(source, tokenizer, 2)
 

@@ -3,18 +3,35 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_sae.data.pieces import LARGEST, SMALLEST, divide_text, in_pieces
+from temporal_sae.data import pieces
+from temporal_sae.data.pieces import LARGEST, SMALLEST, divide, piece_size
 
 LINES = st.lists(st.integers(0, 900), max_size=60).map(
     lambda lengths: "\n".join("x" * n for n in lengths)
 )
 
 
+def in_pieces(text, block=2**20):
+    blocks = [text[n : n + block] for n in range(0, len(text), block)]
+    return list(pieces.in_pieces(iter(blocks), piece_size(iter(blocks))))
+
+
+def divide_text(text, name, fraction):
+    found = in_pieces(text)
+    numbers = divide(len(found), name, fraction)
+    return {split: [found[n] for n in some] for split, some in numbers.items()}
+
+
+@given(LINES, st.integers(1, 5000))
+def test_pieces_do_not_depend_on_how_the_text_is_read(text, block):
+    assert in_pieces(text, block) == in_pieces(text)
+
+
 @given(LINES)
 def test_nothing_is_lost_and_pieces_are_of_like_size(text):
-    pieces = in_pieces(text)
-    assert "".join(pieces) == text
-    for piece in pieces[:-1]:
+    found = in_pieces(text)
+    assert "".join(found) == text
+    for piece in found[:-1]:
         assert SMALLEST // 2 <= len(piece) <= LARGEST
 
 
