@@ -6,7 +6,6 @@ parts that matter, and in which order of preference; nobody lists models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,25 +85,6 @@ def sites_of(layer: nn.Module) -> dict[str, Site]:
             norms = BEFORE_MLP[:1] if _has(layer, AFTER_MLP) else BEFORE_MLP
             found["hook_resid_mid"] = Site(_first(layer, norms) or mlp, True, is_stream=True)
     return {place: found[place] for place in PLACES if place in found}
-
-
-def pieces_of(module: nn.Module, layers: nn.ModuleList) -> Iterator[tuple[nn.Module, bool]]:
-    """Yield the parts of a model that the forward pass reaches one after the other.
-
-    Yields:
-        A module, and whether what is below belongs to it: a layer does with all of its weights,
-        while the modules around the layers have only those of their own.
-    """
-    if module is layers or not any(child is layers for child in module.modules()):
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):  # which is never called itself
-            for child in module.children():
-                yield from pieces_of(child, layers)
-        else:
-            yield module, True
-        return
-    yield module, False
-    for child in module.children():
-        yield from pieces_of(child, layers)
 
 
 def _has(layer: nn.Module, path: str) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from inspect import signature
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.activations.blocks import find_layers
 from temporal_sae.activations.hooks import (
     Edit,
     HookPoint,
@@ -17,12 +20,13 @@ from temporal_sae.activations.hooks import (
     edited,
     find_hook_point,
 )
+from temporal_sae.activations.loading import LoadOptions
 from temporal_sae.activations.pretrained import load_pretrained
 from temporal_sae.activations.shared import shared_activations
-from temporal_sae.errors import InvalidOption, check_choice, check_words
+from temporal_sae.activations.weights import Placement
+from temporal_sae.errors import InvalidOption
 from temporal_sae.registry import component
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROBED = 8  # tokens that are read to see what a place gives
 
 
@@ -41,6 +45,11 @@ class LanguageModel:
         dtype: of the weights and of the activations: float32, bfloat16 or float16.
         revision: branch, tag or commit on the hub.
         device: where the model runs.
+        attn_implementation: eager, sdpa, flex_attention or flash_attention_2; None: the best that
+            transformers knows for the model.
+        device_map: `auto` spreads a large model over several cards, which takes accelerate.
+        quantization: 8bit or 4bit, which takes bitsandbytes and a CUDA device.
+        local_files_only: the hub is not asked, only what is kept of it on this machine.
 
     Raises:
         InvalidOption: the model cannot be loaded whole, or has no such place.
@@ -55,23 +64,45 @@ class LanguageModel:
         dtype: str = "float32",
         revision: str | None = None,
         device: str | torch.device = "cpu",
+        attn_implementation: str | None = None,
+        device_map: str | None = None,
+        quantization: str | None = None,
+        local_files_only: bool = False,
     ) -> None:
-        self.name, self.dtype = name, dtype
-        check_choice("dtype", dtype, tuple(DTYPES))
+        self.name, self.dtype, self.device = name, dtype, torch.device(device)
         if not isinstance(hook_name, str):
             raise InvalidOption("hook_name", hook_name, "a name such as blocks.3.hook_resid_post")
-        check_words("revision", revision, null=True)
-        self.device = torch.device(device)
-        self.model, self.tokenizer = load_pretrained(name, DTYPES[dtype], revision)
-        self.model.to(self.device).eval().requires_grad_(False)
+        options = LoadOptions(
+            dtype,
+            revision,
+            attn_implementation,
+            device_map,
+            quantization,
+            local_files_only,
+            self.device,
+        )
+        loaded, self.tokenizer = load_pretrained(name, options)
+        self.model, self.why_no_loss = loaded.model, loaded.why_no_loss
+        self.model.eval().requires_grad_(False)
         self.n_layers = int(self.model.config.get_text_config().num_hidden_layers)
+        self._placement: Placement | None = None
+        if loaded.mapped:
+            _, layers = find_layers(self.model, self.n_layers)
+            self._placement = Placement(self.model, layers, self.device, options.torch_dtype)
+        elif options.placed_by_transformers:
+            self.device = self.model.get_input_embeddings().weight.device
+        else:
+            self.model.to(self.device)
+        self._takes_cache = "use_cache" in signature(self.model.forward).parameters
         self._points: dict[str, HookPoint] = {}
         self.point = self._find(hook_name)
         self.hook_name = self.point.name
         self._shared = shared_activations(
             f"{name} {revision} {self.hook_name} {dtype}", self.device
         )
-        self.d_in = self._read(self._probe(), [self.point])[0].shape[-1]
+        probed = self._read(self._probe(), [self.point])[0]
+        self.d_in = probed.shape[-1]
+        self._before_hook = self._placement.n_bytes if self._placement else self.nbytes()
 
     def _find(self, hook_name: str) -> HookPoint:
         if hook_name not in self._points:
@@ -123,7 +154,7 @@ class LanguageModel:
             return hidden
 
         with edited({point: partial(capture, point) for point in wanted}), suppress(_Reached):
-            self.model(input_ids=tokens.to(self.device), use_cache=False)
+            self._forward(tokens)
         for point in points:
             hidden = captured.get(point)
             if not isinstance(hidden, Tensor) or hidden.ndim != 3:
@@ -133,22 +164,45 @@ class LanguageModel:
                     "a module that the forward pass runs and that returns "
                     "[sequences, context, width]",
                 )
-        return [captured[point] for point in points]
+        return [captured[point].to(self.device) for point in points]
+
+    def _forward(self, tokens: Tensor) -> Any:
+        options = {"use_cache": False} if self._takes_cache else {}
+        return self.model(input_ids=tokens.to(self.device), **options)
 
     @torch.no_grad()
     def logits(
         self, tokens: Int[Tensor, "sequences context"], edit: Edit | None = None
     ) -> Float[Tensor, "sequences context vocab"]:
-        """Next-token logits, with the activations at the hook replaced by `edit` of them."""
+        """Next-token logits, with the activations at the hook replaced by `edit` of them.
+
+        Raises:
+            InvalidOption: the model does not predict the next token.
+        """
+        if self.why_no_loss:
+            allowed = f"a causal language model ({self.why_no_loss})"
+            raise InvalidOption("name", self.name, allowed)
         if edit is None and self._shared is not None:
             return self._shared.find_or_compute(tokens, lambda: self._logits(tokens), "logits")
         return self._logits(tokens, edit)
 
     def _logits(self, tokens: Tensor, edit: Edit | None = None) -> Tensor:
-        with edited({self.point: edit} if edit else {}):
-            logits: Tensor = self.model(input_ids=tokens.to(self.device), use_cache=False).logits
-        return logits
+        def elsewhere(hidden: Tensor) -> Tensor:
+            """The edit on the device of this model, wherever the layer is."""
+            assert edit is not None
+            return edit(hidden.to(self.device)).to(hidden.device)
+
+        with edited({self.point: elsewhere} if edit else {}):
+            logits: Tensor = self._forward(tokens).logits
+        return logits.to(self.device)
+
+    def bytes_before_hook(self) -> int:
+        """Bytes of the weights that the activations need; the others may wait in their files."""
+        return self._before_hook
 
     def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return sum(p.nbytes for p in self.model.parameters())
+        """Bytes of all weights, wherever they are now."""
+        if self._placement is None:
+            return sum(p.nbytes for p in self.model.parameters())
+        of = self._placement.dtype_of
+        return sum(p.numel() * of(p).itemsize for p in self.model.parameters())
