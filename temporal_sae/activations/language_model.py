@@ -20,7 +20,7 @@ from temporal_sae.activations.hooks import (
     edited,
     find_hook_point,
 )
-from temporal_sae.activations.loading import LoadOptions
+from temporal_sae.activations.loading import Loaded, LoadOptions
 from temporal_sae.activations.pretrained import load_pretrained
 from temporal_sae.activations.shared import shared_activations
 from temporal_sae.activations.weights import Placement
@@ -47,7 +47,8 @@ class LanguageModel:
         device: where the model runs.
         attn_implementation: eager, sdpa, flex_attention or flash_attention_2; None: the best that
             transformers knows for the model.
-        device_map: `auto` spreads a large model over several cards, which takes accelerate.
+        device_map: another device than `device`, such as cuda:1; `auto` spreads a large model over
+            several, which takes accelerate.
         quantization: 8bit or 4bit, which takes bitsandbytes and a CUDA device.
         local_files_only: the hub is not asked, only what is kept of it on this machine.
 
@@ -69,40 +70,43 @@ class LanguageModel:
         quantization: str | None = None,
         local_files_only: bool = False,
     ) -> None:
-        self.name, self.dtype, self.device = name, dtype, torch.device(device)
+        self.name, self.dtype = name, dtype
         if not isinstance(hook_name, str):
             raise InvalidOption("hook_name", hook_name, "a name such as blocks.3.hook_resid_post")
         options = LoadOptions(
-            dtype,
-            revision,
-            attn_implementation,
-            device_map,
-            quantization,
-            local_files_only,
-            self.device,
+            dtype=dtype,
+            revision=revision,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            quantization=quantization,
+            local_files_only=local_files_only,
+            device=torch.device(device),
         )
         loaded, self.tokenizer = load_pretrained(name, options)
         self.model, self.why_no_loss = loaded.model, loaded.why_no_loss
-        self.model.eval().requires_grad_(False)
         self.n_layers = int(self.model.config.get_text_config().num_hidden_layers)
-        self._placement: Placement | None = None
-        if loaded.mapped:
-            _, layers = find_layers(self.model, self.n_layers)
-            self._placement = Placement(self.model, layers, self.device, options.torch_dtype)
-        elif options.placed_by_transformers:
-            self.device = self.model.get_input_embeddings().weight.device
-        else:
-            self.model.to(self.device)
         self._takes_cache = "use_cache" in signature(self.model.forward).parameters
+        self._placement = self._place(loaded, options)
         self._points: dict[str, HookPoint] = {}
         self.point = self._find(hook_name)
         self.hook_name = self.point.name
-        self._shared = shared_activations(
-            f"{name} {revision} {self.hook_name} {dtype}", self.device
-        )
-        probed = self._read(self._probe(), [self.point])[0]
-        self.d_in = probed.shape[-1]
+        about = (name, revision, self.hook_name, dtype, attn_implementation, quantization)
+        self._shared = shared_activations(" ".join(map(str, about)), self.device)
+        self.d_in = self._read(self._probe(), [self.point])[0].shape[-1]
         self._before_hook = self._placement.n_bytes if self._placement else self.nbytes()
+
+    def _place(self, loaded: Loaded, options: LoadOptions) -> Placement | None:
+        """Put the model where it runs, or let each part come when it is reached."""
+        self.model.eval().requires_grad_(False)
+        self.device = options.place
+        if loaded.mapped:
+            _, layers = find_layers(self.model, self.n_layers)
+            return Placement(self.model, layers, self.device, options.torch_dtype)
+        if options.placed_by_transformers:
+            self.device = self.model.get_input_embeddings().weight.device
+        else:
+            self.model.to(self.device)
+        return None
 
     def _find(self, hook_name: str) -> HookPoint:
         if hook_name not in self._points:

@@ -13,9 +13,16 @@ from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_w
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2")
+AUTO = "auto"  # several devices, as accelerate sees fit
 QUANTIZATION = ("8bit", "4bit")
 CPU = torch.device("cpu")
 POOLER = "pooler."  # of an encoder, behind all layers, which most files do not hold
+
+
+def devices() -> list[str]:
+    """Return the names of the devices of this machine."""
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(["cuda"] if n_cuda else []), *(f"cuda:{n}" for n in range(n_cuda))]
 
 
 @dataclass(frozen=True)
@@ -40,27 +47,34 @@ class LoadOptions:
         check_bool("local_files_only", self.local_files_only)
         for option, choices in {
             "attn_implementation": ATTENTION,
-            "device_map": ("auto",),
+            "device_map": (AUTO, *devices()),
             "quantization": QUANTIZATION,
         }.items():
             value = getattr(self, option)
             if value is not None and (not isinstance(value, str) or value not in choices):
-                raise InvalidOption(option, value, "null, " + ", ".join(choices))
+                raise InvalidOption(option, value, f"null or one of {', '.join(choices)}")
         self._check_installed()
 
     def _check_installed(self) -> None:
         if self.attn_implementation == "flash_attention_2" and not find_spec("flash_attn"):
             allowed = "another one: flash_attn is not installed, and a kernel is never fetched"
             raise InvalidOption("attn_implementation", self.attn_implementation, allowed)
-        if self.quantization and self.device.type != "cuda":
-            allowed = f"null on {self.device}: bitsandbytes quantises for CUDA alone"
+        if self.quantization and self.place.type != "cuda":
+            allowed = f"null on {self.place}: bitsandbytes quantises for CUDA alone"
             raise InvalidOption("quantization", self.quantization, allowed)
-        needed = {"quantization": ("bitsandbytes", "accelerate"), "device_map": ("accelerate",)}
+        needed = {
+            "quantization": ("bitsandbytes", "accelerate") if self.quantization else (),
+            "device_map": ("accelerate",) if self.device_map == AUTO else (),
+        }
         for option, packages in needed.items():
-            lacking = [package for package in packages if not find_spec(package)]
-            if getattr(self, option) and lacking:
+            if lacking := [package for package in packages if not find_spec(package)]:
                 allowed = f"null, or first: pip install {' '.join(lacking)}"
                 raise InvalidOption(option, getattr(self, option), allowed)
+
+    @property
+    def place(self) -> torch.device:
+        """Where the model runs, if it is in one place."""
+        return self.device if self.device_map in (None, AUTO) else torch.device(self.device_map)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -75,7 +89,7 @@ class LoadOptions:
     @property
     def placed_by_transformers(self) -> bool:
         """Return whether the weights go to their devices while they are loaded."""
-        return bool(self.device_map or self.quantization)
+        return self.device_map == AUTO or self.quantization is not None
 
     @property
     def of_model(self) -> dict[str, Any]:
@@ -86,7 +100,7 @@ class LoadOptions:
         if self.attn_implementation:
             found["attn_implementation"] = self.attn_implementation
         if self.placed_by_transformers:
-            found["device_map"] = self.device_map or {"": self.device}
+            found["device_map"] = AUTO if self.device_map == AUTO else {"": self.place}
         if self.quantization:
             found["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=self.quantization == "8bit",

@@ -200,9 +200,9 @@ def test_an_attention_that_the_model_does_not_have(random_gemma):
     [
         ({"attn_implementation": "someone/kernel"}, "attn_implementation='someone/kernel': must"),
         ({"attn_implementation": "flash_attention_2"}, "a kernel is never fetched"),
-        ({"device_map": "balanced"}, "device_map='balanced': must be null, auto"),
+        ({"device_map": "balanced"}, "device_map='balanced': must be null or one of auto, cpu"),
         ({"quantization": "8bit"}, "null on cpu: bitsandbytes quantises for CUDA alone"),
-        ({"quantization": "2bit"}, "null, 8bit, 4bit"),
+        ({"quantization": "2bit"}, "null or one of 8bit, 4bit"),
         ({"local_files_only": "yes"}, "true or false"),
     ],
 )
@@ -228,6 +228,11 @@ def test_a_model_spread_over_the_devices_there_are(tmp_path):
         spread.logits(TOKENS, torch.zeros_like), plain.logits(TOKENS, torch.zeros_like)
     )
     assert spread.bytes_before_hook() == spread.nbytes() == plain.nbytes()
+
+
+def test_the_model_may_be_on_another_device_than_the_run(random_gemma):
+    model = LanguageModel(str(random_gemma), HOOK, device="meta", device_map="cpu")
+    assert model.device == model.activations(TOKENS).device == torch.device("cpu")
 
 
 def test_files_of_this_machine_only():
