@@ -61,6 +61,17 @@ def without_waiting() -> Iterator[str | None]:
 
 
 @contextmanager
+def switched_off(reason: str) -> Iterator[str]:
+    """While open, the hub's libraries that are imported by now ask only their caches.
+
+    Yields:
+        The reason, to be told with `unreachable` if the caches do not help.
+    """
+    with offline():
+        yield reason
+
+
+@contextmanager
 def offline() -> Iterator[None]:
     """While open, the hub's libraries that are imported by now ask nobody.
 

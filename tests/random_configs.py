@@ -12,7 +12,7 @@ from tests.test_config_surface import GROUPS, composed
 
 # What needs a network, a gated model, or packages of its own. Presets only set other keys.
 LEFT_OUT = {
-    ("model", "gemma_2_2b"),
+    *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
 }
 DRAWN_FROM = [group for group in GROUPS if group not in ("experiment", "sweep")]
@@ -62,6 +62,10 @@ VALUES = {
         ),
         "dtype": one_of("float32", "float32", "bfloat16", "float16"),
         "revision": one_of(None),
+        "attn_implementation": one_of(None, "eager"),
+        "device_map": one_of(None),  # takes a package of its own
+        "quantization": one_of(None),  # takes CUDA
+        "local_files_only": FLAG,
     },
     "data": {
         "pattern": one_of("*", "*.txt"),

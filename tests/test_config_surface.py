@@ -18,7 +18,17 @@ from temporal_sae.sweep.expand import expand
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
-    "model": ["gemma_2_2b", "hf", "tiny"],
+    "model": [
+        "gemma_2_2b",
+        "gemma_3_1b",
+        "gpt2",
+        "hf",
+        "llama_3_2_1b",
+        "pythia_160m",
+        "pythia_70m",
+        "qwen3_0_6b",
+        "tiny",
+    ],
     "data": ["hub", "mixture", "stdlib", "text_files"],
     "activations": ["files", "harvest", "synthetic"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],

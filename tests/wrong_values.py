@@ -96,6 +96,10 @@ RANGES = {
         "hook_name": text(),
         "dtype": choice(),
         "revision": text(null=True),
+        "attn_implementation": choice(null=True),
+        "device_map": choice(null=True),
+        "quantization": choice(null=True),
+        "local_files_only": flag(),
     },
     "data=hub": {
         "name": text(),

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from temporal_sae import distributed
-from temporal_sae.activations.language_model import DTYPES, LanguageModel
+from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.loading import DTYPES
 from temporal_sae.activations.rows import TOKEN, Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, ActivationSource
 from temporal_sae.data import Split, TextSource, TokenSequences, is_text

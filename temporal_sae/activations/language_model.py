@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temporal_sae.activations.hooks import find_hook_point, first_tensor, with_first_tensor
+from temporal_sae.activations.blocks import find_layers
+from temporal_sae.activations.hooks import (
+    Edit,
+    HookPoint,
+    confirmed,
+    edited,
+    find_hook_point,
+)
+from temporal_sae.activations.loading import Loaded, LoadOptions
 from temporal_sae.activations.pretrained import load_pretrained
 from temporal_sae.activations.shared import shared_activations
-from temporal_sae.errors import InvalidOption, check_choice, check_words
+from temporal_sae.activations.weights import Placement
+from temporal_sae.errors import InvalidOption
 from temporal_sae.registry import component
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Edit = Callable[[Tensor], Tensor]
+PROBED = 8  # tokens that are read to see what a place gives
 
 
 class _Reached(Exception):
@@ -30,10 +40,17 @@ class LanguageModel:
 
     Args:
         name: `tiny` (bundled), a local folder, or a name on the Hugging Face hub.
-        hook_name: `blocks.L.hook_resid_post`, `blocks.L.hook_resid_pre`, or a module path.
+        hook_name: TransformerLens' name of a place, such as `blocks.L.hook_resid_post`, or a
+            module path; it reads back as the former where the place has one.
         dtype: of the weights and of the activations: float32, bfloat16 or float16.
         revision: branch, tag or commit on the hub.
         device: where the model runs.
+        attn_implementation: eager, sdpa, flex_attention or flash_attention_2; None: the best that
+            transformers knows for the model.
+        device_map: another device than `device`, such as cuda:1; `auto` spreads a large model over
+            several, which takes accelerate.
+        quantization: 8bit or 4bit, which takes bitsandbytes and a CUDA device.
+        local_files_only: the hub is not asked, only what is kept of it on this machine.
 
     Raises:
         InvalidOption: the model cannot be loaded whole, or has no such place.
@@ -48,20 +65,59 @@ class LanguageModel:
         dtype: str = "float32",
         revision: str | None = None,
         device: str | torch.device = "cpu",
+        attn_implementation: str | None = None,
+        device_map: str | None = None,
+        quantization: str | None = None,
+        local_files_only: bool = False,
     ) -> None:
-        self.name, self.hook_name, self.dtype = name, hook_name, dtype
-        check_choice("dtype", dtype, tuple(DTYPES))
+        self.name, self.dtype = name, dtype
         if not isinstance(hook_name, str):
             raise InvalidOption("hook_name", hook_name, "a name such as blocks.3.hook_resid_post")
-        check_words("revision", revision, null=True)
-        self.device = torch.device(device)
-        self.model, self.tokenizer = load_pretrained(name, DTYPES[dtype], revision)
-        self.model.to(self.device).eval().requires_grad_(False)
+        options = LoadOptions(
+            dtype=dtype,
+            revision=revision,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            quantization=quantization,
+            local_files_only=local_files_only,
+            device=torch.device(device),
+        )
+        loaded, self.tokenizer = load_pretrained(name, options)
+        self.model, self.why_no_loss = loaded.model, loaded.why_no_loss
         self.n_layers = int(self.model.config.get_text_config().num_hidden_layers)
-        self.point = find_hook_point(self.model, self.n_layers, hook_name)
-        self._shared = shared_activations(f"{name} {revision} {hook_name} {dtype}", self.device)
-        start = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
-        self.d_in = self.activations(start).shape[-1]
+        self._takes_cache = "use_cache" in signature(self.model.forward).parameters
+        self._placement = self._place(loaded, options)
+        self._points: dict[str, HookPoint] = {}
+        self.point = self._find(hook_name)
+        self.hook_name = self.point.name
+        about = (name, revision, self.hook_name, dtype, attn_implementation, quantization)
+        self._shared = shared_activations(" ".join(map(str, about)), self.device)
+        self.d_in = self._read(self._probe(), [self.point])[0].shape[-1]
+        self._before_hook = self._placement.n_bytes if self._placement else self.nbytes()
+
+    def _place(self, loaded: Loaded, options: LoadOptions) -> Placement | None:
+        """Put the model where it runs, or let each part come when it is reached."""
+        self.model.eval().requires_grad_(False)
+        self.device = options.place
+        if loaded.mapped:
+            _, layers = find_layers(self.model, self.n_layers)
+            return Placement(self.model, layers, self.device, options.torch_dtype)
+        if options.placed_by_transformers:
+            self.device = self.model.get_input_embeddings().weight.device
+        else:
+            self.model.to(self.device)
+        return None
+
+    def _find(self, hook_name: str) -> HookPoint:
+        if hook_name not in self._points:
+            point = find_hook_point(self.model, self.n_layers, hook_name)
+            read = partial(self._read, self._probe())
+            self._points[hook_name] = confirmed(point, self.model, self.n_layers, read)
+        return self._points[hook_name]
+
+    def _probe(self) -> Tensor:
+        vocab = self.model.get_input_embeddings().weight.shape[0]
+        return torch.arange(PROBED, device=self.device)[None] % vocab
 
     @property
     def layer(self) -> int | None:
@@ -78,59 +134,79 @@ class LanguageModel:
         return self._compute(tokens)
 
     def _compute(self, tokens: Tensor) -> Tensor:
-        captured: list[Tensor] = []
+        return self._read(tokens, [self.point])[0]
 
-        def capture(hidden: Tensor) -> Tensor:
-            captured.append(hidden)
-            raise _Reached
+    def activations_at(
+        self, tokens: Int[Tensor, "sequences context"], hook_names: Sequence[str]
+    ) -> dict[str, Float[Tensor, "sequences context width"]]:
+        """Activations at several places, by the names given, from one forward pass.
 
-        with self._edited(capture):
-            try:
-                self.model(input_ids=tokens.to(self.device), use_cache=False)
-            except _Reached:
-                if isinstance(captured[0], Tensor) and captured[0].ndim == 3:
-                    return captured[0]
-        raise InvalidOption(
-            "hook_name",
-            self.hook_name,
-            "a module that the forward pass runs and that returns [sequences, context, width]",
-        )
+        What is behind the last of them does not run.
+        """
+        points = [self._find(name) for name in hook_names]
+        return dict(zip(hook_names, self._read(tokens, points), strict=True))
+
+    @torch.no_grad()
+    def _read(self, tokens: Tensor, points: Sequence[HookPoint]) -> list[Tensor]:
+        captured: dict[HookPoint, Tensor] = {}
+        wanted = set(points)
+
+        def capture(point: HookPoint, hidden: Tensor) -> Tensor:
+            captured[point] = hidden
+            if len(captured) == len(wanted):
+                raise _Reached
+            return hidden
+
+        with edited({point: partial(capture, point) for point in wanted}), suppress(_Reached):
+            self._forward(tokens)
+        for point in points:
+            hidden = captured.get(point)
+            if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+                raise InvalidOption(
+                    "hook_name",
+                    point.name,
+                    "a module that the forward pass runs and that returns "
+                    "[sequences, context, width]",
+                )
+        return [captured[point].to(self.device) for point in points]
+
+    def _forward(self, tokens: Tensor) -> Any:
+        options = {"use_cache": False} if self._takes_cache else {}
+        return self.model(input_ids=tokens.to(self.device), **options)
 
     @torch.no_grad()
     def logits(
         self, tokens: Int[Tensor, "sequences context"], edit: Edit | None = None
     ) -> Float[Tensor, "sequences context vocab"]:
-        """Next-token logits, with the activations at the hook replaced by `edit` of them."""
+        """Next-token logits, with the activations at the hook replaced by `edit` of them.
+
+        Raises:
+            InvalidOption: the model does not predict the next token.
+        """
+        if self.why_no_loss:
+            allowed = f"a causal language model ({self.why_no_loss})"
+            raise InvalidOption("name", self.name, allowed)
         if edit is None and self._shared is not None:
             return self._shared.find_or_compute(tokens, lambda: self._logits(tokens), "logits")
         return self._logits(tokens, edit)
 
     def _logits(self, tokens: Tensor, edit: Edit | None = None) -> Tensor:
-        with self._edited(edit or (lambda hidden: hidden)):
-            logits: Tensor = self.model(input_ids=tokens.to(self.device), use_cache=False).logits
-        return logits
+        def elsewhere(hidden: Tensor) -> Tensor:
+            """The edit on the device of this model, wherever the layer is."""
+            assert edit is not None
+            return edit(hidden.to(self.device)).to(hidden.device)
 
-    @contextmanager
-    def _edited(self, edit: Edit) -> Iterator[None]:
-        """Pass the activations at the hook through `edit` while the context is open."""
+        with edited({self.point: elsewhere} if edit else {}):
+            logits: Tensor = self._forward(tokens).logits
+        return logits.to(self.device)
 
-        def on_input(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (edit(args[0]), *args[1:])
-
-        def on_output(_: Any, args: Any, output: Any) -> Any:
-            return with_first_tensor(output, edit(first_tensor(output)))
-
-        module = self.point.module
-        handle = (
-            module.register_forward_pre_hook(on_input)
-            if self.point.reads_input
-            else module.register_forward_hook(on_output)
-        )
-        try:
-            yield
-        finally:
-            handle.remove()
+    def bytes_before_hook(self) -> int:
+        """Bytes of the weights that the activations need; the others may wait in their files."""
+        return self._before_hook
 
     def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return sum(p.nbytes for p in self.model.parameters())
+        """Bytes of all weights, wherever they are now."""
+        if self._placement is None:
+            return sum(p.nbytes for p in self.model.parameters())
+        of = self._placement.dtype_of
+        return sum(p.numel() * of(p).itemsize for p in self.model.parameters())

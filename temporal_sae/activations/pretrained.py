@@ -6,17 +6,16 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import torch
-
+from temporal_sae.activations.loading import Loaded, LoadOptions, load_model
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.errors import InvalidOption, printable
 from temporal_sae.files import LONGEST_JSON
-from temporal_sae.network import unreachable, without_waiting
+from temporal_sae.network import switched_off, unreachable, without_waiting
 
 log = logging.getLogger(__name__)
 
@@ -25,38 +24,31 @@ LONGEST_REASON = 240  # characters of what a library says
 INSERTED = ("bos", "eos", "pad")  # tokens that are put before, behind or between texts
 
 
-def load_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, Any]:
-    """The causal language model and the tokenizer of a folder, or of a name on the hub.
+def load_pretrained(name: str, options: LoadOptions) -> tuple[Loaded, Any]:
+    """The language model and the tokenizer of a folder, or of a name on the hub.
 
     Code that comes with a model is never run; transformers' own class is used where it has one.
 
     Args:
         name: `tiny` (bundled), a local folder, or a name on the Hugging Face hub.
-        dtype: of the weights.
-        revision: branch, tag or commit on the hub.
+        options: how.
 
     Raises:
-        InvalidOption: it cannot be loaded, some of its weights are missing, it is no causal
-            language model, or it has no embedding for a token of its tokenizer.
+        InvalidOption: it cannot be loaded, some of its weights are missing, or it has no embedding
+            for a token of its tokenizer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import
+    from transformers import AutoTokenizer  # slow to import
 
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     own_code = False
     offline: str | None = None
     try:
         where = _where(name)
-        on_hub = not os.path.isdir(where)
-        with _quietly(), without_waiting() if on_hub else nullcontext() as offline:
-            own_code = _brings_code(where, revision)
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model, found = AutoModelForCausalLM.from_pretrained(
-                where,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
+        with _quietly(), _hub(where, options) as offline:
+            own_code = _brings_code(where, options)
+            tokenizer = AutoTokenizer.from_pretrained(
+                where, trust_remote_code=False, **options.of_files
             )
+            loaded = load_model(where, options)
     except InvalidOption:
         raise
     except Exception as error:  # damaged files raise whatever one of four libraries stumbles over
@@ -65,15 +57,26 @@ def load_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> tupl
             raise InvalidOption("name", name, unreachable(offline)) from error
         if own_code:
             reason = "it needs Python code of its own (auto_map), which is never run"
+        elif (attention := options.attn_implementation) and "attention" in reason:
+            allowed = f"null, or one that the model can be run with ({reason})"
+            raise InvalidOption("attn_implementation", attention, allowed) from error
         raise InvalidOption("name", name, f"a model that can be loaded ({reason})") from error
-    _check_weights(name, model, found)
-    _check_causal(name, model)
-    _check_tokenizer(name, model, tokenizer)
+    _check_weights(name, loaded.model, loaded.found)
+    _check_tokenizer(name, loaded.model, tokenizer)
     tokenizer.split_special_tokens = True  # `<bos>` in a text is text
     if own_code:
-        kind = type(model).__name__
+        kind = type(loaded.model).__name__
         log.warning("model.name=%r: its own code is not run; it is read as %s", name, kind)
-    return model, tokenizer
+    return loaded, tokenizer
+
+
+def _hub(where: str, options: LoadOptions) -> AbstractContextManager[str | None]:
+    """While open, nobody is asked who is not needed, or who does not answer."""
+    if os.path.isdir(where):
+        return nullcontext()
+    if options.local_files_only:
+        return switched_off("local_files_only is set")
+    return without_waiting()
 
 
 def _where(name: str) -> str:
@@ -99,7 +102,7 @@ def _where(name: str) -> str:
     return str(folder)
 
 
-def _brings_code(where: str, revision: str | None) -> bool:
+def _brings_code(where: str, options: LoadOptions) -> bool:
     """Return whether model or tokenizer name Python code of their own.
 
     Raises:
@@ -108,11 +111,11 @@ def _brings_code(where: str, revision: str | None) -> bool:
     from transformers import PreTrainedConfig
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    config, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
+    config, _ = PreTrainedConfig.get_config_dict(where, **options.of_files)
     for key in ("attn_implementation", "_attn_implementation"):
         if foreign := [str(value) for value in _values(config, key) if "/" in str(value)]:
             raise ValueError(f"{key}={foreign[0]!r} is code of its own, which is never run")
-    tokenizer = get_tokenizer_config(where, revision=revision)
+    tokenizer = get_tokenizer_config(where, **options.of_files)
     return any(_values(config, "auto_map")) or any(_values(tokenizer, "auto_map"))
 
 
@@ -162,16 +165,6 @@ def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
         log.warning(
             "model.name=%r: not used of its weights: %d, such as %s", name, len(unused), example
         )
-
-
-def _check_causal(name: str, model: Any) -> None:
-    """Refuse an encoder: it reads the tokens that it would have to predict."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING
-
-    config = model.config
-    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", True):
-        reason = f"{config.model_type} is an encoder, which reads what it would have to predict"
-        raise InvalidOption("name", name, f"a causal language model ({reason})")
 
 
 def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:

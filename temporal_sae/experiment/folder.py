@@ -38,6 +38,7 @@ FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "e
 FREE_IN = {
     "trainer": ("resume", "checkpoint_every", "keep_every"),
     "data": ("changed", "skip_broken"),
+    "model": ("local_files_only",),
 }
 
 

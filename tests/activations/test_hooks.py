@@ -37,7 +37,7 @@ def test_a_module_inside_a_layer_and_one_outside():
     assert find_hook_point(GPT2, 2, "transformer.wte").layer is None
 
 
-@pytest.mark.parametrize("name", ["blocks.2.hook_resid_post", "blocks.1.hook_z", "nowhere", ""])
+@pytest.mark.parametrize("name", ["blocks.2.hook_resid_post", "blocks.1.hook_q", "nowhere", ""])
 def test_places_that_do_not_exist(name):
     with pytest.raises(InvalidOption, match="from 0 to 1"):
         find_hook_point(GPT2, 2, name)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
+from transformers import AutoTokenizer
 
 from temporal_sae.activations import LanguageModel
 from temporal_sae.errors import InvalidOption
@@ -81,19 +81,6 @@ def test_the_head_that_is_tied_to_the_embedding_is_not_missing(folder, small_mod
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     tokens = torch.arange(8).view(1, 8)
     assert torch.equal(LanguageModel(str(folder), HOOK).logits(tokens), small_model.logits(tokens))
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        (BertModel, "lack 6 of 44, such as cls.predictions.bias, and hold 2 that"),
-        (BertForMaskedLM, "bert is an encoder, which reads what it would have to predict"),
-    ],
-)
-def test_an_encoder_is_no_causal_model(kind, said, folder):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    kind(BertConfig(vocab_size=2048, intermediate_size=32, **sizes)).save_pretrained(folder)
-    assert said in refusal(folder)
 
 
 DAMAGE = {
