@@ -54,11 +54,13 @@ class Planned:
         n_bytes: how much.
         smaller: keys of the config that make it smaller, as typed; the most helpful first.
         held: it has taken it already.
+        phase: `training` or `evaluation`, where it is taken only then.
     """
 
     n_bytes: int
     smaller: tuple[str, ...]
     held: bool = False
+    phase: str = ""
 
 
 def free_memory(device: torch.device) -> Free | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 KEYS = {
     "activations.batch_windows": "activations.lm_batch_size",
+    "activations.include_bos": "activations.exclude",
     "eval.batch_windows": "eval.lm_batch_size",
     "eval.n_reconstruction_windows": "eval.n_reconstruction_sequences",
     "eval.n_sparsity_windows": "eval.n_sparsity_sequences",
@@ -24,6 +25,7 @@ VALUES: dict[str, dict[str, str]] = {
     "activations._target_": {
         "temporal_sae.activations.ActivationSource": "temporal_sae.activations.Harvest"
     },
+    "activations.include_bos": {"true": "[]", "false": "[bos,separators]"},
     "loss": {"separation": "orthogonality"},
     "loss.weighting": {
         "none": "co_activation",
@@ -40,7 +42,8 @@ def new_key(key: str) -> str | None:
 
 def new_value(key: str, value: Any) -> str | None:
     """Return what a value of a key or group is called now, None where nothing has changed."""
-    return VALUES.get(key, {}).get(value) if isinstance(value, str) else None
+    name = str(value).lower() if isinstance(value, bool) else value
+    return VALUES.get(key, {}).get(name) if isinstance(name, str) else None
 
 
 def current_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -50,7 +53,9 @@ def current_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}{name}"
         if isinstance(value, dict):
             value = current_config(value, f"{key}.")
-        value = new_value(key, value) or value
+        if isinstance(new := new_value(key, value), str):
+            value = new.strip("[]").split(",") if new.startswith("[") else new
+            value = [name for name in value if name] if isinstance(value, list) else value
         renamed[(new_key(key) or key)[len(prefix) :]] = value
     return renamed
 

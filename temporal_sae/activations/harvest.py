@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from temporal_sae import distributed
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.loading import DTYPES
-from temporal_sae.activations.rows import TOKEN, Rows
+from temporal_sae.activations.rows import KIND, TOKEN, Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, ActivationSource
 from temporal_sae.data import Split, TextSource, TokenSequences, is_text
+from temporal_sae.data.kinds import USUAL, are_of, check_kinds
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
 from temporal_sae.machine import Planned
 from temporal_sae.registry import component
@@ -28,8 +29,8 @@ class Harvest(ActivationSource):
     Args:
         context_size: tokens per sequence, BOS included.
         prepend_bos: begin every sequence with BOS.
-        include_bos: keep the activations at BOS, whose norm is often tens of times the others',
-            and at the end-of-text tokens between documents.
+        exclude: kinds of tokens that training leaves out, of `data.kinds.ABOUT`. The norm at BOS is
+            often tens of times the others'. Evaluation leaves out BOS, separators and padding.
         lm_batch_size: sequences in one forward pass of the language model.
         buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
         model: the language model, or a function that loads it.
@@ -47,7 +48,7 @@ class Harvest(ActivationSource):
         self,
         context_size: int = 128,
         prepend_bos: bool = True,
-        include_bos: bool = False,
+        exclude: Collection[str] = USUAL,
         lm_batch_size: int = 32,
         buffer_tokens: int = 32768,
         normalize: bool = True,
@@ -61,7 +62,7 @@ class Harvest(ActivationSource):
         super().__init__(buffer_tokens, normalize, outliers, outlier_factor)
         self.context_size = self.sequence_rows = check_int("context_size", context_size, 2)
         self.prepend_bos = check_bool("prepend_bos", prepend_bos)
-        self.include_bos = check_bool("include_bos", include_bos)
+        self.exclude = check_kinds("exclude", exclude)
         self.lm_batch_size = check_int("lm_batch_size", lm_batch_size, 1)
         self.text, self._model, self._device = text, model, device
         self.changed, self.held_out_advice = text.changed, text.held_out_advice
@@ -98,15 +99,9 @@ class Harvest(ActivationSource):
         return self.language_model.why_no_loss if need == LANGUAGE_MODEL else missing
 
     def planned_bytes(self) -> dict[str, Planned]:
-        """Return the bytes of the language model, which is there already, and of the buffer."""
-        model = Planned(self.language_model.nbytes(), (), held=True)
+        """Return the bytes of the language model up to the hook, which it has, and of the buffer."""
+        model = Planned(self.language_model.bytes_before_hook(), (), held=True)
         return {"language model": model, **super().planned_bytes()}
-
-    def counted(self, tokens: Int[Tensor, "n context"]) -> Bool[Tensor, "n context"]:
-        """Mark the positions that are trained on."""
-        if self.include_bos:
-            return torch.ones_like(tokens, dtype=torch.bool)
-        return is_text(tokens, self.language_model.tokenizer)
 
     def sequences(self, split: Split, seed: int = 0) -> TokenSequences:
         """Return the sequences of a split: endless for training, one pass for evaluation.
@@ -140,13 +135,13 @@ class Harvest(ActivationSource):
         while batch := list(itertools.islice(limited, batch_sequences)):
             rows = torch.stack(batch)
             tokens = rows[..., TOKEN].long()
-            text = is_text(tokens, model.tokenizer)
+            text = is_text(rows)
             on_model = text.to(model.device)
             x = model.activations(tokens)[on_model].to(self.device)
-            yield Rows(x, rows[text].to(self.device), text.to(self.device))
+            yield Rows(x, rows[text][:, :KIND].to(self.device), text.to(self.device))
 
-    def held_out_rows(self, seed: int) -> Iterator[Int[Tensor, "context 3"]]:
-        """Yield the held-out sequences as rows of (token, document, position)."""
+    def held_out_rows(self, seed: int) -> Iterator[Int[Tensor, "context 4"]]:
+        """Yield the held-out sequences as rows of (token, document, position, kinds)."""
         sequences = self.sequences("held_out", seed)
         while True:
             try:
@@ -162,7 +157,7 @@ class Harvest(ActivationSource):
             "hook_name": model.hook_name,
             "context_size": self.context_size,
             "prepend_bos": self.prepend_bos,
-            "include_bos": self.include_bos,
+            "exclude": list(self.exclude),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -192,18 +187,19 @@ class HarvestReader:
     def read(self) -> Rows:
         """Each of several processes computes a part of the rows for all."""
         model = self.source.language_model
-        places = self._read_text()
-        tokens = places[..., TOKEN].long()
+        rows = self._read_text()
+        tokens = rows[..., TOKEN].long()
         own = distributed.local_shard(tokens)
         # Where there are more processes than sequences, one that nobody needs shows the width.
         x = model.activations(own if len(own) else tokens[:1])[: len(own)]
         x = torch.cat(distributed.all_gather(x)) if distributed.world_size() > 1 else x
         # Chosen on the CPU, where the tokens are, so that a GPU need not be waited for.
-        counted = self.source.counted(tokens).flatten().nonzero()[:, 0]
+        left_out = are_of(rows[..., KIND], self.source.exclude)
+        counted = (~left_out).flatten().nonzero()[:, 0]
         chosen = x.flatten(0, 1)[counted.to(x.device, non_blocking=True)]
-        return Rows(chosen, places.flatten(0, 1)[counted])
+        return Rows(chosen, rows.flatten(0, 1)[counted][:, :KIND])
 
-    def _read_text(self) -> Int[Tensor, "sequences context 3"]:
+    def _read_text(self) -> Int[Tensor, "sequences context 4"]:
         """The next sequences; where the text cannot be read on, they are still to come."""
         before = self.sequences.state_dict()
 

@@ -10,10 +10,28 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae.data.packing import DOCUMENT, POSITION, TOKEN
+from temporal_sae.data.packing import DOCUMENT, KIND, POSITION, TOKEN
 from temporal_sae.errors import RunError
 
-__all__ = ["DOCUMENT", "POSITION", "TOKEN", "ActivationBatch", "EndOfRows", "Reader", "Rows"]
+__all__ = [
+    "DOCUMENT",
+    "KIND",
+    "POSITION",
+    "TOKEN",
+    "ActivationBatch",
+    "EndOfRows",
+    "Reader",
+    "Rows",
+]
+    "DOCUMENT",
+    "KIND",
+    "POSITION",
+    "TOKEN",
+    "ActivationBatch",
+    "EndOfRows",
+    "Reader",
+    "Rows",
+]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,10 @@ class ShuffleBuffer:
             raise ValueError("the buffer is empty")
         return Rows(*(column[: self.count] for column in self._columns))
 
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.count, self._columns = 0, []
+
     def state_dict(self) -> dict[str, Any]:
         """Rows and random state; exact."""
         state: dict[str, Any] = {"generator": self._generator.get_state()}
@@ -90,6 +94,6 @@ class ShuffleBuffer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._generator.set_state(state["generator"])
-        self.count, self._columns = 0, []
+        self.clear()
         if "rows" in state:
             self.add(Rows.from_state(state["rows"], self.device))

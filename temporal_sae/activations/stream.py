@@ -23,7 +23,7 @@ from temporal_sae.errors import (
 )
 
 # Options that decide how training mixes and scales rows, not which ones there are.
-OF_TRAINING_ALONE = ("buffer_tokens", "normalize", "outliers", "outlier_factor", "include_bos")
+OF_TRAINING_ALONE = ("buffer_tokens", "normalize", "outliers", "outlier_factor", "exclude")
 
 
 class StreamOptions:
@@ -122,6 +122,11 @@ class ActivationStream(Iterator[ActivationBatch]):
         ordered = tuple(rows.scaled(scale) for rows in self._not_handed_out)
         self._not_handed_out = []
         return ActivationBatch(rows, ordered)
+
+    def release(self) -> None:
+        """Give the rows back that are held; only the scale is left."""
+        self.buffer.clear()
+        self._not_handed_out = []
 
     def metrics(self) -> dict[str, Tensor]:
         """`outlier_share`: outliers among all rows read so far; on the device."""

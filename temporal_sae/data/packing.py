@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from temporal_sae.data.documents import Piece, document_of
-from temporal_sae.data.kinds import KINDS, SpecialTokens
+from temporal_sae.data.kinds import KINDS, USUAL, SpecialTokens, are_of
 from temporal_sae.data.sources import Cursor, Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_int
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BOS = KINDS["bos"] | KINDS["special"]
 SEPARATOR = KINDS["separators"] | KINDS["special"]
+NO_TEXT = (*USUAL, "padding")
 TOKEN, DOCUMENT, POSITION, KIND = range(4)  # columns of the rows that say where a token stands
 
 
@@ -179,13 +180,6 @@ def in_places(
     return torch.stack([tokens, torch.full_like(tokens, document), positions, kinds], 1)
 
 
-def is_text(
-    tokens: Int[Tensor, "sequences context"], tokenizer: Any
-) -> Bool[Tensor, "sequences context"]:
-    """Mark the tokens of documents, which are neither BOS nor the end-of-text token.
-
-    Both come from `TokenSequences` alone, as a language model's tokenizer is told to read their
-    names in a text as text.
-    """
-    separators = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
-    return ~torch.isin(tokens, torch.tensor(sorted(separators), dtype=tokens.dtype))
+def is_text(rows: Int[Tensor, "*sequences context 4"]) -> Bool[Tensor, "*sequences context"]:
+    """Mark the tokens of documents, which are neither BOS nor separators nor padding."""
+    return ~are_of(rows[..., KIND], NO_TEXT)

@@ -10,18 +10,18 @@ are left as they are and not counted, whatever training did with them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource, Harvest
+from temporal_sae.activations.rows import TOKEN
 from temporal_sae.activations.source import LANGUAGE_MODEL, ROWS, TEXT
-from temporal_sae.data import TokenSequences, is_text
+from temporal_sae.data import is_text
 from temporal_sae.errors import keep_int
 from temporal_sae.eval import behavior
 from temporal_sae.eval.behavior import BehaviorSums
@@ -110,9 +110,9 @@ class CoreEvaluation(Evaluation):
         found = measure_rows(sae, source, n_sequences, self.lm_batch_size, self.seed)
         sums = BehaviorSums()
         model = source.language_model
-        sequences = source.sequences("held_out", self.seed)
-        for tokens in in_batches(sequences, self.n_reconstruction_sequences, self.lm_batch_size):
-            sums.add(tokens, model, sae, is_text(tokens, model.tokenizer))
+        sequences = source.held_out_rows(self.seed)
+        for rows in in_batches(sequences, self.n_reconstruction_sequences, self.lm_batch_size):
+            sums.add(rows[..., TOKEN].long(), model, sae, is_text(rows))
         token_stats = {
             "total_tokens_eval_reconstruction": sums.tokens,
             "total_tokens_eval_sparsity_variance": found.sums.tokens,
@@ -143,10 +143,8 @@ def core_section(
     }
 
 
-def in_batches(
-    sequences: TokenSequences, limit: int, size: int
-) -> Iterator[Int[Tensor, "sequences context"]]:
-    """Up to `limit` sequences in batches; the text may end earlier."""
+def in_batches(sequences: Iterable[Tensor], limit: int, size: int) -> Iterator[Tensor]:
+    """Up to `limit` sequences in batches, [sequences, context, …]; there may be fewer."""
     limited = itertools.islice(sequences, limit)
     while batch := list(itertools.islice(limited, size)):
         yield torch.stack(batch)

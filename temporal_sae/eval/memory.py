@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.machine import Planned
@@ -27,10 +28,14 @@ def of_batches(
     largest = max(batches.values())
     options = tuple(f"eval.{option}" for option, n in batches.items() if n == largest)
     latents = DENSE_COPIES * largest * rows * sae.d_sae * FLOAT
-    items = {"latents in evaluation": Planned(latents, (*options, "sae.d_sae"))}
-    if source.model is None:
+    in_evaluation = partial(Planned, phase="evaluation")
+    items = {"latents in evaluation": in_evaluation(latents, (*options, "sae.d_sae"))}
+    model = source.model
+    if model is None:
         return items
-    vocab = int(source.model.model.config.get_text_config().vocab_size)
+    rest = model.nbytes() - model.bytes_before_hook()
+    vocab = int(model.model.config.get_text_config().vocab_size)
     logits = LOGITS * largest * rows * vocab * FLOAT
     smaller = (*options, "activations.context_size")
-    return {"logits in evaluation": Planned(logits, smaller), **items}
+    items = {"logits in evaluation": in_evaluation(logits, smaller), **items}
+    return items | ({"rest of the language model": in_evaluation(rest, ())} if rest else {})

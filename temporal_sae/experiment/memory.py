@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -46,16 +47,25 @@ def check_memory(
     free = free_memory(device)
     budget = {name: item.n_bytes for name, item in items.items()}
     log.info("%s", in_lines(budget, free))
-    coming = {name: item for name, item in items.items() if not item.held}
+    phase, coming = the_larger_phase(items)
     needed = sum(item.n_bytes for item in coming.values())
     if free is not None and needed > free.n_bytes:
         held = " and the ".join(name for name, item in items.items() if item.held)
         beside = f" beside the {held}" if held else ""
         raise RunError(
-            f"the run needs {needed / MIB:,.0f} MiB of memory{beside}, and {free} are free on "
-            f"{device}; {what_helps(cfg, coming, needed - free.n_bytes)}"
+            f"the run needs {needed / MIB:,.0f} MiB of memory in {phase}{beside}, and {free} are "
+            f"free on {device}; {what_helps(cfg, coming, needed - free.n_bytes)}"
         )
     return budget
+
+
+def the_larger_phase(items: Mapping[str, Planned]) -> tuple[str, dict[str, Planned]]:
+    """Return `training` or `evaluation`, and what it will take: what is held has been taken."""
+    phases = {
+        phase: {n: i for n, i in items.items() if not i.held and i.phase in ("", phase)}
+        for phase in ("training", "evaluation")
+    }
+    return max(phases.items(), key=lambda found: sum(i.n_bytes for i in found[1].values()))
 
 
 def planned_items(
@@ -66,14 +76,20 @@ def planned_items(
     k = min(sae.tracked_latents, sae.d_sae)
     works = loss.ortho_weight and (tracker.gives_weights or not loss.needs_tracker)
     of_source = source.planned_bytes()
+    weights = sum(p.nbytes for p in sae.parameters())
+    # Gradients, moments, batches, buffer and penalty are gone when the evaluation begins.
+    in_training = {
+        **sae.planned_bytes(cheap.trainer.batch_size // world_size()),
+        **{name: item for name, item in of_source.items() if not item.held},
+        **(StabilityMonitor().planned_bytes(sae.d_sae, sae.d_in) if tracker.gives_weights else {}),
+        **(loss.planned_bytes(sae.d_sae, sae.d_in) if works else {}),
+    }
     return {
         **{name: item for name, item in of_source.items() if item.held},
         **evaluation.planned_bytes(source, sae),
-        **sae.planned_bytes(cheap.trainer.batch_size // world_size()),
-        **of_source,
+        "SAE in evaluation": Planned(weights, ("sae.d_sae",), phase="evaluation"),
+        **{name: replace(item, phase="training") for name, item in in_training.items()},
         **tracker.planned_bytes(sae.d_sae, k, cheap.device),
-        **(StabilityMonitor().planned_bytes(sae.d_sae, sae.d_in) if tracker.gives_weights else {}),
-        **(loss.planned_bytes(sae.d_sae, sae.d_in) if works else {}),
     }
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -54,9 +54,19 @@ from temporal_sae.training import (
     Snapshots,
     Stopped,
 )
-from temporal_sae.training.state import TrainingState
+from temporal_sae.training.loggers import Metrics
 
 log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """The end of a training, without its state."""
+
+    step: int
+    metrics: Metrics
+    seconds: float
+    co_activation: dict[str, Any]
+
 
 # Of the processes after the first, as the command line ends the first (see `cli`).
 EXIT_CODES = {InvalidOption: 2, RunError: 2, distributed.ProcessLost: 2, EvaluationFailed: 3}
@@ -158,11 +168,12 @@ def _work(
             write_listing(run_folder.path, parts.source)
         parts.logger.start(About(config, overrides))
         with deterministic_on_cpu(parts.device):
-            trained, co_activation = _train(parts, run_folder.path, console)
+            trained = _train(parts, run_folder.path, console)
+            parts.stream.release()
 
             def finish() -> float:
                 signals.obey()
-                judged = _judge(cfg, config, parts, run_folder.path, trained, co_activation)
+                judged = _judge(cfg, config, parts, run_folder.path, trained)
                 objective, outcome, failures = judged
                 record.update(outcome, wall_seconds=time.monotonic() - began)
                 write({**record, "status": "failed" if failures else "finished"})
@@ -234,10 +245,8 @@ def why_ended(error: BaseException) -> dict[str, str]:
     return {"status": "stopped" if stopped else "failed", "reason": f"{error}"}
 
 
-def _train(
-    parts: Components, folder: Path, console: Console
-) -> tuple[TrainingState, dict[str, Any]]:
-    """Train, in all processes; returns how it ended, and the measures of co-activation."""
+def _train(parts: Components, folder: Path, console: Console) -> Trained:
+    """Train, in all processes; what only training needs is given back."""
     stability = StabilityMonitor() if parts.tracker.gives_weights else None
     trained = parts.trainer.fit(
         Parts(
@@ -252,7 +261,9 @@ def _train(
             snapshots=Snapshots(folder / "snapshots", partial(save_sae, parts)),
         )
     )
-    return trained, stability.summary(parts.tracker) if stability else {}
+    parts.stream.release()
+    co_activation = stability.summary(parts.tracker) if stability else {}
+    return Trained(trained.step, trained.metrics, trained.seconds, co_activation)
 
 
 def _judge(
@@ -260,8 +271,7 @@ def _judge(
     config: dict[str, Any],
     parts: Components,
     folder: Path,
-    trained: TrainingState,
-    co_activation: dict[str, Any],
+    trained: Trained,
 ) -> tuple[float, dict[str, Any], dict[str, str]]:
     """Save and evaluate; returns the objective, what the record gains, and what failed."""
     (folder / "sae").mkdir(exist_ok=True)
@@ -270,7 +280,7 @@ def _judge(
         training_title(parts.source): training_section(
             parts, cfg.seed, trained.step, trained.metrics
         ),
-        "co-activation results": {**co_activation, **decoder_metrics(parts.sae.W_dec)},
+        "co-activation results": {**trained.co_activation, **decoder_metrics(parts.sae.W_dec)},
         "cost": cost_section(parts, trained.metrics, trained.seconds),
     }
     subject = subject_of(parts.sae, folder / "sae", parts, config, folder / "eval")
