@@ -48,9 +48,10 @@ def component(place: str) -> Callable[[T], T]:
 def components(place: str) -> tuple[Any, ...]:
     """Return what is announced for a place, by imported plug-ins too.
 
-    The items of a list, such as `data.parts.0`, are announced by the list's key.
+    The items of a list, such as `data.parts.0`, are announced by the list's key, and so are those
+    of such a list in an item, `data.parts.0.parts.1`.
     """
-    place = re.sub(r"\.\d+$", "", place)
+    place = re.sub(r"(\.\w+)(?:\.\d+\1)*\.\d+$", r"\1", place)
     if package := PACKAGES.get(place.split(".")[0]):
         _import_modules_of(f"{__package__}.{package}")
     return tuple(_announced.get(place, ()))

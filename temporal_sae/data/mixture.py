@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @component("data")
+@component("data.parts")
 class MixtureText(TextSource):
     """Documents of several sources, in proportion of their characters.
 
@@ -43,7 +44,7 @@ class MixtureText(TextSource):
         folder: Path | None = None,
     ) -> None:
         is_list = isinstance(parts, (list, tuple)) and len(parts) > 0
-        if not is_list or not all(is_part(part) for part in parts):
+        if not is_list or not all(isinstance(part, TextSource) for part in parts):
             allowed = "a list of sources such as [{_target_: temporal_sae.data.StdlibText}]"
             raise InvalidOption("parts", parts, allowed)
         if weights is None:
@@ -151,8 +152,3 @@ class _Turns:
             log.warning(told, self._number, f"{self.size:,}")
         self.epoch, self.cursor = self.epoch + 1, 0
         self._documents = self._part.documents(self._split, self._seed, self.epoch)
-
-
-def is_part(value: Any) -> bool:
-    """Return whether a value is a source, and no mixture itself."""
-    return isinstance(value, TextSource) and not isinstance(value, MixtureText)

@@ -10,6 +10,7 @@ import pytest
 from temporal_sae.data import HubText, MixtureText, TextFiles, TextSource
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval.__main__ import main as evaluate
+from temporal_sae.registry import components
 from tests.data.test_command import SMALL
 
 
@@ -48,6 +49,15 @@ def test_it_is_continued_anywhere_to_the_same_documents(mixture, n):
     whole = first(mixture(), 500)
     start = json.loads(json.dumps(whole[n - 1][0])) if n else 0
     assert first(mixture(), 500 - n, start=start) == whole[n:]
+
+
+def test_a_part_may_be_a_mixture_itself(mixture, tmp_path):
+    whole = MixtureText([mixture(), files(tmp_path / "c", "c", 5)])
+    texts = first(whole, 300)
+    in_c = sum(len(text) for _, text in texts if text.startswith("c"))
+    assert abs(in_c / sum(len(text) for _, text in texts) - 1 / 2) < 0.02
+    assert first(whole, 200, start=json.loads(json.dumps(texts[99][0]))) == texts[100:]
+    assert TextFiles in components("data.parts.0.parts.1") == components("data.parts")
 
 
 def test_a_part_that_is_used_up_begins_its_next_pass_in_another_order(mixture, caplog):
@@ -96,7 +106,7 @@ def test_refusals_carry_the_number_of_the_part(tmp_path):
     good = files(tmp_path / "a", "a", 2)
     with pytest.raises(InvalidOption, match=r"parts.1.name='/nowhere'"):
         first(MixtureText([good, HubText("/nowhere")]), 10)
-    for parts in ([], None, "words", [3], [good, MixtureText([good])]):
+    for parts in ([], None, "words", [3], [good, 3]):
         with pytest.raises(InvalidOption, match="parts="):
             MixtureText(parts)
     for weights in ([1], [1, 0], [1, -1], [1, "x"], 3, [1, 1, 1]):
