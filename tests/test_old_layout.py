@@ -63,8 +63,19 @@ def test_an_old_run_is_evaluated_and_reported(old):
     assert load_sae(folder / "sae").d_sae == 32
 
 
+def test_an_old_run_is_read_from_the_source_that_took_the_place_of_its_class(old, capsys):
+    folder = Path(FINISHED)
+    config = json.loads((folder / "run.json").read_text())["config"]["activations"]
+    assert config["_target_"] == "temporal_sae.activations.ActivationSource"
+    assert evaluate(folder, ["eval=activations", "eval.n_sequences=4"]) == {}
+    assert "not the data" not in capsys.readouterr().out
+    section = json.loads((folder / "results.json").read_text())["core evaluation results"]
+    assert section["metrics"]["token_stats"] == {"total_tokens_eval_sparsity_variance": 4 * 31}
+
+
 def test_old_words_are_answered_with_todays(old):
     for typed, message in (
+        ("activations=default", "activations=default: is called activations=harvest now"),
         ("loss=separation", "loss=separation: is called loss=orthogonality now"),
         ("loss.weighting=only", "loss.weighting='only': must be instability_only, as it is called"),
         ("eval.batch_windows=3", "eval.batch_windows: is called eval.lm_batch_size now"),

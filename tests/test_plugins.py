@@ -69,6 +69,40 @@ def test_a_plugin_is_trained_saved_loaded_evaluated_and_reported(
     assert "64 latents (AbsoluteSAE)" in build_report(run).read_text()
 
 
+def test_a_source_is_trained_on_and_evaluated_without_a_language_model(command, plugins, tmp_path):
+    options = (
+        *(plugins, f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "activations=vectors"),
+        *("activations.d_in=16", "activations.buffer_tokens=512", "sae.d_sae=64", "sae.k=4"),
+        *("trainer.num_tokens=2048", "trainer.batch_size=128", "trainer.warmup_steps=2"),
+        *("tracker.window_size=200", "eval.n_sparsity_sequences=4"),
+    )
+    code, out, err = command(*options, "hydra.run.dir=run")
+    assert (code, err) == (0, "")
+    assert "eval=auto leaves out eval=core: these activations come without a language model" in out
+    record = json.loads(Path("run/run.json").read_text())
+    assert not {"model", "data"} & set(record["config"])
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["training results"]["config"]["activation_dim"] == 16
+    metrics = results["core evaluation results"]["metrics"]
+    assert metrics["token_stats"] == {"total_tokens_eval_sparsity_variance": 4 * 128}
+    assert metrics["sparsity"]["l0"] == 4
+    assert evaluate(Path("run"), [plugins, "eval=activations", "eval.n_sequences=8"]) == {}
+    again = json.loads(Path("run/results.json").read_text())["core evaluation results"]
+    assert again["metrics"]["token_stats"] == {"total_tokens_eval_sparsity_variance": 8 * 128}
+
+
+@pytest.mark.parametrize("name", ["core", "tasks"])
+def test_an_evaluation_that_a_source_does_not_allow_is_refused_before_training(
+    command, plugins, tmp_path, name
+):
+    searchpath = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    typed = (plugins, searchpath, "activations=vectors", f"eval={name}", "hydra.run.dir=run")
+    code, _, err = command(*typed)
+    told = "a language model, and these activations come without a language model"
+    assert (code, err) == (2, f"error: eval={name} needs {told}; eval=auto runs what there is\n")
+    assert not Path("run").exists()
+
+
 def test_a_weighting_and_a_measure_are_functions_of_one_file(command, plugins, random_gemma):
     options = (*small(random_gemma), plugins, "objective=largest_value", "hydra.run.dir=run")
     weights = ("loss.weighting=root", "loss.ortho_weight=30")

@@ -43,6 +43,27 @@ def run(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+def test_without_held_out_text_auto_trains_and_says_what_it_leaves_out(
+    command, options, text_folder
+):
+    text = ("data=text_files", f"data.path={text_folder}", "data.held_out_fraction=0")
+    code, out, err = command(*options, *text, "hydra.run.dir=run")
+    assert (code, err) == (0, "")
+    said = [line for line in out.replace("\n  ", " ").splitlines() if "leaves out" in line]
+    assert [line.split("eval=auto ")[1].split(":")[0] for line in said] == [
+        "leaves out eval=core",
+        "leaves out eval=activations",
+    ]
+    assert all("the held_out text holds 0 tokens" in line for line in said)
+    assert "core evaluation results" not in results(Path("run"))
+    info = results(Path("run"))["training results for layer 1"]["final_info"]
+    assert f"{info['explained_variance']:.3f}"[1:] in out  # the objective, from training
+    code, _, err = command(*options, *text, "eval=core", "hydra.run.dir=other")
+    assert code == 2
+    assert err.startswith("error: eval=core needs held-out rows, and the held_out text holds 0")
+    assert "data.held_out_fraction" in err and err.count("\n") == 1
+
+
 def results(folder):
     return json.loads((folder / "results.json").read_text())
 
