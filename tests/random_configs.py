@@ -83,7 +83,7 @@ VALUES = {
     "activations": {
         "context_size": ints(2, 64),
         "prepend_bos": FLAG,
-        "include_bos": FLAG,
+        "exclude": one_of([], ["bos", "separators"], ["special"]),
         "lm_batch_size": ints(1, 32),
         "buffer_tokens": ints(100, 4000),
         "normalize": FLAG,

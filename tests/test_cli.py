@@ -66,8 +66,8 @@ BAD = {
     "added to the logger": (["+logger.foo=1"], "logger.foo: unknown key"),
     "a word for a flag": (["overwrite=no"], "overwrite='no': must be true or false"),
     "another": (
-        ["activations.include_bos=no"],
-        "activations.include_bos='no': must be true or false",
+        ["activations.prepend_bos=no"],
+        "activations.prepend_bos='no': must be true or false",
     ),
     "a module without activations": (
         ["model.hook_name=model"],

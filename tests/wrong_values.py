@@ -136,7 +136,7 @@ RANGES = {
     "activations=harvest": {
         "context_size": whole(2),
         "prepend_bos": flag(),
-        "include_bos": flag(),
+        "exclude": listed(3, None, [1], "nonesuch", empty=True),
         "lm_batch_size": whole(),
         **STREAM,
     },

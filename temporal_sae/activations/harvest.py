@@ -99,7 +99,7 @@ class Harvest(ActivationSource):
         return self.language_model.why_no_loss if need == LANGUAGE_MODEL else missing
 
     def planned_bytes(self) -> dict[str, Planned]:
-        """Return the bytes of the language model up to the hook, which it has, and of the buffer."""
+        """Return the bytes of the language model up to the hook, which is there, and the buffer."""
         model = Planned(self.language_model.bytes_before_hook(), (), held=True)
         return {"language model": model, **super().planned_bytes()}
 

@@ -23,15 +23,6 @@ __all__ = [
     "Reader",
     "Rows",
 ]
-    "DOCUMENT",
-    "KIND",
-    "POSITION",
-    "TOKEN",
-    "ActivationBatch",
-    "EndOfRows",
-    "Reader",
-    "Rows",
-]
 
 
 @dataclass(frozen=True)

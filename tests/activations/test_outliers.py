@@ -13,7 +13,7 @@ from temporal_sae.data import StdlibText, TextFiles
 from temporal_sae.errors import InvalidOption
 from temporal_sae.training import Checkpoints
 
-OPTIONS = {"context_size": 16, "lm_batch_size": 4, "buffer_tokens": 256, "include_bos": True}
+OPTIONS = {"context_size": 16, "lm_batch_size": 4, "buffer_tokens": 256, "exclude": ()}
 ALL = ("keep", "drop", "clip")
 LOGGER = "temporal_sae.activations.outliers"
 

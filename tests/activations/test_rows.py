@@ -101,7 +101,7 @@ def test_rows_keep_their_places_through_mixing_dropping_and_a_resume(
 
 
 def test_the_places_of_special_tokens_are_kept_with_them(source):
-    rows = next(source(include_bos=True).stream(256, 0)).rows
+    rows = next(source(exclude=()).stream(256, 0)).rows
     at_bos = rows.places[:, TOKEN] == source().model.tokenizer.bos_token_id
     assert at_bos.sum() == pytest.approx(256 / 16, abs=8)
     assert (rows.places[at_bos, POSITION] == -1).all()

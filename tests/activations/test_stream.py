@@ -36,7 +36,7 @@ def test_batches_hold_the_models_activations_without_bos(small_model, text_folde
 
 def test_bos_can_be_kept(small_model, text_folder):
     without, kept = (
-        make_stream(small_model, text_folder, include_bos=flag) for flag in (False, True)
+        make_stream(small_model, text_folder, exclude=e) for e in (("bos", "separators"), ())
     )
     for stream in (without, kept):
         stream.sample(1)
