@@ -175,21 +175,40 @@ def _head_of(model: Any) -> set[str]:
 
 def _read(auto: Any, where: str, config: Any, options: LoadOptions) -> Loaded:
     """Load the weights as they are stored, or whole where they have to be converted at once."""
-    dtype = None if _is_converted_at_once(auto, config, options) else _stored(where, options)
+    wanted = options.torch_dtype
+    if not _is_converted_at_once(auto, config, options):
+        dtype = stored_dtype(where, **options.of_files)
+        if dtype is not None:
+            model, found = _from_files(auto, where, dtype, options)
+            if not _computes_less(model, dtype, wanted):
+                return Loaded(model, found, mapped=True, why_no_loss=None)
+    model, found = _from_files(auto, where, wanted, options)
+    return Loaded(model, found, mapped=False, why_no_loss=None)
+
+
+def _from_files(
+    auto: Any, where: str, dtype: torch.dtype, options: LoadOptions
+) -> tuple[Any, dict[str, Any]]:
     model, found = auto.from_pretrained(
         where,
-        dtype=dtype or options.torch_dtype,
+        dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         **options.of_model,
     )
     for part in (model.config, model.config.get_text_config()):
         part.dtype = options.torch_dtype
-    return Loaded(model, found, dtype is not None, None)
+    return model, found
 
 
-def _stored(where: str, options: LoadOptions) -> torch.dtype | None:
-    return stored_dtype(where, **options.of_files)
+def _computes_less(model: Any, stored: torch.dtype, wanted: torch.dtype) -> bool:
+    """Return whether numbers that the model computes while it is built lack precision.
+
+    Gemma's scale of the embedding has the dtype that the model is built with.
+    """
+    kept = set(model.state_dict())
+    rounded = [n for n, b in model.named_buffers() if b.dtype == stored and n not in kept]
+    return bool(rounded) and torch.finfo(stored).eps > torch.finfo(wanted).eps
 
 
 def _is_converted_at_once(auto: Any, config: Any, options: LoadOptions) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 CHUNK = 2**24  # elements that are converted at once
+WORTH_IT = 2**20  # bytes of a weight that are given back
 MAPS = "/proc/self/maps"  # Linux's list of what is mapped where
 GIVE_BACK = 4  # MADV_DONTNEED
 
@@ -145,7 +146,7 @@ def moved(source: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     if not source.is_contiguous() or source.device.type != "cpu":
         return source.to(device, dtype)
     target = torch.empty(source.shape, device=device, dtype=dtype)
-    mapped = _is_file(source.data_ptr())
+    mapped = source.nbytes >= WORTH_IT and _is_file(source.data_ptr())
     flat, filled = source.view(-1), target.view(-1)
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]

@@ -8,7 +8,7 @@ from temporal_sae.assets import TINY_MODEL
 
 SIZES = {
     "vocab_size": 2048,
-    "hidden_size": 16,
+    "hidden_size": 24,  # whose root, with which Gemma scales, is no number of few bits
     "intermediate_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -20,7 +20,7 @@ VISION = {
     **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2},
     **{"num_attention_heads": 2, "image_size": 8, "patch_size": 4},
 }
-GPT2 = {"vocab_size": 2048, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+GPT2 = {"vocab_size": 2048, "n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 64}
 
 # Name of the family: stem of transformers' classes, options of its config.
 FAMILIES = {
