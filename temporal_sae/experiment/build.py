@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from temporal_sae.activations import ActivationSource, ActivationStream
+from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
 from temporal_sae.activations.source import LANGUAGE_MODEL, ROWS, TEXT, TRUTH
 from temporal_sae.data import Split, TextSource
 from temporal_sae.distributed import world_size
@@ -91,9 +90,18 @@ def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> Activat
     text: TextSource | None = None
     if wanted and "text" in wanted and cfg.get("data") is not None:
         text = build(cfg, "data", folder=folder)
-    loads = cfg.get("model") is not None
+
+    def load() -> LanguageModel:
+        try:
+            model: LanguageModel = build(cfg, "model", device=device)
+        except (
+            InvalidOption
+        ) as error:  # which names its group, so that no other one may be put before
+            raise RunError(str(error)) from error
+        return model
+
     given = {
-        "model": partial(build, cfg, "model", device=device) if loads else None,
+        "model": load if cfg.get("model") is not None else None,
         "text": text,
         "device": device,
         "folder": folder,
