@@ -14,7 +14,7 @@ from temporal_sae.activations import ActivationSource, ActivationStream, Languag
 from temporal_sae.activations.source import LANGUAGE_MODEL, ROWS, TEXT, TRUTH
 from temporal_sae.data import Split, TextSource
 from temporal_sae.distributed import world_size
-from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
+from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int, check_words
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.components import load_plugins
 from temporal_sae.experiment.construct import (
@@ -28,15 +28,25 @@ from temporal_sae.experiment.construct import (
 )
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.experiment.results import check_objective
-from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.sae import SparseAutoencoder, load_sae
 from temporal_sae.sae.hub import check_repo_id
+from temporal_sae.sae.start import check_start
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
 from temporal_sae.training.parts import Tracker
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"seed", "device", "objective", "push_to_hub", "overwrite", "debug", "plugins"}
+SETTINGS = {
+    "seed",
+    "device",
+    "objective",
+    "finetune",
+    "push_to_hub",
+    "overwrite",
+    "debug",
+    "plugins",
+}
 TOP_LEVEL = {*KINDS, *SETTINGS}
 OPTIONAL = {"model", "data"}  # of activations that come without a language model
 WORDS = {ROWS: "held-out rows", LANGUAGE_MODEL: "a language model", TEXT: "text", TRUTH: "a truth"}
@@ -62,6 +72,7 @@ class Components(EvaluationComponents):
     stream: ActivationStream
     logger: MetricsLogger
     memory: dict[str, int]
+    finetune: SparseAutoencoder | None
 
 
 def build_evaluation(cfg: DictConfig, folder: Path) -> EvaluationComponents:
@@ -168,6 +179,7 @@ class Cheap:
     evaluation: Evaluation
     source: ActivationSource
     logger: MetricsLogger
+    finetune: SparseAutoencoder | None
 
 
 def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
@@ -195,7 +207,9 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     build_without_memory(cfg, d_in=1)
     source = build_source(cfg, device, folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
-    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger)
+    check_words("finetune", cfg.finetune, null=True)
+    finetune = None if cfg.finetune is None else load_sae(cfg.finetune)
+    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger, finetune)
 
 
 def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
@@ -214,6 +228,8 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
     evaluation = fitted(cheap.evaluation, source)
     check_objective(cfg.objective, evaluation)
     planned = build_without_memory(cfg, source.d_in)
+    if cheap.finetune is not None:
+        check_start(planned, cheap.finetune)
     with naming("eval"):
         evaluation.check(source, planned)
     memory = check_memory(cfg, cheap, evaluation, planned)
@@ -234,6 +250,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         stream=stream,
         logger=cheap.logger,
         memory=memory,
+        finetune=cheap.finetune,
     )
 
 
