@@ -89,6 +89,27 @@ VALUES = {
         "normalize": FLAG,
         "outliers": one_of("keep", "drop", "clip"),
         "outlier_factor": floats(1.0, 12.0),
+        "key": one_of(None),
+        "held_out_fraction": floats(0.1, 0.6),
+        "block_rows": ints(16, 64),
+        "changed": one_of("refuse", "accept"),
+        "seed": SEED,
+        "world.d_in": ints(4, 32),
+        "world.n_features": ints(64, 100),  # at least those of the parents, children and pairs
+        "world.l0": floats(1.0, 10.0),
+        "world.zipf": floats(0.0, 1.5),
+        "world.value_std": floats(0.0, 0.5),
+        "world.noise": or_zero(floats(0.0, 0.1)),
+        "world.n_parents": ints(0, 8),
+        "world.n_children": ints(1, 3),
+        "world.child_rate": floats(0.0, 1.0),
+        "world.n_true_pairs": ints(0, 8),
+        "world.n_spurious_pairs": ints(0, 8),
+        "world.pair_rate": floats(0.0, 1.0),
+        "world.n_topics": ints(5, 9),  # more than the gain
+        "world.topical_share": floats(0.0, 1.0),
+        "world.topic_gain": floats(1.0, 4.5),
+        "world.document_rows": ints(1, 300),
     },
     "sae": {
         "d_sae": ints(32, 64),
@@ -206,17 +227,26 @@ ALWAYS = {
     *(f"eval.{key}" for key in VALUES["eval"] if "seed" not in key),
 }
 SHARE = 0.33
-OFTENER = {"eval": ("auto", "auto", "core", "activations")}  # the tasks take many seconds
-GIVEN = {"model.name", "data.path", "data.name"}  # folders that the test has made
+OFTENER = {"eval": ("auto",) * 6, "activations": ("harvest", "harvest")}
+NEEDS_MODEL = (
+    "harvest"  # the other sources have neither model nor text  # the tasks take many seconds
+)
+GIVEN = {
+    "model.name",
+    "data.path",
+    "data.name",
+    "activations.path",
+}  # folders that the test has made
 
 
 @dataclass
 class Places:
-    """Folders of a language model, of texts, and of a data set."""
+    """Folders of a language model, of texts, of a data set, and of activations."""
 
     model: str
     texts: str
     data_set: str
+    arrays: str
 
 
 @dataclass
@@ -268,17 +298,22 @@ def draw_config(draw, places):
     drawn = Drawn()
     for key in top_keys():
         take(draw, drawn, "", key)
-    for group in DRAWN_FROM:
+    for group in ("activations", *DRAWN_FROM):
+        without_model = drawn.options.get("activations", NEEDS_MODEL) != NEEDS_MODEL
+        if group in drawn.options or (without_model and group in ("model", "data")):
+            continue
         options = [o for o in GROUPS[group] if (group, o) not in LEFT_OUT]
         option = drawn.options[group] = draw.choice([*options, *OFTENER.get(group, ())])
         for key in keys_of(group, option):
             take(draw, drawn, group, key)
-    if drawn.options["model"] == "hf":
+    if drawn.options["activations"] == "files":
+        drawn.values["activations.path"] = places.arrays
+    if drawn.options.get("model") == "hf":
         drawn.values["model.name"] = places.model
         drawn.values["model.hook_name"] = VALUES["model"]["hook_name"](draw)
-    if drawn.options["data"] == "text_files":
+    if drawn.options.get("data") == "text_files":
         drawn.values["data.path"] = places.texts
-    if drawn.options["data"] == "hub":
+    if drawn.options.get("data") == "hub":
         drawn.values["data.name"] = places.data_set
     return drawn
 
