@@ -138,7 +138,7 @@ class Builder:
         try:
             self._before = from_json(place["reader"])
             self._reader.load_state_dict(self._before)
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             told = "has no place in the text from which it could be continued; build another"
             raise RunError(f"{self.folder.path}: {told}") from error
         if place["skip"]:

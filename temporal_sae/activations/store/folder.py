@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from errno import ENOSPC
@@ -33,6 +34,11 @@ from temporal_sae.schemas import StoredHeldOut, StoredSegment, StoredShard, Stor
 
 MANIFEST = "manifest.json"
 HELD_OUT = "held_out"
+# What a store consists of, in the order in which it is deleted.
+OWN_NAMES = [
+    *map(re.compile, (r"segment-\d{6,}\.json", r"train-\d{6,}-\d{4,}\.safetensors")),
+    *map(re.compile, (r"held_out\.json", r"held_out-\d{6,}\.safetensors", r"manifest\.json")),
+]
 LARGEST = 2**40  # rows, and what else counts them: far above any store, far below an overflow
 WIDEST = 2**20
 
@@ -205,9 +211,8 @@ class StoreFolder:
 
     def files(self) -> Iterator[Path]:
         """Yield the files that a store of any state has, and nothing else that is in the folder."""
-        names = (MANIFEST, f"{HELD_OUT}.json", f"{HELD_OUT}-*.safetensors")
-        for pattern in ("segment-*.json", "train-*.safetensors", *reversed(names)):
-            yield from self.path.glob(pattern)
+        for pattern in OWN_NAMES:
+            yield from (path for path in self.path.iterdir() if pattern.fullmatch(path.name))
 
     def write(self, name: str, content: Any) -> None:
         """Write a record, whole once it has its name."""

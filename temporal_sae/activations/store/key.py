@@ -76,10 +76,8 @@ def options_that_count(group: str, options: Any) -> Any:
     return options
 
 
-def of_loaded(model: Any) -> dict[str, Any]:
+def of_loaded(model: LanguageModel) -> dict[str, Any]:
     """Return the options of a model that is loaded already."""
-    if not isinstance(model, LanguageModel):
-        return {}
     return {"name": model.name, "hook_name": model.hook_name, "dtype": model.dtype}
 
 

@@ -136,10 +136,11 @@ class ActivationStore(ActivationSource):
     @cached_property
     def asked(self) -> StoreKey | None:
         """The key of the store that model, text and options ask for; None without model."""
-        if self._text is None:
+        if self._model is None or self._text is None:
             return None
         if self._options_of is None:
-            return key_of(of_loaded(self._model), {}, self._text, self.options)
+            model = {} if callable(self._model) else of_loaded(self._model)
+            return key_of(model, {}, self._text, self.options)
         model, data = (
             options_that_count(group, self._options_of(group)) for group in ("model", "data")
         )
@@ -231,6 +232,11 @@ class ActivationStore(ActivationSource):
                 "d_in": self.harvest.d_in,
                 "metadata": self.harvest.metadata(),
             }
+            if left := next(self.folder.files(), None):
+                raise RunError(
+                    f"{self.folder.path}: holds {left.name} but no {MANIFEST} of a store; choose "
+                    "another folder or move it away"
+                )
             check_room(self.folder, manifest)
             self.folder.write(MANIFEST, manifest)
         self.harvest.open()
