@@ -80,9 +80,10 @@ def build(options: argparse.Namespace) -> None:
     """Make what is missing of a store."""
     from temporal_sae.activations.store.care import about
     from temporal_sae.activations.store.folder import StoreFolder
-    from temporal_sae.experiment.build import build_source, check_keys, choose_device, open_source
+    from temporal_sae.experiment.build import check_keys, choose_device
     from temporal_sae.experiment.components import load_plugins
     from temporal_sae.experiment.construct import plain
+    from temporal_sae.experiment.source import build_source, open_source
 
     for word in options.overrides:
         key, _, value = word.partition("=")
