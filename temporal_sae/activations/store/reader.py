@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 Loaded = tuple[Columns, bytearray]  # a shard, and the memory that it lies in
 TOGETHER = 2  # shards whose rows are given in turn; as many more are read meanwhile
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 256
 
 
 class StoreReader:

@@ -27,7 +27,7 @@ IN_FILES = {
     "U8": torch.uint8,
 }
 HEADER = 65536  # bytes of a file at most beside its rows
-PIECE = 4 * 2**20
+PIECE = 2**20  # small enough to be in the cache still when its checksum is computed
 SCALE_BYTES = 4
 
 Columns = dict[str, Tensor]
