@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 from temporal_sae.tracker import all_weightings
 from tests.test_config_surface import GROUPS, composed
 
-# What needs a network, a gated model, or packages of its own. Presets only set other keys.
+# What needs a network, a gated model, packages of its own, or options of parts. Presets only set
+# other keys.
 LEFT_OUT = {
     *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
+    ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
 }
 DRAWN_FROM = [group for group in GROUPS if group not in ("experiment", "sweep")]
@@ -55,6 +57,7 @@ VALUES = {
         "overwrite": FLAG,
         "debug": one_of(False),  # is there to show tracebacks
         "plugins": one_of([]),
+        "finetune": one_of(None),  # a folder of an SAE of the same width
     },
     "model": {
         "hook_name": one_of(
@@ -75,6 +78,9 @@ VALUES = {
         "subset": one_of(None),
         "dataset_split": one_of("train"),
         "text_column": one_of("text"),
+        "tokens_column": one_of(None),
+        "messages_column": one_of(None),
+        "patience": ints(10, 300),
         "streaming": FLAG,
         "shuffle_buffer": or_zero(ints(2, 50)),
         "skip_broken": or_zero(ints(1, 9)),
