@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from temporal_sae.tracker import all_weightings
 from tests.test_config_surface import GROUPS, composed
 
-# What needs a network, a gated model, packages of its own, or options of parts. Presets only set
-# other keys.
+# What needs a network, a gated model, packages of its own, or files of activations. Presets only
+# set other keys.
 LEFT_OUT = {
+    *(("activations", option) for option in ("files", "store")),
     *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
     ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),

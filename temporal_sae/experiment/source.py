@@ -49,6 +49,8 @@ def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> Activat
     given = {
         "model": load if cfg.get("model") is not None else None,
         "text": text,
+        # A function: of options as they are, Hydra would build what they name.
+        "options_of": lambda group: plain(cfg.get(group)),
         "device": device,
         "folder": folder,
     }
