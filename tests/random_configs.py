@@ -89,6 +89,7 @@ VALUES = {
         "normalize": FLAG,
         "outliers": one_of("keep", "drop", "clip"),
         "outlier_factor": floats(1.0, 12.0),
+        "prefetch": one_of("auto", True, False, 3),
     },
     "sae": {
         "d_sae": ints(32, 64),

@@ -37,6 +37,7 @@ ARTIFACTS = (*FOLDERS, *FILES)
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN = {
     "trainer": ("resume", "checkpoint_every", "keep_every"),
+    "activations": ("prefetch",),
     "data": ("changed", "skip_broken"),
     "model": ("local_files_only",),
 }
