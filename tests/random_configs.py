@@ -117,6 +117,7 @@ VALUES = {
         "world.topical_share": floats(0.0, 1.0),
         "world.topic_gain": floats(1.0, 4.5),
         "world.document_rows": ints(1, 300),
+        "prefetch": one_of("auto", True, False, 3),
     },
     "sae": {
         "d_sae": ints(32, 64),

@@ -39,6 +39,7 @@ LENGTH = "trainer.num_tokens"
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN = {
     "trainer": ("resume", "checkpoint_every", "keep_every"),
+    "activations": ("prefetch",),
     "data": ("changed", "skip_broken"),
     "model": ("local_files_only",),
 }
