@@ -9,20 +9,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from temporal_sae.commands import in_shell, quoted
+from temporal_sae.commands import CONF, in_shell, quoted
 from temporal_sae.errors import InvalidOption, RunError, one_line, reason_of
 from temporal_sae.renamed import new_key, new_value
 
 NOT_OPTIONS = ("experiment", "sweep", "hydra")  # groups that set keys of others
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The config that `launch.py` would compose."""
+    try:
+        check_typed(overrides, CONF)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RunError(explain(error, CONF)) from error
 
 
 def check_typed(overrides: Sequence[str], conf: Path) -> None:

@@ -22,7 +22,6 @@ from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.metrics import finite_leaves
 from temporal_sae.registry import components
 from temporal_sae.sae import SparseAutoencoder, load_sae
-from temporal_sae.sae.start import start_from
 from temporal_sae.tracker import CoActivationTracker, NoTracker
 from temporal_sae.training import (
     About,
@@ -65,7 +64,7 @@ class TrainedSAE:
     seconds: float
 
     def __repr__(self) -> str:
-        shown = ("explained_variance", "l0", "dead_share", "ce_loss_score", "mcc")
+        shown = ("explained_variance", "l0")
         scores = [f"{name}={self.metrics[name]:.3g}" for name in shown if name in self.metrics]
         what = f"{self.sae.trained_as}, {self.sae.d_sae} latents, {self.source.name}"
         return f"TrainedSAE({', '.join([what, *scores])})"
@@ -155,14 +154,11 @@ def train(
             logger=history if place is None else JsonlLogger(ready(place)),
             checkpoints=NoCheckpoints() if place is None else Checkpoints(place / "checkpoints"),
             progress=ProgressDisplay(trainer.total_steps, Console()) if progress else NoProgress(),
-            finetune=finetune is not None,
+            finetune=load_sae(finetune) if isinstance(finetune, (str, Path)) else finetune,
         )
         parts.penalty.check_tracker(parts.tracker)
         stream = source.stream(batch_size, seed, ordered=parts.tracker.stream == "ordered")
         parts.batches = stream
-        if finetune is not None:
-            start = finetune if isinstance(finetune, SparseAutoencoder) else load_sae(finetune)
-            start_from(model, start, stream.scale)
         parts.logger.start(About({}))
         try:
             with stream.released():

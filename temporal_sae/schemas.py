@@ -295,6 +295,68 @@ class CheckpointState(TypedDict):
     rng: dict[str, Any]
 
 
+class StoreKey(TypedDict):
+    """All that determines which rows a store of activations holds.
+
+    `model` and `data` are the options of their groups, as far as they count; `files` stands for the
+    files of the model, `text` is what the text says of itself.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    files: str | None
+    text: dict[str, Any]
+    num_tokens: int
+    held_out_tokens: int
+    context_size: int
+    prepend_bos: bool
+    exclude: list[str]
+    lm_batch_size: int
+    seed: int
+    dtype: Literal["bfloat16", "float32", "int8"]
+    shard_rows: int
+    mixing_rows: int
+
+
+class StoreManifest(TypedDict):
+    """`manifest.json` of a store of activations."""
+
+    version: Literal[1]
+    key: StoreKey
+    name: str
+    layer: int | None
+    d_in: int
+    metadata: dict[str, Any]
+
+
+class StoredShard(TypedDict):
+    """A file of rows."""
+
+    rows: int
+    sha256: str
+
+
+class ReaderPlace(TypedDict):
+    """Where reading goes on: the state of a reader, and rows of its next ones that are done."""
+
+    reader: dict[str, Any]
+    skip: int
+
+
+class StoredSegment(TypedDict):
+    """`segment-N.json` of a store: it is there once the shards are that it tells of."""
+
+    shards: list[StoredShard]
+    mixing_width: float
+    next: ReaderPlace
+
+
+class StoredHeldOut(TypedDict):
+    """`held_out.json` of a store, likewise."""
+
+    shards: list[StoredShard]
+
+
 class NotedJob(TypedDict):
     """A job in `sweep.json`."""
 

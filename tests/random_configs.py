@@ -10,9 +10,12 @@ from omegaconf import OmegaConf
 from temporal_sae.tracker import all_weightings
 from tests.test_config_surface import GROUPS, composed
 
-# What needs a network, a gated model, or packages of its own. Presets only set other keys.
+# What needs a network, a gated model, packages of its own, or files of activations. Presets only
+# set other keys.
 LEFT_OUT = {
+    *(("activations", option) for option in ("files", "store")),
     *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
+    ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
 }
 DRAWN_FROM = [group for group in GROUPS if group not in ("experiment", "sweep")]
@@ -55,6 +58,7 @@ VALUES = {
         "overwrite": FLAG,
         "debug": one_of(False),  # is there to show tracebacks
         "plugins": one_of([]),
+        "finetune": one_of(None),  # a folder of an SAE of the same width
     },
     "model": {
         "hook_name": one_of(
@@ -75,6 +79,9 @@ VALUES = {
         "subset": one_of(None),
         "dataset_split": one_of("train"),
         "text_column": one_of("text"),
+        "tokens_column": one_of(None),
+        "messages_column": one_of(None),
+        "patience": ints(10, 300),
         "streaming": FLAG,
         "shuffle_buffer": or_zero(ints(2, 50)),
         "skip_broken": or_zero(ints(1, 9)),
@@ -90,6 +97,27 @@ VALUES = {
         "outliers": one_of("keep", "drop", "clip"),
         "outlier_factor": floats(1.0, 12.0),
         "prefetch": one_of("auto", True, False, 3),
+        "key": one_of(None),
+        "held_out_fraction": floats(0.1, 0.6),
+        "block_rows": ints(16, 64),
+        "changed": one_of("refuse", "accept"),
+        "seed": SEED,
+        "world.d_in": ints(4, 32),
+        "world.n_features": ints(64, 100),  # at least those of the parents, children and pairs
+        "world.l0": floats(1.0, 10.0),
+        "world.zipf": floats(0.0, 1.5),
+        "world.value_std": floats(0.0, 0.5),
+        "world.noise": or_zero(floats(0.0, 0.1)),
+        "world.n_parents": ints(0, 8),
+        "world.n_children": ints(1, 3),
+        "world.child_rate": floats(0.0, 1.0),
+        "world.n_true_pairs": ints(0, 8),
+        "world.n_spurious_pairs": ints(0, 8),
+        "world.pair_rate": floats(0.0, 1.0),
+        "world.n_topics": ints(5, 9),  # more than the gain
+        "world.topical_share": floats(0.0, 1.0),
+        "world.topic_gain": floats(1.0, 4.5),
+        "world.document_rows": ints(1, 300),
     },
     "sae": {
         "d_sae": ints(32, 64),
@@ -207,17 +235,26 @@ ALWAYS = {
     *(f"eval.{key}" for key in VALUES["eval"] if "seed" not in key),
 }
 SHARE = 0.33
-OFTENER = {"eval": ("auto", "auto", "core", "activations")}  # the tasks take many seconds
-GIVEN = {"model.name", "data.path", "data.name"}  # folders that the test has made
+OFTENER = {"eval": ("auto",) * 6, "activations": ("harvest", "harvest")}
+NEEDS_MODEL = (
+    "harvest"  # the other sources have neither model nor text  # the tasks take many seconds
+)
+GIVEN = {
+    "model.name",
+    "data.path",
+    "data.name",
+    "activations.path",
+}  # folders that the test has made
 
 
 @dataclass
 class Places:
-    """Folders of a language model, of texts, and of a data set."""
+    """Folders of a language model, of texts, of a data set, and of activations."""
 
     model: str
     texts: str
     data_set: str
+    arrays: str
 
 
 @dataclass
@@ -269,17 +306,22 @@ def draw_config(draw, places):
     drawn = Drawn()
     for key in top_keys():
         take(draw, drawn, "", key)
-    for group in DRAWN_FROM:
+    for group in ("activations", *DRAWN_FROM):
+        without_model = drawn.options.get("activations", NEEDS_MODEL) != NEEDS_MODEL
+        if group in drawn.options or (without_model and group in ("model", "data")):
+            continue
         options = [o for o in GROUPS[group] if (group, o) not in LEFT_OUT]
         option = drawn.options[group] = draw.choice([*options, *OFTENER.get(group, ())])
         for key in keys_of(group, option):
             take(draw, drawn, group, key)
-    if drawn.options["model"] == "hf":
+    if drawn.options["activations"] == "files":
+        drawn.values["activations.path"] = places.arrays
+    if drawn.options.get("model") == "hf":
         drawn.values["model.name"] = places.model
         drawn.values["model.hook_name"] = VALUES["model"]["hook_name"](draw)
-    if drawn.options["data"] == "text_files":
+    if drawn.options.get("data") == "text_files":
         drawn.values["data.path"] = places.texts
-    if drawn.options["data"] == "hub":
+    if drawn.options.get("data") == "hub":
         drawn.values["data.name"] = places.data_set
     return drawn
 

@@ -256,7 +256,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_left(command, random_gemma, ca
     [
         ({}, "data.path="),
         ({"a.txt": "few words", "b.txt": "more"}, "fewer than one sequence"),
-        ({"a.txt": "words " * 80}, "the evaluation needs held-out text"),
+        ({"a.txt": "words " * 80}, "eval=core needs held-out rows"),
     ],
 )
 def test_bad_text(command, random_gemma, tmp_path, content, message):
@@ -264,7 +264,8 @@ def test_bad_text(command, random_gemma, tmp_path, content, message):
     folder.mkdir()
     for name, text in content.items():
         (folder / name).write_text(text)
-    code, _, err = command(*small(random_gemma), "data=text_files", f"data.path={folder}")
+    data = ("data=text_files", f"data.path={folder}", "eval=core")
+    code, _, err = command(*small(random_gemma), *data)
     assert_one_line(code, err, message)
 
 

@@ -30,7 +30,7 @@ GROUPS = {
         "tiny",
     ],
     "data": ["hub", "mixture", "stdlib", "text_files"],
-    "activations": ["files", "harvest", "synthetic"],
+    "activations": ["files", "harvest", "store", "synthetic"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
     "loss": ["consecutive", "orthogonality", "ortsae"],
@@ -74,7 +74,9 @@ HYDRA_GROUPS = {
     "launcher": ["local", "slurm"],
     "sweeper": ["bayes", "grid"],
 }
-GIVEN_BY_THE_RUN = {"device", "d_in", "n_latents", "folder", "config", "model", "text"}
+GIVEN_BY_THE_RUN = {
+    *("device", "d_in", "n_latents", "folder", "config", "model", "text", "options_of"),
+}
 OPTIONS = [
     (group, option)
     for group, options in GROUPS.items()

@@ -8,6 +8,7 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -61,6 +62,8 @@ UNKNOWN_TO = {
     r"(^| )sae=": "sae.k=",
     r"tracker=off|experiment=baseline_topk": "tracker.",
     r"eval=(tasks|saebench)": "eval.n_",
+    r"activations=(files|synthetic|vectors)|experiment=toy": "model.",
+    r"experiment=toy|activations=(files|synthetic|vectors)": "activations.context_size",
 }
 NEEDS_NO_NETWORK = ["data=stdlib", "eval=core"]
 GIVEN = ("model.name", "model.hook_name", "hydra.sweeper.n_trials")  # here, whatever is typed
@@ -97,6 +100,8 @@ def desk(command, plugins, random_gemma, tmp_path):
     for n in range(12):
         Path("notes", f"{n}.txt").write_text(f"def function_{n}(x):\n    return x + {n}\n" * 60)
     rows = [{"body": f"row {n}: " + "some words " * 80} for n in range(300)]
+    Path("acts").mkdir()
+    np.save("acts/0.npy", np.random.default_rng(0).standard_normal((5000, 16), dtype=np.float32))
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     folders = {"$HOME": Path.cwd(), "$PWD": tmp_path, "FOLDER": random_gemma}
 

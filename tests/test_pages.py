@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from temporal_sae import renamed
@@ -70,13 +71,17 @@ def test_the_changelog_has_every_name_that_has_changed():
     rows = re.findall(r"^\| `(.+)` \| `(.+)` \|$", changes, re.MULTILINE)
     changed = dict(renamed.KEYS)
     for key, values in renamed.VALUES.items():
-        changed |= {f"{key}={old}": f"{key}={new}" for old, new in values.items()}
+        changed |= {
+            f"{key}={old}": f"{renamed.KEYS.get(key, key)}={new}" for old, new in values.items()
+        }
     assert dict(rows) == changed
 
 
 @pytest.mark.parametrize("page", PYTHON)
 def test_the_blocks_of_a_page_run_one_after_the_other(page, plugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "acts").mkdir()
+    np.save("acts/0.npy", np.random.default_rng(0).standard_normal((5000, 16), dtype=np.float32))
     names = {}
     for block in blocks():
         if block.page == page and block.kind == "python" and not block.title:

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -31,9 +32,10 @@ from tests.test_config_surface import CONF
 N_CONFIGS = 40
 ENOUGH = 28
 MAY_BE_NULL = {
-    *("sparsity_penalty", "l0_target", "resample_steps", "layer"),
+    *("sparsity_penalty", "l0_target", "resample_steps"),
+    *("layer", "lm_name", "submodule_name"),  # of activations without a language model
     # What a run is too short to measure.
-    *("top_pairs_half_life_windows", "fano_factor_median", "decoder_drift"),
+    *("top_pairs_half_life_windows", "fano_factor_median", "decoder_drift", "absorption"),
 }
 
 FINISHED = "finished"
@@ -65,9 +67,17 @@ REFUSALS = {
         "tracker/co_activation",
         "not with storage=reference",
     ),
-    r"the held_out text holds \d+ tokens, .*data\.held_out_fraction.*eval=none": (
+    r"eval=\w+ needs held-out rows, and the held_out text holds \d+ tokens.*eval=none": (
         "eval/core",
         "on held-out text",
+    ),
+    r"eval=(core|tasks) needs a language model, and these activations come without .*": (
+        "activations/harvest",
+        "A language model",
+    ),
+    r"eval=ground_truth needs .*, and these activations come without features .*": (
+        "eval/ground_truth",
+        "activations=synthetic",
     ),
 }
 
@@ -93,7 +103,9 @@ def places(random_gemma, text_folder, tmp_path):
     draw = random.Random(1)
     rows = [{"text": " ".join(draw.choices(words, k=60))} for _ in range(600)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Places(str(random_gemma), str(text_folder), str(folder))
+    (arrays := tmp_path / "arrays").mkdir()
+    np.save(arrays / "rows.npy", np.random.default_rng(1).normal(size=(2000, 12)))
+    return Places(str(random_gemma), str(text_folder), str(folder), str(arrays))
 
 
 @pytest.fixture

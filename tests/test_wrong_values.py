@@ -23,6 +23,7 @@ NEEDED = {
     "data=mixture": {"parts": [{"_target_": "temporal_sae.data.StdlibText"}] * 2},
     "data=text_files": {"path": "texts"},
     "activations=files": {"path": "rows.npy"},
+    "activations=store": {"path": "store"},
     "model=hf": {"name": "tiny", "hook_name": "blocks.1.hook_resid_post"},
 }
 GIVEN = {
@@ -31,7 +32,7 @@ GIVEN = {
     "logger": {"folder": Path("run")},
     "model": {"device": "cpu"},
     "data": {"folder": None},
-    "activations": {"model": None, "text": StdlibText(), "device": "cpu"},
+    "activations": {"model": lambda: None, "text": StdlibText(), "device": "cpu"},
 }
 
 

@@ -149,6 +149,18 @@ RANGES = {
         "changed": choice(),
         **STREAM,
     },
+    "activations=store": {
+        "path": text(),
+        **dict.fromkeys(
+            ("num_tokens", "lm_batch_size", "shard_rows", "mixing_rows"), whole(null=True)
+        ),
+        **dict.fromkeys(("held_out_tokens", "seed"), whole(0, null=True)),
+        "context_size": whole(2, null=True),
+        "prepend_bos": of(("no", "", 1, 0.5, NAN, [True], {"a": 1}), null=True),
+        "exclude": listed(3, None, [1], "nonesuch", empty=True, null=True),
+        "dtype": choice(null=True),
+        **STREAM,
+    },
     "activations=synthetic": {
         "seed": whole(0),
         **STREAM,

@@ -6,6 +6,7 @@ from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.rows import ActivationBatch, Rows
 from temporal_sae.activations.shuffle import ShuffleBuffer
 from temporal_sae.activations.source import ActivationSource
+from temporal_sae.activations.store import ActivationStore
 from temporal_sae.activations.stream import ActivationStream
 from temporal_sae.activations.synthetic import SyntheticActivations
 from temporal_sae.activations.world import World, WorldOptions
@@ -14,6 +15,7 @@ __all__ = [
     "ActivationBatch",
     "ActivationFiles",
     "ActivationSource",
+    "ActivationStore",
     "ActivationStream",
     "Harvest",
     "LanguageModel",

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from temporal_sae.activations.arrays import FLOATS, Table, TableSource, check_shape
+from temporal_sae.activations.arrays import FLOATS, check_shape
 from temporal_sae.activations.prefetch import AUTO
+from temporal_sae.activations.tables import Table, TableSource
 from temporal_sae.data.sources import CHANGED, hash_of
 from temporal_sae.errors import InvalidOption, RunError, check_choice, one_line, printable
 from temporal_sae.files import open_regular

@@ -22,7 +22,6 @@ from temporal_sae.activations.hooks import (
 )
 from temporal_sae.activations.loading import Loaded, LoadOptions
 from temporal_sae.activations.pretrained import load_pretrained
-from temporal_sae.activations.shared import shared_activations
 from temporal_sae.activations.weights import Placement
 from temporal_sae.errors import InvalidOption
 from temporal_sae.registry import component
@@ -90,8 +89,6 @@ class LanguageModel:
         self._points: dict[str, HookPoint] = {}
         self.point = self._find(hook_name)
         self.hook_name = self.point.name
-        about = (name, revision, self.hook_name, dtype, attn_implementation, quantization)
-        self._shared = shared_activations(" ".join(map(str, about)), self.device)
         self.d_in = self._read(self._probe(), [self.point])[0].shape[-1]
         self._before_hook = self._placement.n_bytes if self._placement else self.nbytes()
 
@@ -129,11 +126,6 @@ class LanguageModel:
         self, tokens: Int[Tensor, "sequences context"]
     ) -> Float[Tensor, "sequences context d_in"]:
         """Activations at the hook; the layers behind it do not run."""
-        if self._shared is not None:
-            return self._shared.find_or_compute(tokens, lambda: self._compute(tokens))
-        return self._compute(tokens)
-
-    def _compute(self, tokens: Tensor) -> Tensor:
         return self._read(tokens, [self.point])[0]
 
     def activations_at(
@@ -186,11 +178,7 @@ class LanguageModel:
         if self.why_no_loss:
             allowed = f"a causal language model ({self.why_no_loss})"
             raise InvalidOption("name", self.name, allowed)
-        if edit is None and self._shared is not None:
-            return self._shared.find_or_compute(tokens, lambda: self._logits(tokens), "logits")
-        return self._logits(tokens, edit)
 
-    def _logits(self, tokens: Tensor, edit: Edit | None = None) -> Tensor:
         def elsewhere(hidden: Tensor) -> Tensor:
             """The edit on the device of this model, wherever the layer is."""
             assert edit is not None

@@ -32,8 +32,9 @@ class ActivationSource(StreamOptions, ABC):
 
     The constructor only judges options, in no time; `open` loads or maps what there is. A run
     gives a constructor those of these arguments that it names: `model`, a function that loads the
-    language model, or None; `text`, a `TextSource` or None; `device`, where batches shall be; and
-    `folder`, the run's own.
+    language model, or None; `text`, a `TextSource` or None; `options_of`, a function that returns
+    the options of the group `model` or `data`; `device`, where batches shall be; and `folder`, the
+    run's own.
 
     Attributes:
         d_in: width of the rows; known once it is open, as are `dtype`, `model` and `truth`.

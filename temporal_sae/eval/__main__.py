@@ -18,16 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from temporal_sae import schemas, signals
 from temporal_sae.cli import EVALUATION_FAILED
-from temporal_sae.commands import CONF, Parser, exit_on_mistakes, let_readers_leave
+from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import RunError, printable
-from temporal_sae.explain import check_typed, explain
+from temporal_sae.explain import composed
 
 OF_A_RUN = ("eval", "device", "debug", "plugins")
 RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
@@ -85,16 +82,6 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, str]:
                 raise RunError(f"{override}: a run is evaluated with its own {key.split('.')[0]}")
         return evaluate_run(folder, composed(overrides))
     return evaluate_foreign(folder, with_facts(folder, overrides))
-
-
-def composed(overrides: list[str]) -> DictConfig:
-    """The config that `launch.py` would compose."""
-    try:
-        check_typed(overrides, CONF)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise RunError(explain(error, CONF)) from error
 
 
 def with_facts(folder: Path, overrides: list[str]) -> DictConfig:

@@ -10,36 +10,41 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from temporal_sae.activations import ActivationSource, ActivationStream, LanguageModel
-from temporal_sae.activations.source import LANGUAGE_MODEL, ROWS, TEXT, TRUTH
-from temporal_sae.data import Split, TextSource
+from temporal_sae.activations import ActivationSource, ActivationStream
 from temporal_sae.distributed import world_size
-from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
+from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int, check_words
 from temporal_sae.eval import Evaluation
 from temporal_sae.experiment.components import load_plugins
 from temporal_sae.experiment.construct import (
     KINDS,
-    TARGET,
-    arguments_of,
     build,
-    find_class,
     naming,
     plain,
 )
 from temporal_sae.experiment.memory import check_memory
 from temporal_sae.experiment.results import check_objective
-from temporal_sae.sae import SparseAutoencoder
+from temporal_sae.experiment.source import build_source, check_split, fitted, open_source
+from temporal_sae.sae import SparseAutoencoder, load_sae
 from temporal_sae.sae.hub import check_repo_id
+from temporal_sae.sae.start import check_start
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
 from temporal_sae.training.parts import Tracker
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"seed", "device", "objective", "push_to_hub", "overwrite", "debug", "plugins"}
+SETTINGS = {
+    "seed",
+    "device",
+    "objective",
+    "finetune",
+    "push_to_hub",
+    "overwrite",
+    "debug",
+    "plugins",
+}
 TOP_LEVEL = {*KINDS, *SETTINGS}
 OPTIONAL = {"model", "data"}  # of activations that come without a language model
-WORDS = {ROWS: "held-out rows", LANGUAGE_MODEL: "a language model", TEXT: "text", TRUTH: "a truth"}
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Components(EvaluationComponents):
     stream: ActivationStream
     logger: MetricsLogger
     memory: dict[str, int]
+    finetune: SparseAutoencoder | None
 
 
 def build_evaluation(cfg: DictConfig, folder: Path) -> EvaluationComponents:
@@ -79,80 +85,6 @@ def build_evaluation(cfg: DictConfig, folder: Path) -> EvaluationComponents:
     return EvaluationComponents(source, fitted(evaluation, source))
 
 
-def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> ActivationSource:
-    """Instantiate the source of activations with those of its arguments that it names.
-
-    The language model is loaded when the source is opened.
-    """
-    options = plain(cfg["activations"])
-    cls = find_class(f"activations.{TARGET}", options.get(TARGET)) if options else object
-    wanted, required = arguments_of(cls)
-    text: TextSource | None = None
-    if wanted and "text" in wanted and cfg.get("data") is not None:
-        text = build(cfg, "data", folder=folder)
-
-    def load() -> LanguageModel:
-        try:
-            model: LanguageModel = build(cfg, "model", device=device)
-        except (
-            InvalidOption
-        ) as error:  # which names its group, so that no other one may be put before
-            raise RunError(str(error)) from error
-        return model
-
-    given = {
-        "model": load if cfg.get("model") is not None else None,
-        "text": text,
-        "device": device,
-        "folder": folder,
-    }
-    for name, group in (("model", "model"), ("text", "data")):
-        if name in required and given[name] is None:
-            raise RunError(f"{group}: is missing; these activations need it: {group}=NAME")
-    for group, name in (("model", "model"), ("data", "text")):
-        if cfg.get(group) is not None and name not in (wanted or ()):
-            log.info("%s is not used: these activations come without it", group)
-    named = {name: value for name, value in given.items() if wanted and name in wanted}
-    source: ActivationSource = build(cfg, "activations", **named)
-    return source
-
-
-def open_source(source: ActivationSource) -> None:
-    """Load or map what the source reads; of text some is read first, since that is faster.
-
-    Raises:
-        InvalidOption, RunError: it cannot be had.
-    """
-    if source.text is not None:
-        with naming("data"):
-            next(source.text.documents("train", 0, 0), None)
-    with naming("activations"):
-        source.open()
-
-
-def check_split(source: ActivationSource, split: Split) -> None:
-    """Refuse a split without rows before any work is done."""
-    with naming(source.reads):
-        source.check(split)
-
-
-def fitted(evaluation: Evaluation, source: ActivationSource) -> Evaluation:
-    """Return the evaluation that this source allows.
-
-    Raises:
-        RunError: it cannot give what the evaluation needs.
-    """
-    evaluation = evaluation.for_source(source)
-    for need in sorted(evaluation.needs):  # that of a set differs between processes
-        with naming(source.reads):
-            reason = source.why_not(need)
-        if reason is not None:
-            helps = source.held_out_advice if need == ROWS else "eval=auto runs what there is"
-            told = f"eval={evaluation.name} needs {WORDS[need]}, and {reason}; {helps}"
-            raise RunError(told)
-    return evaluation
-
-
 @dataclass
 class Cheap:
     """Components that are ready before the language model is loaded.
@@ -168,6 +100,7 @@ class Cheap:
     evaluation: Evaluation
     source: ActivationSource
     logger: MetricsLogger
+    finetune: SparseAutoencoder | None
 
 
 def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
@@ -195,7 +128,9 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     build_without_memory(cfg, d_in=1)
     source = build_source(cfg, device, folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
-    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger)
+    check_words("finetune", cfg.finetune, null=True)
+    finetune = None if cfg.finetune is None else load_sae(cfg.finetune)
+    return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger, finetune)
 
 
 def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
@@ -214,6 +149,8 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
     evaluation = fitted(cheap.evaluation, source)
     check_objective(cfg.objective, evaluation)
     planned = build_without_memory(cfg, source.d_in)
+    if cheap.finetune is not None:
+        check_start(planned, cheap.finetune)
     with naming("eval"):
         evaluation.check(source, planned)
     memory = check_memory(cfg, cheap, evaluation, planned)
@@ -234,6 +171,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         stream=stream,
         logger=cheap.logger,
         memory=memory,
+        finetune=cheap.finetune,
     )
 
 

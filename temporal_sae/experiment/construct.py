@@ -53,6 +53,7 @@ def build(cfg: DictConfig, group: str, **given: Any) -> Any:
     signals.obey()
     options = plain(cfg[group])
     check_options(group, options, given)
+    give_inside(options, given)
     with naming(group):
         built = instantiate(options, **given, _convert_="all")
     kind = KINDS[group]
@@ -62,6 +63,18 @@ def build(cfg: DictConfig, group: str, **given: Any) -> Any:
         allowed = f"a class with all that {kind.__name__} has; it lacks {', '.join(lacking)}"
         raise InvalidOption(f"{group}.{TARGET}", options[TARGET], allowed)
     return built
+
+
+def give_inside(options: dict[str, Any], given: dict[str, Any]) -> None:
+    """Give the run's own folder to parts that name it, such as those of a mixture."""
+    if "folder" not in given:
+        return
+    for key, value in options.items():
+        for _, part in targets_below(str(key), value):
+            known, _ = arguments_of(find_class(TARGET, part[TARGET]))
+            if known and "folder" in known:
+                part["folder"] = given["folder"]
+            give_inside(part, given)
 
 
 def plain(node: Any) -> Any:

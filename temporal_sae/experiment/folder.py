@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource
-from temporal_sae.errors import RunError
+from temporal_sae.errors import RunError, is_finite
 from temporal_sae.experiment.source_record import LISTING, changes_of
 from temporal_sae.files import (
     remove_all,
@@ -33,6 +34,7 @@ SECONDS_TO_LOCK = 0.2
 FOLDERS = (".hydra", CHECKPOINTS, "snapshots", "sae", "eval", "wandb")
 FILES = ("metrics.jsonl", "results.json", "notes.md", LISTING, RECORD)
 ARTIFACTS = (*FOLDERS, *FILES)
+LENGTH = "trainer.num_tokens"
 # Options that may differ between the parts of one run: they do not change what it computes.
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN = {
@@ -114,13 +116,18 @@ class RunFolder:
         other_data = None
         if source is not None and source.changed == "refuse":
             other_data = self.changes_of_source(source, record, config)
-        cannot_go_on = record["status"] == "finished" or changed or other_data
+        is_longer = extends(record["config"], config)
+        if is_longer:
+            changed = [key for key in changed if not key.startswith(f"{LENGTH}:")]
+        is_finished = record["status"] == "finished" and not is_longer
+        cannot_go_on = is_finished or changed or other_data
         self._is_to_be_cleared = overwrite and bool(cannot_go_on)
         if self._is_to_be_cleared:
             return None
-        if record["status"] == "finished":
+        if is_finished:
             raise RunError(
-                f"{self.path}: holds a finished run; choose another hydra.run.dir or overwrite=true"
+                f"{self.path}: holds a finished run; choose another hydra.run.dir, overwrite=true, "
+                f"or a larger {LENGTH} to train it further"
             )
         if changed:
             raise RunError(
@@ -237,6 +244,13 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(options := kept.get(group), dict):
             kept[group] = {key: value for key, value in options.items() if key not in free}
     return flatten(kept)
+
+
+def extends(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Return whether a config is that of a longer run."""
+    lengths = [flatten(config).get(LENGTH) for config in (old, new)]
+    before, now = (float(n) if is_finite(n) else math.nan for n in lengths)  # type: ignore[arg-type]
+    return now > before
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from temporal_sae.eval import decoder_metrics
 from temporal_sae.experiment.build import Components, build_cheap, build_components, uses_cuda
 from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.evaluate import subject_of
-from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder
+from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder, extends
 from temporal_sae.experiment.record import environment, peak_memory
 from temporal_sae.experiment.results import (
     cost_section,
@@ -133,6 +133,7 @@ def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console |
             if is_first:
                 changes = run_folder.changes_of_source(parts.source, continued, config)
                 record["data"] = source_section(parts.source, continued, changes)
+                record |= lengths_before(continued, config)
             parts.logger = parts.logger if is_first else NoLogger()
             with closing(parts.logger):
                 objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
@@ -234,6 +235,16 @@ def describe(
     }
 
 
+def lengths_before(continued: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the record on the lengths that a run had before it was extended."""
+    if continued is None:
+        return {}
+    earlier = continued.get("extended_from_tokens", [])
+    if extends(continued["config"], config):
+        earlier = [*earlier, continued["config"]["trainer"]["num_tokens"]]
+    return {"extended_from_tokens": earlier} if earlier else {}
+
+
 def why_ended(error: BaseException) -> dict[str, str]:
     """Return the record's status and reason of a run that has not finished."""
     if isinstance(error, Preempted):
@@ -257,6 +268,7 @@ def _train(parts: Components, folder: Path, console: Console) -> Trained:
         progress=ProgressDisplay(parts.trainer.total_steps, console),
         stability=stability,
         snapshots=Snapshots(folder / "snapshots", partial(save_sae, parts)),
+        finetune=parts.finetune,
     )
     with parts.stream.released():
         trained = parts.trainer.fit(of_training)

@@ -14,6 +14,26 @@ log = logging.getLogger(__name__)
 NEEDED = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
+def check_start(sae: SparseAutoencoder, trained: SparseAutoencoder) -> None:
+    """Refuse to start from an SAE that has other sizes, or lacks weights.
+
+    Raises:
+        InvalidOption: see above.
+    """
+    sizes = [(each.d_in, each.d_sae) for each in (sae, trained)]
+    if sizes[0] != sizes[1]:
+        own, found = (f"d_in {d_in} and d_sae {d_sae}" for d_in, d_sae in sizes)
+        raise InvalidOption("finetune", found, f"an SAE with {own}, which shall be trained")
+    if missing := [name for name in NEEDED if name not in shared_names(sae, trained)]:
+        raise InvalidOption("finetune", trained.trained_as, f"an SAE that has {missing[0]}")
+
+
+def shared_names(sae: SparseAutoencoder, trained: SparseAutoencoder) -> set[str]:
+    """Names of the weights that both have, in one shape."""
+    own, state = sae.state_dict(), trained.state_dict()
+    return {name for name in own.keys() & state.keys() if own[name].shape == state[name].shape}
+
+
 @torch.no_grad()
 def start_from(sae: SparseAutoencoder, trained: SparseAutoencoder, scale: float) -> None:
     """Give an SAE the weights of another, which may be of another architecture.
@@ -26,14 +46,9 @@ def start_from(sae: SparseAutoencoder, trained: SparseAutoencoder, scale: float)
     Raises:
         InvalidOption: they have other sizes, or no weights in common.
     """
-    sizes = [(each.d_in, each.d_sae) for each in (sae, trained)]
-    if sizes[0] != sizes[1]:
-        own, found = (f"d_in {d_in} and d_sae {d_sae}" for d_in, d_sae in sizes)
-        raise InvalidOption("finetune", found, f"an SAE with {own}, which shall be trained")
+    check_start(sae, trained)
     own_state, state = sae.state_dict(), trained.state_dict()
-    same = {n for n, t in own_state.items() if n in state and state[n].shape == t.shape}
-    if missing := [name for name in NEEDED if name not in same]:
-        raise InvalidOption("finetune", trained.trained_as, f"an SAE that has {missing[0]}")
+    same = shared_names(sae, trained)
     if left := sorted(own_state.keys() - same):
         log.info("finetune: %s begins anew, which the trained SAE does not have", ", ".join(left))
     for name in same:

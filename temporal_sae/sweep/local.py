@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
-from temporal_sae.errors import InvalidOption, JobFailed, JobRefused, check_bool, check_int
+from temporal_sae.errors import InvalidOption, JobFailed, JobRefused, check_int
 from temporal_sae.sweep.host import Host
 from temporal_sae.sweep.messages import Outcome, Setup
 from temporal_sae.sweep.plan import SweepFolder
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 GROUP = "hydra.launcher"
-SHARED = ".activations"
 PRELOADED = (  # whatever a run takes long to import
     "temporal_sae.experiment",
     "temporal_sae.kernels.threads",
@@ -49,7 +47,6 @@ class LocalLauncher(Launcher):
         workers: jobs at a time on the CPU; None: as many as fit.
         processes_per_job: above 1: data parallel.
         threads: of each process; None: its share of the cores.
-        share_activations: on the CPU, let jobs find what others have read from the language model.
     """
 
     def __init__(
@@ -58,12 +55,10 @@ class LocalLauncher(Launcher):
         workers: int | None = None,
         processes_per_job: int = 1,
         threads: int | None = None,
-        share_activations: bool = True,
     ) -> None:
         super().__init__()
         self.devices = list(devices) if isinstance(devices, (ListConfig, tuple)) else devices
         self.workers, self.processes_per_job, self.threads = workers, processes_per_job, threads
-        self.share_activations = share_activations
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -93,9 +88,7 @@ class LocalLauncher(Launcher):
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         console = Console()
-        sharing = self.share_activations and all(slot.device is None for slot in slots.all)
-        shared = (folder / SHARED).resolve() if sharing and len(job_overrides) > 1 else None
-        setup = Setup(PRELOADED, self._pickled_task(), shared)
+        setup = Setup(PRELOADED, self._pickled_task())
         pool = Pool(
             job_overrides,
             slots,
@@ -104,12 +97,8 @@ class LocalLauncher(Launcher):
             lambda: Host(setup, environment),
             lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         )
-        try:
-            with live_table(folder, console) as look:
-                outcomes = pool.run(look)
-        finally:
-            if shared is not None:
-                shutil.rmtree(shared, ignore_errors=True)
+        with live_table(folder, console) as look:
+            outcomes = pool.run(look)
         return [
             returned(list(overrides), outcome)
             for overrides, outcome in zip(job_overrides, outcomes, strict=True)
@@ -118,7 +107,6 @@ class LocalLauncher(Launcher):
     def _slots(self, n_jobs: int) -> tuple[Slots, dict[str, str]]:
         """Where jobs can run, and how many threads each process gets."""
         try:
-            check_bool("share_activations", self.share_activations)
             self.processes_per_job = check_int("processes_per_job", self.processes_per_job, 1)
             slots = find_slots(self.devices, self.workers, n_jobs, self.processes_per_job)
             return Slots(slots), thread_environment(len(slots), self.threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -13,12 +12,10 @@ class Setup:
     Args:
         preload: modules to import before the first job.
         task: a pickled `child.Task`.
-        shared: a folder where jobs leave activations for each other, made anew; None: they do not.
     """
 
     preload: tuple[str, ...]
     task: bytes
-    shared: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -17,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 import cloudpickle
 from hydra.core.singleton import Singleton
@@ -166,20 +164,6 @@ def main(channel: int, lifeline: int) -> None:
     task: child.Task = cloudpickle.loads(setup.task)
     Singleton.set_state(task.singletons)
     setup_globals()
-    if setup.shared is not None:
-        share(setup.shared)
     launcher.send(Ready())
     if (forked := Server(launcher).serve()) is not None:
         sys.exit(child.run(task, forked.start, forked.answer, lifeline))
-    if setup.shared is not None:  # a launcher that was killed could not
-        shutil.rmtree(setup.shared, ignore_errors=True)
-
-
-def share(folder: Path) -> None:
-    """Let the jobs share activations; what an earlier sweep has left there is not theirs."""
-    from temporal_sae.activations.shared import VARIABLE  # slow to import
-
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # then each job computes its own
-        folder.mkdir()
-    os.environ[VARIABLE] = str(folder)

@@ -87,7 +87,7 @@ class Parts:
         progress: shows how far it is.
         stability: watches tracker and decoder.
         snapshots: where `Trainer.keep_every` is set.
-        finetune: the SAE is trained already, and keeps its weights at the start.
+        finetune: an SAE that takes activations as they are, whose weights are the start.
         seed: of the shuffling, where `batches` is no stream yet.
     """
 
@@ -100,7 +100,7 @@ class Parts:
     progress: ProgressDisplay = field(default_factory=NoProgress)
     stability: StabilityMonitor | None = None
     snapshots: Snapshots | None = None
-    finetune: bool = False
+    finetune: SparseAutoencoder | None = None
     seed: int = 0
 
     def complete(self, batch_size: int) -> None:

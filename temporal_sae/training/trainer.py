@@ -27,6 +27,7 @@ from temporal_sae.errors import (
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.start import start_from
 from temporal_sae.training.backward import backward
 from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.dead import DeadLatents
@@ -249,7 +250,8 @@ class Trainer:
         """Initialise the weights that depend on a sample of the data."""
         sample = parts.stream.sample(SAMPLE_FOR_BIAS)
         check_sample(sample)
-        if parts.finetune:
+        if parts.finetune is not None:
+            start_from(parts.sae, parts.finetune, getattr(parts.stream, "scale", 1.0))
             return
         if self.b_dec_init != "zeros":
             is_median = self.b_dec_init == "geometric_median"

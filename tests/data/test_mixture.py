@@ -183,3 +183,12 @@ def test_mistakes_in_a_part_are_told_with_its_key(train, part, message):
     assert code == 2
     assert re.match(f"error: {message}", err)
     assert err.count("\n") == 1
+
+
+def test_a_part_that_is_the_runs_own_folder_is_refused(train):
+    RUN.mkdir(parents=True)
+    (RUN / "a.txt").write_text("some words " * 500)
+    part = f"{{_target_:temporal_sae.data.TextFiles,path:'{RUN}'}}"
+    code, _, err = train(f"data.parts=[{part}]", "data.weights=null")
+    assert code == 2
+    assert "must be text outside the run's own folder" in err

@@ -46,7 +46,7 @@ def test_a_source_takes_the_model_and_its_buffer_in_the_precision_of_that(
     model = LanguageModel(str(random_gemma), "blocks.1.hook_resid_post", dtype)
     planned = opened(model, buffer_tokens=1000, context_size=32).planned_bytes()
     assert sizes(planned) == {
-        "language model": model.nbytes(),
+        "language model": model.bytes_before_hook(),
         "shuffle buffer": 1000 * (16 * n_bytes + 12),
     }
     assert [name for name, item in planned.items() if item.held] == ["language model"]
@@ -112,6 +112,7 @@ def test_an_evaluation_takes_six_times_the_logits_and_three_times_the_latents(sm
     assert sizes(items) == {
         "logits in evaluation": 6 * 3 * 32 * 2048 * 4,
         "latents in evaluation": 3 * 3 * 32 * 100 * 4,
+        "rest of the language model": small_model.nbytes() - small_model.bytes_before_hook(),
     }
     assert items["logits in evaluation"].smaller[0] == "eval.lm_batch_size"
 

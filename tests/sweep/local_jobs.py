@@ -110,7 +110,7 @@ def launch(folder: Path, kinds: Sequence[str], **options: Any) -> list[JobReturn
         config = compose("config", [f"hydra.sweep.dir={folder}/sweep"], return_hydra_config=True)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        launcher = local.LocalLauncher(**{"share_activations": False, **options})
+        launcher = local.LocalLauncher(**options)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
         launcher.setup(hydra_context=context, task_function=act, config=config)
         jobs = [

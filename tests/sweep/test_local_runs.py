@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from temporal_sae.files import TEMPORARY
-from temporal_sae.sweep.local import SHARED
 from tests.test_end_to_end import LONGER, ROOT, sha256
 
 pytestmark = pytest.mark.slow
@@ -95,13 +94,12 @@ def assert_as_undisturbed(folder, undisturbed):
 
 
 def assert_tidy(folder):
-    """No half of a file, and nothing that only jobs at work need."""
+    """No half of a file."""
     assert not list(folder.rglob(f"{TEMPORARY}*"))
-    assert not (folder / SHARED).exists()
 
 
 def test_a_job_is_the_run_that_it_would_be_alone(options, undisturbed, tmp_path):
-    window = WINDOWS[-1]  # it found what the first two had left
+    window = WINDOWS[-1]
     alone = [o for o in options if not o.startswith("tracker.window_size")]
     subprocess.run(
         [
