@@ -96,6 +96,7 @@ VALUES = {
         "normalize": FLAG,
         "outliers": one_of("keep", "drop", "clip"),
         "outlier_factor": floats(1.0, 12.0),
+        "prefetch": one_of("auto", True, False, 3),
         "key": one_of(None),
         "held_out_fraction": floats(0.1, 0.6),
         "block_rows": ints(16, 64),
@@ -117,7 +118,6 @@ VALUES = {
         "world.topical_share": floats(0.0, 1.0),
         "world.topic_gain": floats(1.0, 4.5),
         "world.document_rows": ints(1, 300),
-        "prefetch": one_of("auto", True, False, 3),
     },
     "sae": {
         "d_sae": ints(32, 64),

@@ -42,7 +42,7 @@ def load_pretrained(name: str, options: LoadOptions) -> tuple[Loaded, Any]:
     own_code = False
     offline: str | None = None
     try:
-        where = _where(name)
+        where = where_is(name)
         with _quietly(), _hub(where, options) as offline:
             own_code = _brings_code(where, options)
             tokenizer = AutoTokenizer.from_pretrained(
@@ -79,7 +79,7 @@ def _hub(where: str, options: LoadOptions) -> AbstractContextManager[str | None]
     return without_waiting()
 
 
-def _where(name: str) -> str:
+def where_is(name: str) -> str:
     """The folder or the name on the hub; a folder holds nothing that blocks or is endless.
 
     Raises:
