@@ -38,6 +38,8 @@ NOT_RUN = {
     r"sweep=full": "is 93 runs; tests/test_config_surface.py composes each kind of them",
     r"train_tiny": "trains for minutes; tests/assets trains a smaller model",
     r" (--help|--cfg)(?!\S)": "prints and runs nothing; it is called with the fast tests",
+    r"activations=store (?!.*model=)": "needs the store that the command before it has built",
+    r"temporal_sae\.activations ": "needs a store; tests/activations runs each of them on one",
     r"^python benchmarks/": "measures for minutes to hours",
     r"^(\.venv/bin/)?(python3? -m (venv|pytest)|pip|ruff|mypy|mkdocs)": "is for .ci/run",
     r"^(mkdir|cd|export)": "is what the fixture `desk` does",
@@ -54,6 +56,7 @@ SMALLER = {
         "eval.core.n_reconstruction_sequences=4",
         "eval.core.n_sparsity_sequences=4",
     ],
+    "activations=store": ["activations.num_tokens=3000", "activations.held_out_tokens=900"],
     "hydra/sweeper=bayes": ["hydra.sweeper.n_trials=2"],
     "hydra/launcher=local": ["hydra.launcher.devices=cpu", "hydra.launcher.threads=1"],
 }
@@ -63,6 +66,7 @@ UNKNOWN_TO = {
     r"tracker=off|experiment=baseline_topk": "tracker.",
     r"eval=(tasks|saebench)": "eval.n_",
     r"activations=(files|synthetic|vectors)|experiment=toy": "model.",
+    r"activations=store (?!.*model=)": "model.",
     r"experiment=toy|activations=(files|synthetic|vectors)": "activations.context_size",
 }
 NEEDS_NO_NETWORK = ["data=stdlib", "eval=core"]
@@ -190,6 +194,9 @@ def test_the_words_of_a_module_are_understood_as_far_as_the_folder(typed, desk, 
     name, words = re.match(MODULE, without_venv(typed))[1], desk(typed)
     if "train_tiny" in name:
         check_flags(Path(import_module(name).__file__), typed)
+        return
+    if "build" in words:
+        composed(["activations=store", *(word for word in words if "=" in word)])
         return
     if name == "temporal_sae.eval":
         composed([word for word in words if "=" in word])
