@@ -333,7 +333,7 @@ class StoredShard(TypedDict):
     """A file of rows."""
 
     rows: int
-    sha256: str
+    xxh3: str
 
 
 class ReaderPlace(TypedDict):

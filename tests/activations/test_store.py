@@ -354,7 +354,7 @@ def test_a_manifest_that_anybody_may_have_written(store, kind):
 @pytest.mark.parametrize(
     "content",
     [
-        {"shards": [{"rows": 2**50, "sha256": ""}], "mixing_width": 1.0, "next": {}},
+        {"shards": [{"rows": 2**50, "xxh3": ""}], "mixing_width": 1.0, "next": {}},
         {"shards": [], "mixing_width": 1.0, "next": {"reader": {}, "skip": 0}},
         [],
     ],
@@ -365,7 +365,7 @@ def test_records_that_anybody_may_have_written(store, content):
         reader(store).reader(0).read()
 
 
-@pytest.mark.parametrize("content", [{"shards": [{"rows": 2**50, "sha256": ""}]}, {}, []])
+@pytest.mark.parametrize("content", [{"shards": [{"rows": 2**50, "xxh3": ""}]}, {}, []])
 def test_a_record_of_held_out_shards_that_anybody_may_have_written(store, content):
     (store / "held_out.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="cannot be read"):

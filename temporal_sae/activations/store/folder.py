@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from temporal_sae import schemas
-from temporal_sae.activations.store.shards import Columns, Damaged, Layout, read_shard
+from temporal_sae.activations.store.shards import HEADER, Columns, Damaged, Layout, read_shard
 from temporal_sae.data.sources import hash_of
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically
@@ -167,8 +167,8 @@ class StoreFolder:
         """Return whether a process builds it now."""
         return is_held(self.lock_path)
 
-    def load(self, shard: Shard) -> Columns:
-        """Read a training shard.
+    def load(self, shard: Shard, buffer: bytearray | None = None) -> Columns:
+        """Read a training shard, into a buffer if it fits there.
 
         Raises:
             Damaged: it is not what its record says.
@@ -179,7 +179,13 @@ class StoreFolder:
             raise Damaged(str(error)) from error
         if record is None:
             raise Damaged("its record is missing")
-        return read_shard(self.shard_path(shard), record["shards"][shard.number], self.layout)
+        about = record["shards"][shard.number]
+        return read_shard(self.shard_path(shard), about, self.layout, buffer=buffer)
+
+    @property
+    def shard_bytes(self) -> int:
+        """The most bytes that the file of a shard has."""
+        return self.shards(0)[0].rows * self.layout.row_bytes + HEADER
 
     def load_held_out(self, number: int, about: StoredShard) -> Columns:
         """Read a held-out shard.

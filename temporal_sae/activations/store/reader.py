@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import torch
-
 from temporal_sae.activations.rows import Rows
 from temporal_sae.activations.store.folder import Shard, StoreFolder
 from temporal_sae.activations.store.shards import Columns, Damaged
@@ -16,6 +14,7 @@ from temporal_sae.data.sources import shuffled
 
 log = logging.getLogger(__name__)
 
+Loaded = tuple[Columns, bytearray]  # a shard, and the memory that it lies in
 TOGETHER = 2  # shards whose rows are given in turn; as many more are read meanwhile
 ROWS_AT_ONCE = 1024
 
@@ -53,22 +52,21 @@ class StoreReader:
         self.epoch, self.group, self.block = epoch, group, block
         shards = [s for n in range(self.folder.n_segments) for s in self.folder.shards(n)]
         self._order = shuffled(shards, self.seed, epoch) if epoch else shards
-        self._held: list[Columns] = []
-        self._coming: dict[Shard, Future[Columns]] = {}
+        self._held: list[Loaded] = []
+        self._coming: dict[Shard, Future[Loaded]] = {}
+        self._buffers: list[bytearray] = []
 
     def read(self) -> Rows:
-        """Rows of each of the shards that are open."""
+        """Rows of the next of the open shards."""
         if not self._held:
             self._open_group()
-        n = ROWS_AT_ONCE // TOGETHER
-        which = slice(self.block * n, (self.block + 1) * n)
-        parts = [self.layout.decode(columns, which) for columns in self._held]
-        x = torch.cat([part.x for part in parts])
-        places = torch.cat([part.places for part in parts if part.places is not None])
+        start, which = self._turns[self.block]
+        columns, _ = self._held[which]
+        rows = self.layout.decode(columns, slice(start, start + ROWS_AT_ONCE))
         self.block += 1
-        if all(len(columns["x"]) <= self.block * n for columns in self._held):
+        if self.block == len(self._turns):
             self._end_group()
-        return Rows(x, places)
+        return rows
 
     def _shards_of(self, group: int) -> Sequence[Shard]:
         return self._order[group * TOGETHER : (group + 1) * TOGETHER]
@@ -81,21 +79,29 @@ class StoreReader:
             self._coming.pop(shard) if shard in self._coming else self._load(shard) for shard in own
         ]
         self._held = [self._result(*pair) for pair in zip(own, loads, strict=True)]
+        self._turns = sorted(
+            (start, which)
+            for which, shard in enumerate(own)
+            for start in range(0, shard.rows, ROWS_AT_ONCE)
+        )
         for shard in self._shards_of(self.group + 1):
             if self.folder.has(shard.segment):
                 self._coming[shard] = self._load(shard)
 
-    def _load(self, shard: Shard) -> Future[Columns]:
-        return self._pool.submit(self.folder.load, shard)
+    def _load(self, shard: Shard) -> Future[Loaded]:
+        # Memory that is new costs as much as the disk: each page of it has to be made first.
+        buffer = self._buffers.pop() if self._buffers else bytearray(self.folder.shard_bytes)
+        return self._pool.submit(lambda: (self.folder.load(shard, buffer), buffer))
 
-    def _result(self, shard: Shard, load: Future[Columns]) -> Columns:
+    def _result(self, shard: Shard, load: Future[Loaded]) -> Loaded:
         try:
             return load.result()
         except Damaged as damage:
             self._repair(shard, damage)
-            return self.folder.load(shard)
+            return self.folder.load(shard), bytearray()
 
     def _end_group(self) -> None:
+        self._buffers += [buffer for _, buffer in self._held if buffer]
         self._held, self.block, self.group = [], 0, self.group + 1
         if not self._shards_of(self.group):
             if self.epoch == 0:

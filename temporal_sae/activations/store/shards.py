@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import xxhash
 from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
@@ -72,11 +72,11 @@ class Layout(NamedTuple):
         return {"x": whole, "scale": scale, **places}
 
     def decode(self, columns: Columns, which: slice) -> Rows:
-        """Return some of the rows."""
-        x: Float[Tensor, "n d_in"] = columns["x"][which]
+        """Return a copy of some of the rows."""
+        x: Float[Tensor, "n d_in"] = copy_of(columns["x"][which])
         if self.dtype == INT8:
             x = x.float() * columns["scale"][which, None]
-        return Rows(x, columns["places"][which])
+        return Rows(x, copy_of(columns["places"][which]))
 
     def fits(self, columns: Columns, n: int) -> bool:
         """Return whether columns that were read are those of `n` rows."""
@@ -90,35 +90,46 @@ class Layout(NamedTuple):
         )
 
 
+def copy_of(rows: Tensor) -> Tensor:
+    """Return a copy, made by this thread alone: torch would wait for cores that read shards."""
+    return torch.from_numpy(rows.view(torch.uint8).numpy().copy()).view(rows.dtype)
+
+
 def write_shard(path: Path, columns: Columns) -> StoredShard:
     """Write a file that is whole once it has its name, and return its record."""
     data = save({name: column.contiguous() for name, column in columns.items()})
     write_atomically(path, data)
-    return {"rows": len(columns["x"]), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"rows": len(columns["x"]), "xxh3": xxhash.xxh3_128_hexdigest(data)}
 
 
-def read_shard(path: Path, about: StoredShard, layout: Layout, extra: int = 0) -> Columns:
-    """Read a file of rows, once it is known to be what its record says.
+def read_shard(
+    path: Path, about: StoredShard, layout: Layout, extra: int = 0, buffer: bytearray | None = None
+) -> Columns:
+    """Return the rows of a file that is what its record says.
 
     Args:
         path: of the file.
         about: its record.
         layout: of its rows.
         extra: bytes that it may have beside them.
+        buffer: where to read it, if it fits there.
 
     Raises:
         Damaged: it is something else.
     """
     most = about["rows"] * layout.row_bytes + extra + HEADER
-    digest = hashlib.sha256()
+    # Against damage, not against forgers, who could write another record: SHA-256 would take longer
+    # than the disk.
+    digest = xxhash.xxh3_128()
     try:
         with open_regular(path) as file:
             n_bytes = file.seek(0, 2)
             if n_bytes > most:
                 raise Damaged(f"it has {n_bytes:,} bytes, and its rows take less")
             file.seek(0)
-            data = bytearray(n_bytes)
-            view, there = memoryview(data), 0
+            fits = buffer is not None and len(buffer) >= n_bytes
+            view = memoryview(buffer if fits and buffer else bytearray(n_bytes))[:n_bytes]
+            there = 0
             # Piece by piece, so that the disk reads on while the checksum is computed.
             while n := file.readinto(view[there : there + PIECE]):  # type: ignore[attr-defined]
                 digest.update(view[there : there + n])
@@ -127,10 +138,10 @@ def read_shard(path: Path, about: StoredShard, layout: Layout, extra: int = 0) -
         raise Damaged("it is missing") from error
     except OSError as error:
         raise Damaged(f"it cannot be read ({error.strerror or error})") from error
-    if digest.hexdigest() != about["sha256"]:
+    if digest.hexdigest() != about["xxh3"]:
         raise Damaged("its checksum is another")
     try:
-        columns = tensors_in(data)
+        columns = tensors_in(view)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise Damaged("it holds no tensors") from error
     if not layout.fits(columns, about["rows"]):
@@ -138,7 +149,7 @@ def read_shard(path: Path, about: StoredShard, layout: Layout, extra: int = 0) -
     return columns
 
 
-def tensors_in(data: bytearray) -> Columns:
+def tensors_in(data: memoryview) -> Columns:
     """Return the tensors of a safetensors file without copying them, as its own library would."""
     begin = 8 + int.from_bytes(data[:8], "little")
     header = parse_json(bytes(data[8 : min(begin, HEADER)]))

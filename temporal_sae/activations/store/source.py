@@ -360,8 +360,8 @@ class ActivationStore(ActivationSource):
 
     def planned_bytes(self) -> dict[str, Planned]:
         """Return the bytes of the buffer, of the shards that are open, and of the model if any."""
-        shard = self.folder.shards(0)[0].rows * self.folder.layout.row_bytes
-        shards = Planned(2 * TOGETHER * shard, ("activations.shard_rows",))
+        n_bytes = 2 * TOGETHER * self.folder.shard_bytes
+        shards = Planned(n_bytes, ("activations.shard_rows",))
         model = self.harvest.planned_bytes() if self.model is not None else {}
         held = {name: item for name, item in model.items() if item.held}
         return {**held, **super().planned_bytes(), "open shards": shards}
