@@ -74,7 +74,13 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     pruning.set_defaults(do=prune)
     fetch.add_commands(commands)
     check.add_commands(commands)
-    return parser.parse_args(arguments)
+    # Key=value behind an option is left over, once those before it have been taken.
+    options, left = parser.parse_known_args(arguments)
+    if left and ("overrides" not in options or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.overrides += left
+    return options
 
 
 def number(text: str) -> float:

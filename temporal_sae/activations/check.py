@@ -17,7 +17,7 @@ from huggingface_hub import auth_check
 from omegaconf import DictConfig
 
 from temporal_sae.activations.fetch import command, existing, telling
-from temporal_sae.activations.pretrained import where_is
+from temporal_sae.activations.pretrained import ordinary_tokens, where_is
 from temporal_sae.activations.weights import INDEX, weight_files
 from temporal_sae.commands import WRONG_INPUT
 from temporal_sae.errors import InvalidOption, RunError, one_line, printable
@@ -125,7 +125,9 @@ class Looked:
         try:
             with offline():
                 AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
-                AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+                tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+                if not ordinary_tokens(tokenizer):
+                    raise ValueError("the files of its tokenizer are missing")
                 files = whole_weights(where, **options)
         except Exception as error:  # damaged files raise whatever reads them
             if not os.path.isdir(where):

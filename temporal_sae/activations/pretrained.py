@@ -167,15 +167,20 @@ def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
         )
 
 
+def ordinary_tokens(tokenizer: Any) -> list[int]:
+    """Return the numbers of the tokens that text becomes; none where its files are missing."""
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(n for n, token in added.items() if token.special)}
+    return [n for n in tokenizer.get_vocab().values() if n not in special]
+
+
 def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
     """Refuse a tokenizer whose tokens have no embedding, or which has none at all.
 
     Special tokens for images and the like may lie behind the embedding: no text becomes them.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(n for n, token in added.items() if token.special)}
-    ordinary = [n for n in tokenizer.get_vocab().values() if n not in special]
+    ordinary = ordinary_tokens(tokenizer)
     if not ordinary:
         raise InvalidOption("name", name, "a model with its tokenizer (whose files are missing)")
     ids = {word: getattr(tokenizer, f"{word}_token_id") for word in INSERTED}
