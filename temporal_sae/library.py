@@ -161,7 +161,8 @@ def train(
         parts.batches = stream
         parts.logger.start(About({}))
         try:
-            state = trainer.fit(parts)
+            with stream.released():
+                state = trainer.fit(parts)
         except Stopped as stopped:
             raise KeyboardInterrupt(str(stopped)) from None
         model.fold_input_scale(stream.scale)

@@ -15,6 +15,7 @@ from tests.test_config_surface import GROUPS, composed
 LEFT_OUT = {
     *(("activations", option) for option in ("files", "store")),
     *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
+    ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
 }
 DRAWN_FROM = [group for group in GROUPS if group not in ("experiment", "sweep")]
@@ -57,6 +58,7 @@ VALUES = {
         "overwrite": FLAG,
         "debug": one_of(False),  # is there to show tracebacks
         "plugins": one_of([]),
+        "finetune": one_of(None),  # a folder of an SAE of the same width
     },
     "model": {
         "hook_name": one_of(
@@ -77,6 +79,9 @@ VALUES = {
         "subset": one_of(None),
         "dataset_split": one_of("train"),
         "text_column": one_of("text"),
+        "tokens_column": one_of(None),
+        "messages_column": one_of(None),
+        "patience": ints(10, 300),
         "streaming": FLAG,
         "shuffle_buffer": or_zero(ints(2, 50)),
         "skip_broken": or_zero(ints(1, 9)),
@@ -91,6 +96,7 @@ VALUES = {
         "normalize": FLAG,
         "outliers": one_of("keep", "drop", "clip"),
         "outlier_factor": floats(1.0, 12.0),
+        "prefetch": one_of("auto", True, False, 3),
         "key": one_of(None),
         "held_out_fraction": floats(0.1, 0.6),
         "block_rows": ints(16, 64),

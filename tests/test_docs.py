@@ -34,6 +34,7 @@ NOT_RUN = {
     r"hydra/launcher=slurm": "needs a cluster; tests/slurm runs sweeps on one of its own",
     r"devices=\[0,2\]": "needs three GPUs",
     r"push_to_hub=|sae\.hub ": "uploads; tests/sae/test_hub.py has a hub of its own",
+    r"activations (fetch|check)": "asks the hub; tests/activations/test_fetch.py has its own",
     r"EleutherAI": "needs the hub and SAEBench; tests/bench runs it on a model of its own",
     r"sweep=full": "is 93 runs; tests/test_config_surface.py composes each kind of them",
     r"train_tiny": "trains for minutes; tests/assets trains a smaller model",
@@ -198,8 +199,11 @@ def test_the_words_of_a_module_are_understood_as_far_as_the_folder(typed, desk, 
     if "build" in words:
         composed(["activations=store", *(word for word in words if "=" in word)])
         return
-    if name == "temporal_sae.eval":
+    if name == "temporal_sae.eval" or words[0] in ("fetch", "check"):
         composed([word for word in words if "=" in word])
+    if words[0] in ("fetch", "check"):
+        check_flags(ROOT / f"temporal_sae/activations/{words[0]}.py", typed)
+        return
     words = ["missing" if word.startswith("/") else word for word in words]
     with pytest.raises(SystemExit) as stopped:
         program(name).main(words)

@@ -67,6 +67,7 @@ STREAM = {
     "normalize": flag(),
     "outliers": choice(),
     "outlier_factor": number(1),
+    "prefetch": of((0, -1, 1.5, "often", "", NAN, INF, 2**63, [2], {"a": 1}), null=False),
 }
 SCR_AND_TPP = {
     "dataset_names": listed(*WORDS),

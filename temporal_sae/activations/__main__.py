@@ -1,16 +1,22 @@
-"""Stores of activations on disk.
+"""Stores of activations on disk, and what jobs need where there is no network.
 
     python -m temporal_sae.activations build activations.path=FOLDER model=NAME data=NAME ...
     python -m temporal_sae.activations list [FOLDER]
     python -m temporal_sae.activations verify FOLDER
     python -m temporal_sae.activations prune FOLDER [--keep-bytes N] [--older-than DAYS] [--yes]
+    python -m temporal_sae.activations fetch FOLDER [--documents N] model=NAME data=NAME ...
+    python -m temporal_sae.activations check [--online] [--load] model=NAME data=NAME ...
 
 `build` takes what launch.py takes and makes a store without training anything; one that is
 unfinished is continued. `list` tells of every store below a folder. `verify` reads a store as a
 whole. `prune` says which stores below a folder it would delete, those first that were used longest
 ago, and deletes them with --yes; one that is in use stays.
 
-Exit codes: 0 all is done, 2 wrong input, 3 a store is damaged or unfinished.
+`fetch` brings model, text and SAEBench's data sets from the hub into a folder, and prints how a job
+uses them. `check` says line by line whether everything is there that a job needs.
+
+Exit codes: 0 all is done, 2 wrong input or something is missing, 3 a store is damaged or
+unfinished.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import sys
 from pathlib import Path
 
 from temporal_sae import signals
+from temporal_sae.activations import check, fetch
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError, printable
 from temporal_sae.explain import composed
@@ -49,7 +56,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="build|list|verify|prune")
+    commands = parser.add_subparsers(required=True, metavar="build|list|verify|prune|fetch|check")
     building = commands.add_parser("build", help="make a store without training anything")
     building.add_argument("overrides", nargs="*", metavar="key=value", help="as launch.py has them")
     building.set_defaults(do=build)
@@ -65,7 +72,15 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     pruning.add_argument("--older-than", type=number, metavar="DAYS", help="not used for so long")
     pruning.add_argument("--yes", action="store_true", help="delete, and do not only say so")
     pruning.set_defaults(do=prune)
-    return parser.parse_args(arguments)
+    fetch.add_commands(commands)
+    check.add_commands(commands)
+    # Key=value behind an option is left over, once those before it have been taken.
+    options, left = parser.parse_known_args(arguments)
+    if left and ("overrides" not in options or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.overrides += left
+    return options
 
 
 def number(text: str) -> float:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from temporal_sae.activations.arrays import FLOATS, check_shape
+from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.tables import Table, TableSource
 from temporal_sae.data.sources import CHANGED, hash_of
 from temporal_sae.errors import InvalidOption, RunError, check_choice, one_line, printable
@@ -205,7 +206,7 @@ class ActivationFiles(TableSource):
         changed: when a run is continued and the files are not those it has begun with, `refuse`,
             or `accept` that it goes on with other rows.
         device: where batches are.
-        buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
+        buffer_tokens, normalize, outliers, outlier_factor, prefetch: see `StreamOptions`.
 
     Raises:
         InvalidOption: an option is out of range, or there are no such files.
@@ -221,6 +222,7 @@ class ActivationFiles(TableSource):
         normalize: bool = True,
         outliers: str = "keep",
         outlier_factor: float = 10.0,
+        prefetch: str | bool | int = AUTO,
         changed: str = "refuse",
         device: str | torch.device = "cpu",
     ) -> None:
@@ -232,6 +234,7 @@ class ActivationFiles(TableSource):
             normalize=normalize,
             outliers=outliers,
             outlier_factor=outlier_factor,
+            prefetch=prefetch,
         )
         if key is not None and not isinstance(key, str):
             raise InvalidOption("key", key, "the name of a tensor or column, or null")

@@ -13,6 +13,7 @@ from torch import Tensor
 from temporal_sae import distributed
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.loading import DTYPES
+from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.rows import KIND, TOKEN, Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, ActivationSource
 from temporal_sae.data import Split, TextSource, TokenSequences, is_text
@@ -32,7 +33,7 @@ class Harvest(ActivationSource):
         exclude: kinds of tokens that training leaves out, of `data.kinds.ABOUT`. The norm at BOS is
             often tens of times the others'. Evaluation leaves out BOS, separators and padding.
         lm_batch_size: sequences in one forward pass of the language model.
-        buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
+        buffer_tokens, normalize, outliers, outlier_factor, prefetch: see `StreamOptions`.
         model: the language model, or a function that loads it.
         text: where its text comes from.
         device: where batches are; null: where the language model is.
@@ -54,12 +55,13 @@ class Harvest(ActivationSource):
         normalize: bool = True,
         outliers: str = "keep",
         outlier_factor: float = 10.0,
+        prefetch: str | bool | int = AUTO,
         *,
         model: LanguageModel | Callable[[], LanguageModel],
         text: TextSource,
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(buffer_tokens, normalize, outliers, outlier_factor)
+        super().__init__(buffer_tokens, normalize, outliers, outlier_factor, prefetch)
         self.context_size = self.sequence_rows = check_int("context_size", context_size, 2)
         self.prepend_bos = check_bool("prepend_bos", prepend_bos)
         self.exclude = check_kinds("exclude", exclude)
@@ -92,6 +94,11 @@ class Harvest(ActivationSource):
     def rows_at_once(self) -> int:
         """Tokens of one forward pass."""
         return self.lm_batch_size * self.context_size
+
+    @property
+    def reads_on(self) -> torch.device:
+        """The device of the language model."""
+        return self.language_model.device
 
     def why_not(self, need: str) -> str | None:
         """Return why an evaluation cannot have what it needs; of a loss, what the model says."""

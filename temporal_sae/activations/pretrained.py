@@ -42,7 +42,7 @@ def load_pretrained(name: str, options: LoadOptions) -> tuple[Loaded, Any]:
     own_code = False
     offline: str | None = None
     try:
-        where = _where(name)
+        where = where_is(name)
         with _quietly(), _hub(where, options) as offline:
             own_code = _brings_code(where, options)
             tokenizer = AutoTokenizer.from_pretrained(
@@ -79,7 +79,7 @@ def _hub(where: str, options: LoadOptions) -> AbstractContextManager[str | None]
     return without_waiting()
 
 
-def _where(name: str) -> str:
+def where_is(name: str) -> str:
     """The folder or the name on the hub; a folder holds nothing that blocks or is endless.
 
     Raises:
@@ -167,15 +167,20 @@ def _check_weights(name: str, model: Any, found: dict[str, Any]) -> None:
         )
 
 
+def ordinary_tokens(tokenizer: Any) -> list[int]:
+    """Return the numbers of the tokens that text becomes; none where its files are missing."""
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(n for n, token in added.items() if token.special)}
+    return [n for n in tokenizer.get_vocab().values() if n not in special]
+
+
 def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
     """Refuse a tokenizer whose tokens have no embedding, or which has none at all.
 
     Special tokens for images and the like may lie behind the embedding: no text becomes them.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(n for n, token in added.items() if token.special)}
-    ordinary = [n for n in tokenizer.get_vocab().values() if n not in special]
+    ordinary = ordinary_tokens(tokenizer)
     if not ordinary:
         raise InvalidOption("name", name, "a model with its tokenizer (whose files are missing)")
     ids = {word: getattr(tokenizer, f"{word}_token_id") for word in INSERTED}

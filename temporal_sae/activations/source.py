@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.prefetch import Prefetched, chunks_ahead
 from temporal_sae.activations.rows import Reader, Rows
 from temporal_sae.activations.stream import ActivationStream, StreamOptions
 from temporal_sae.data import Split, TextSource
@@ -102,13 +103,29 @@ class ActivationSource(StreamOptions, ABC):
         """Rows that are trained on before any comes again; None: nobody knows."""
         return None
 
+    @property
+    def reads_on(self) -> torch.device:
+        """Where the reader computes."""
+        return self.device
+
+    @property
+    def chunks_ahead(self) -> int:
+        """Chunks of rows that are read ahead.
+
+        Raises:
+            InvalidOption: there are several processes.
+        """
+        return chunks_ahead(self.prefetch, self.reads_on, self.device)
+
     def stream(self, batch_size: int, seed: int, ordered: bool = False) -> ActivationStream:
         """Return the endless, resumable training stream.
 
         Raises:
-            InvalidOption: the buffer is smaller than a batch.
+            InvalidOption: the buffer is smaller than a batch, or several processes read ahead.
         """
         reader, at_once = self.reader(seed), self.rows_at_once
+        if n_chunks := self.chunks_ahead:
+            reader = Prefetched(reader, n_chunks, self.reads_on)
         # A buffer that is larger than a pass would hold the same rows several times.
         largest = max(batch_size, self.rows_in_pass or self.buffer_tokens)
         about = self.describe() if self.changed == "refuse" else None
@@ -135,7 +152,11 @@ class ActivationSource(StreamOptions, ABC):
         """Return the bytes that the source takes on its device, by purpose, once it is open."""
         row = self.d_in * self.dtype.itemsize + PLACES_BYTES
         n_bytes = self.buffer_tokens * row
-        return {"shuffle buffer": Planned(n_bytes, ("activations.buffer_tokens",))}
+        planned = {"shuffle buffer": Planned(n_bytes, ("activations.buffer_tokens",))}
+        if n_chunks := self.chunks_ahead:
+            n_bytes = n_chunks * self.rows_at_once * row
+            planned["rows read ahead"] = Planned(n_bytes, ("activations.prefetch=false",))
+        return planned
 
     def metadata(self) -> dict[str, Any]:
         """Return JSON facts for the `cfg.json` of an SAE that was trained on these rows."""

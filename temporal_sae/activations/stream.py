@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
+from temporal_sae.activations.prefetch import SECONDS_OF_PATIENCE, Prefetched, check_prefetch
 from temporal_sae.activations.rows import ActivationBatch, EndOfRows, Reader, Rows
 from temporal_sae.activations.shuffle import ShuffleBuffer
 from temporal_sae.errors import (
@@ -23,7 +25,14 @@ from temporal_sae.errors import (
 )
 
 # Options that decide how training mixes and scales rows, not which ones there are.
-OF_TRAINING_ALONE = ("buffer_tokens", "normalize", "outliers", "outlier_factor", "exclude")
+OF_TRAINING_ALONE = (
+    "buffer_tokens",
+    "normalize",
+    "outliers",
+    "outlier_factor",
+    "prefetch",
+    "exclude",
+)
 
 
 class StreamOptions:
@@ -36,6 +45,9 @@ class StreamOptions:
             `clip` them to the limit. Their share is counted in any case, and evaluation takes all
             rows as they are. On CUDA `drop` waits for the device whenever rows are read.
         outlier_factor: the limit, over the median norm of the rows that first fill the buffer.
+        prefetch: read the next rows while the last ones are trained on: true, false, or how many
+            chunks ahead, each what the source gives at once; `auto`: on CUDA. The results are the
+            same.
 
     Raises:
         InvalidOption: an option is out of range.
@@ -47,11 +59,13 @@ class StreamOptions:
         normalize: bool = True,
         outliers: str = "keep",
         outlier_factor: float = 10.0,
+        prefetch: str | bool | int = False,
     ) -> None:
         self.buffer_tokens = check_int("buffer_tokens", buffer_tokens, 1)
         self.normalize = check_bool("normalize", normalize)
         self.outliers = check_choice("outliers", outliers, OUTLIERS)
         self.outlier_factor = check_number("outlier_factor", outlier_factor, minimum=1.0)
+        self.prefetch = check_prefetch("prefetch", prefetch)
 
 
 class ActivationStream(Iterator[ActivationBatch]):
@@ -123,10 +137,26 @@ class ActivationStream(Iterator[ActivationBatch]):
         self._not_handed_out = []
         return ActivationBatch(rows, ordered)
 
-    def release(self) -> None:
-        """Give the rows back that are held; only the scale is left."""
+    def release(self, seconds: float | None = None) -> None:
+        """Give the rows back that are held, and read no more ahead; only the scale is left.
+
+        Args:
+            seconds: to wait at most for the rows that are being read.
+        """
+        if isinstance(self.reader, Prefetched):
+            self.reader.close(seconds)
         self.buffer.clear()
         self._not_handed_out = []
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Call `release` when the context ends; after an error without much waiting."""
+        try:
+            yield
+        except BaseException:
+            self.release(SECONDS_OF_PATIENCE)
+            raise
+        self.release()
 
     def metrics(self) -> dict[str, Tensor]:
         """`outlier_share`: outliers among all rows read so far; on the device."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.rows import Rows
 from temporal_sae.activations.source import ActivationSource
 from temporal_sae.activations.world import World, WorldOptions
@@ -28,7 +29,7 @@ class SyntheticActivations(ActivationSource):
     Args:
         world: its sizes and rates.
         seed: fixes the world; which rows of it are drawn depends on the run's seed.
-        buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
+        buffer_tokens, normalize, outliers, outlier_factor, prefetch: see `StreamOptions`.
         device: where batches are.
 
     Attributes:
@@ -46,9 +47,10 @@ class SyntheticActivations(ActivationSource):
         normalize: bool = True,
         outliers: str = "keep",
         outlier_factor: float = 10.0,
+        prefetch: str | bool | int = AUTO,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(buffer_tokens, normalize, outliers, outlier_factor)
+        super().__init__(buffer_tokens, normalize, outliers, outlier_factor, prefetch)
         self.seed = check_int("seed", seed, 0)
         self.world = WorldOptions() if world is None else world
         if not isinstance(self.world, WorldOptions):

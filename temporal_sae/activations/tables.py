@@ -65,7 +65,7 @@ class TableSource(ActivationSource):
         held_out_fraction: share of the blocks kept for evaluation, in [0, 1).
         block_rows: rows in a block.
         device: where batches are.
-        buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
+        buffer_tokens, normalize, outliers, outlier_factor, prefetch: see `StreamOptions`.
 
     Raises:
         InvalidOption: an option is out of range.

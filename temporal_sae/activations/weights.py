@@ -39,7 +39,7 @@ def stored_dtype(where: str, **options: Any) -> torch.dtype | None:
     from safetensors import safe_open
 
     dtypes = set()
-    for path in _weight_files(where, **options):
+    for path in weight_files(where, **options):
         with safe_open(path, framework="pt") as file:
             dtypes |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     floats = [dtype for name in sorted(dtypes) if (dtype := STORED.get(name))]
@@ -48,7 +48,7 @@ def stored_dtype(where: str, **options: Any) -> torch.dtype | None:
     return reduce(torch.promote_types, floats)
 
 
-def _weight_files(where: str, **options: Any) -> Iterator[str]:
+def weight_files(where: str, **options: Any) -> Iterator[str]:
     """Yield the paths of the files in which transformers finds the weights."""
     from transformers.utils import cached_file
 

@@ -18,7 +18,15 @@ from temporal_sae.data.documents import Document
 from temporal_sae.data.patience import patiently
 from temporal_sae.data.readers import Rows, find_files, open_rows, why
 from temporal_sae.data.reading import look_at
-from temporal_sae.data.sources import CHANGED, LeftOut, Split, TextSource, hash_fraction, hash_of
+from temporal_sae.data.sources import (
+    CHANGED,
+    HubRows,
+    LeftOut,
+    Split,
+    TextSource,
+    hash_fraction,
+    hash_of,
+)
 from temporal_sae.errors import (
     InvalidOption,
     RunError,
@@ -219,6 +227,12 @@ class HubText(TextSource):
             broken.add(BROKEN, f"row {number}")
         empty = {"count": self._n_empty, "example": f"row {self._first_empty}"}
         return {**broken.summary(), **({NO_TEXT: empty} if self._n_empty else {})}
+
+    def from_hub(self) -> list[HubRows]:
+        """Return the data set, unless it is local."""
+        path = Path(os.path.expanduser(str(self.name)))
+        is_local = path.is_dir() or find_files(path)
+        return [] if is_local else [HubRows("name", self.name, self.subset, self.dataset_split)]
 
     def describe(self) -> dict[str, Any]:
         """Number of files of a local data set, and a hash over `listing`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae.data.documents import Document, document_of
-from temporal_sae.data.sources import CHANGED, Cursor, Split, TextSource
+from temporal_sae.data.sources import CHANGED, Cursor, HubRows, Split, TextSource
 from temporal_sae.errors import InvalidOption, RunError, check_choice, check_number
 from temporal_sae.registry import component
 
@@ -73,6 +73,14 @@ class MixtureText(TextSource):
             if document is None:
                 return
             yield [[turn.epoch, turn.cursor, turn.size] for turn in turns], document
+
+    def from_hub(self) -> list[HubRows]:
+        """Return what the parts read from there."""
+        return [
+            rows._replace(key=f"parts.{number}.{rows.key}")
+            for number, part in enumerate(self.parts)
+            for rows in part.from_hub()
+        ]
 
     def describe(self) -> dict[str, Any]:
         """What each part tells, and the weights."""

@@ -17,7 +17,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from temporal_sae.data.documents import Document
 from temporal_sae.errors import printable
@@ -62,6 +62,22 @@ def counted(count: int, what: str, example: str) -> str:
     return f"{count} {what} ({'such as ' if count > 1 else ''}{example})"
 
 
+class HubRows(NamedTuple):
+    """Rows of a data set on the Hugging Face hub.
+
+    Attributes:
+        key: of the source's options that has the name.
+        name: of the data set.
+        subset: which of its configurations.
+        split: of it.
+    """
+
+    key: str
+    name: str
+    subset: str | None
+    split: str
+
+
 @runtime_checkable
 class TextSource(Protocol):
     """Documents in a reproducible order.
@@ -86,6 +102,10 @@ class TextSource(Protocol):
         Most documents are strings; one that is large, or more than its text, is a `Document`.
         """
         ...
+
+    def from_hub(self) -> list[HubRows]:
+        """Return what is read from the hub, and not from files of this machine."""
+        return []
 
     def describe(self) -> dict[str, Any]:
         """A few JSON facts that tell this text from another, for run.json."""

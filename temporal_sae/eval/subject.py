@@ -83,6 +83,14 @@ class Evaluation(Protocol):
         """Return the memory it takes in this process, by purpose."""
         return {}
 
+    def from_hub(self, model_name: str) -> list[tuple[str, str]]:
+        """Return (`dataset` or `model`, name) of what is read from the hub beside the model.
+
+        Args:
+            model_name: of the language model.
+        """
+        return []
+
     def check(self, source: ActivationSource, sae: SparseAutoencoder) -> None:
         """Refuse, before any work is done, what could not be evaluated.
 

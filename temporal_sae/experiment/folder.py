@@ -14,7 +14,7 @@ from typing import Any
 
 from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource
-from temporal_sae.errors import RunError, is_finite
+from temporal_sae.errors import RunError
 from temporal_sae.experiment.source_record import LISTING, changes_of
 from temporal_sae.files import (
     remove_all,
@@ -39,6 +39,7 @@ LENGTH = "trainer.num_tokens"
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN = {
     "trainer": ("resume", "checkpoint_every", "keep_every"),
+    "activations": ("prefetch",),
     "data": ("changed", "skip_broken"),
     "model": ("local_files_only",),
 }
@@ -248,7 +249,7 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
 def extends(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Return whether a config is that of a longer run."""
     lengths = [flatten(config).get(LENGTH) for config in (old, new)]
-    before, now = (float(n) if is_finite(n) else math.nan for n in lengths)  # type: ignore[arg-type]
+    before, now = (n if isinstance(n, (int, float)) else math.nan for n in lengths)
     return now > before
 
 

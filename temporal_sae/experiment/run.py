@@ -170,7 +170,6 @@ def _work(
         parts.logger.start(About(config, overrides))
         with deterministic_on_cpu(parts.device):
             trained = _train(parts, run_folder.path, console)
-            parts.stream.release()
 
             def finish() -> float:
                 signals.obey()
@@ -259,21 +258,20 @@ def why_ended(error: BaseException) -> dict[str, str]:
 def _train(parts: Components, folder: Path, console: Console) -> Trained:
     """Train, in all processes; what only training needs is given back."""
     stability = StabilityMonitor() if parts.tracker.gives_weights else None
-    trained = parts.trainer.fit(
-        Parts(
-            sae=parts.sae,
-            batches=parts.stream,
-            tracker=parts.tracker,
-            penalty=parts.penalty,
-            logger=parts.logger,
-            checkpoints=Checkpoints(folder / CHECKPOINTS),
-            progress=ProgressDisplay(parts.trainer.total_steps, console),
-            stability=stability,
-            snapshots=Snapshots(folder / "snapshots", partial(save_sae, parts)),
-            finetune=parts.finetune,
-        )
+    of_training = Parts(
+        sae=parts.sae,
+        batches=parts.stream,
+        tracker=parts.tracker,
+        penalty=parts.penalty,
+        logger=parts.logger,
+        checkpoints=Checkpoints(folder / CHECKPOINTS),
+        progress=ProgressDisplay(parts.trainer.total_steps, console),
+        stability=stability,
+        snapshots=Snapshots(folder / "snapshots", partial(save_sae, parts)),
+        finetune=parts.finetune,
     )
-    parts.stream.release()
+    with parts.stream.released():
+        trained = parts.trainer.fit(of_training)
     co_activation = stability.summary(parts.tracker) if stability else {}
     return Trained(trained.step, trained.metrics, trained.seconds, co_activation)
 

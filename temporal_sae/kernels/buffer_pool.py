@@ -17,8 +17,10 @@ _buffers: dict[tuple[int, ...], list[Tensor]] = {}
 
 def empty(*shape: int) -> Tensor:
     """Return a float32 tensor on the CPU with anything in it."""
-    kept = _buffers.get(shape)
-    return kept.pop() if kept else torch.empty(shape)
+    try:
+        return _buffers[shape].pop()
+    except LookupError:  # not asked before: another thread may take the last one in between
+        return torch.empty(shape)
 
 
 def release(tensor: Tensor) -> None:

@@ -86,7 +86,7 @@ def test_names_of_special_tokens_are_text_to_train_and_to_evaluate_on(train, tmp
 
 
 def test_no_text_to_hold_out_is_answered_with_what_helps(train, text_folder):
-    outcome = train(text_folder, "data.held_out_fraction=0")
+    outcome = train(text_folder, "data.held_out_fraction=0", "eval=core")
     assert outcome[0] == 2
     assert "data.held_out_fraction a larger value, or use eval=none" in outcome[2]
 
@@ -144,7 +144,7 @@ def test_a_run_is_not_continued_on_other_text_unless_that_is_accepted(train):
     changes = "1 file(s) added (new.txt), 1 file(s) removed (1.txt), 1 file(s) changed (0.txt)"
     code, _, err = train(".", *HERE)
     assert code == 2
-    assert err.startswith(f"error: {RUN}: holds a run of other text ({changes});")
+    assert err.startswith(f"error: {RUN}: holds a run of other data ({changes});")
     assert "data.changed=accept" in err
     assert err.count("\n") == 1
     assert record_of(RUN) == before
@@ -176,7 +176,7 @@ def test_what_is_left_out_stands_in_the_record_too(train):
     code, out, err = train(".", *HERE)
     assert code == 0, err
     assert "left out: 1 .csv read by data=hub (rows.csv), 1 not UTF-8 (a.txt)" in out
-    assert "left out of the text while it was read: 2 not UTF-8 (such as a.txt)" in out
+    assert "left out of the data while they were read: 2 not UTF-8 (such as a.txt)" in out
     assert record_of(RUN)["data"]["left_out"] == {
         ".csv read by data=hub": {"count": 1, "example": "rows.csv"},
         "not UTF-8": {"count": 2, "example": "a.txt"},
@@ -192,7 +192,7 @@ def test_an_evaluation_on_other_text_says_so(train, capsys):
     assert "not the text" not in capsys.readouterr().out
     Path("new.txt").write_text(WORDS)
     evaluate([str(RUN), *core])
-    told = "this is not the text that the SAE was trained on: 1 file(s) added (new.txt)"
+    told = "these are not the data that the SAE was trained on: 1 file(s) added (new.txt)"
     assert told in capsys.readouterr().out
 
 
@@ -209,4 +209,4 @@ def test_the_standard_library_is_compared_too(command, random_gemma):
     (RUN / "text.json").write_text(json.dumps({**listing, "this.py": [1, 2]}))
     code, _, err = command(*arguments)
     assert code == 2
-    assert "holds a run of other text (1 file(s) changed (this.py))" in err
+    assert "holds a run of other data (1 file(s) changed (this.py))" in err

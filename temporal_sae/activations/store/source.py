@@ -20,6 +20,7 @@ from torch import Tensor
 from temporal_sae import signals
 from temporal_sae.activations.harvest import Harvest
 from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.rows import Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, TEXT, ActivationSource
 from temporal_sae.activations.store.builder import Builder
@@ -73,7 +74,7 @@ class ActivationStore(ActivationSource):
         shard_rows: rows in a file; 16,384 by default.
         mixing_rows: rows of the text that are mixed as a whole; 262,144 by default. While a store
             is built they are in memory.
-        buffer_tokens, normalize, outliers, outlier_factor: see `StreamOptions`.
+        buffer_tokens, normalize, outliers, outlier_factor, prefetch: see `StreamOptions`.
         model: the language model, or a function that loads it.
         text: where its text comes from.
         options_of: gives the options of `model` and of `data`, which tell one from another.
@@ -101,13 +102,14 @@ class ActivationStore(ActivationSource):
         normalize: bool = True,
         outliers: str = "keep",
         outlier_factor: float = 10.0,
+        prefetch: str | bool | int = AUTO,
         *,
         model: LanguageModel | Callable[[], LanguageModel] | None = None,
         text: TextSource | None = None,
         options_of: Callable[[str], Any] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(buffer_tokens, normalize, outliers, outlier_factor)
+        super().__init__(buffer_tokens, normalize, outliers, outlier_factor, prefetch)
         if not isinstance(path, (str, Path)) or not str(path):
             raise InvalidOption("path", path, "the folder of a store, which may be still to come")
         self.folder = StoreFolder(Path(os.path.expanduser(str(path))))

@@ -100,6 +100,20 @@ class SAEBenchEvaluation(Evaluation):
         if self.data_folder is not None and not Path(self.data_folder).expanduser().is_dir():
             raise InvalidOption("data_folder", self.data_folder, "a folder that exists")
 
+    def from_hub(self, model_name: str) -> list[tuple[str, str]]:
+        """Return data sets and models; nothing where all of them lie in `data_folder`."""
+        own = {name: getattr(self, name) for name in self.evals}
+        found = [("dataset", d) for name in own for d in needs.data_sets(name, own[name])]
+        if self.model_name:
+            found.append(("model", self.model_name))
+        if "unlearning" in own:
+            name = needs.instruct_model(self.model_name or model_name, own["unlearning"])
+            found.append(("model", name))
+        wanted = [pair for pair in dict.fromkeys(found) if not Path(pair[1]).is_absolute()]
+        folder = self._data_folder()
+        is_whole = folder and all((folder / name).is_dir() for _, name in wanted)
+        return [] if is_whole else wanted
+
     def check(self, source: ActivationSource, sae: SparseAutoencoder) -> None:
         """Refuse what SAEBench could not evaluate.
 

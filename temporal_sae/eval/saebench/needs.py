@@ -149,16 +149,24 @@ def _counts(evaluation: str, options: Options, d_sae: int, d_in: int) -> Iterato
             yield InvalidOption(f"{evaluation}.{option}", given, allowed)
 
 
+def data_sets(evaluation: str, options: Options) -> list[str]:
+    """Return the names of the data sets that an evaluation reads."""
+    labelled = () if evaluation == "sae_probes" else options.get("dataset_names") or ()
+    several = [name.split("_class_set")[0].removesuffix("_sentiment") for name in labelled]
+    names = [*REPOSITORIES.get(evaluation, ()), *_streamed(options), *several]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _streamed(options: Options) -> list[Any]:
+    return [options.get("dataset"), options.get("dataset_name")]
+
+
 def _data(
     evaluation: str, options: Options, folder: Path | None, environment: Mapping[str, str]
 ) -> Iterator[RunError]:
     """Data sets are not where they would be read, and nothing is fetched."""
-    streamed = [options.get("dataset"), options.get("dataset_name")]
-    labelled = () if evaluation == "sae_probes" else options.get("dataset_names") or ()
     if folder is not None:
-        several = [name.split("_class_set")[0].removesuffix("_sentiment") for name in labelled]
-        names = [*REPOSITORIES.get(evaluation, ()), *streamed, *several]
-        if missing := [n for n in dict.fromkeys(names) if n and not (folder / n).is_dir()]:
+        if missing := [n for n in data_sets(evaluation, options) if not (folder / n).is_dir()]:
             yield RunError(
                 f"{evaluation}: eval.data_folder={str(folder)!r} has no {', '.join(missing)}, and "
                 "with it nothing is taken from the hub; put a copy of each there (hf download "
@@ -166,7 +174,7 @@ def _data(
             )
     elif environment.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         # A filled cache serves those that are not streamed.
-        names = [*streamed, *(name for name in labelled if name in STREAMED)]
+        names = [*_streamed(options), *(n for n in data_sets(evaluation, options) if n in STREAMED)]
         if wanted := [name for name in names if name and not Path(name).is_absolute()]:
             yield RunError(
                 f"{evaluation}: {', '.join(wanted)} is streamed from the hub, which HF_HUB_OFFLINE "
