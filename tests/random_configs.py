@@ -97,10 +97,6 @@ VALUES = {
         "outliers": one_of("keep", "drop", "clip"),
         "outlier_factor": floats(1.0, 12.0),
         "prefetch": one_of("auto", True, False, 3),
-        "key": one_of(None),
-        "held_out_fraction": floats(0.1, 0.6),
-        "block_rows": ints(16, 64),
-        "changed": one_of("refuse", "accept"),
         "seed": SEED,
         "world.d_in": ints(4, 32),
         "world.n_features": ints(64, 100),  # at least those of the parents, children and pairs
