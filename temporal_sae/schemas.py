@@ -43,7 +43,7 @@ class ComparedConfig(TypedDict):
 
     model: NotRequired[dict[str, Any]]
     data: NotRequired[dict[str, Any]]
-    activations: dict[str, Any]
+    activations: NotRequired[dict[str, Any]]
 
 
 class ComparedRecord(TypedDict):

@@ -3,12 +3,14 @@
 import inspect
 import numbers
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from temporal_sae.experiment.build import build
+from temporal_sae.experiment.construct import build
+from temporal_sae.experiment.source import build_source
 from temporal_sae.sweep.grid import GridSweeper
 from temporal_sae.sweep.slots import find_slots, thread_environment
 from tests.test_config_surface import OPTIONS, composed
@@ -65,17 +67,28 @@ def numbers_of(component, path=""):
             yield from numbers_of(item, f"{path}.{key}")
 
 
+def made_of(config, group, folder):
+    """The component of a group."""
+    if group == "activations":
+        return build_source(config, torch.device("cpu"), folder / "run")
+    return build(config, group, **GIVEN.get(group, {}))
+
+
 @pytest.mark.parametrize(
     ("group", "option"), [(g, o) for g, o in OPTIONS if g not in WITHOUT_NUMBERS]
 )
 def test_a_whole_float_makes_the_same_component(group, option, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("text")
     config = composed(f"{group}={option}")
-    if option == "text_files":
-        config.data.path = str(tmp_path)
+    np.save(tmp_path / "a.npy", np.ones((8, 4), dtype=np.float32))
+    if option in ("text_files", "files", "store"):
+        config[group].path = str(tmp_path)
+    if option == "mixture":
+        part = {"_target_": "temporal_sae.data.TextFiles", "path": str(tmp_path)}
+        config.data.parts, config.data.weights = [part], [1.0]
     config[group] = with_numbers_for_null(OmegaConf.to_container(config[group], resolve=True))
     floats = OmegaConf.merge(config, {group: as_floats(OmegaConf.to_container(config[group]))})
-    made = [list(numbers_of(build(c, group, **GIVEN.get(group, {})))) for c in (config, floats)]
+    made = [list(numbers_of(made_of(c, group, tmp_path))) for c in (config, floats)]
     floats_of = {path for path, kind, _ in made[0] if kind is float}
     # What is a number in any case may be kept as it was given.
     assert [n for n in made[1] if n[0] not in floats_of] == [

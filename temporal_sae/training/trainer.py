@@ -302,8 +302,9 @@ class Trainer:
             if not run.step:
                 raise
             self._save(parts, run)
-            written = f"; a checkpoint of step {run.step} has been written"
-            told = f"step {run.step + 1}: {error}{written if parts.checkpoints.keep else ''}"
+            step = f"step {run.step}"
+            kept = f"a checkpoint of {step} has been written" if parts.checkpoints.keep else step
+            told = f"{error}; {kept}"
             raise distributed.collective(RunError(told)) from error
 
     def _autocast(self, device: torch.device) -> torch.autocast:

@@ -236,11 +236,12 @@ def test_a_document_without_tokens_leaves_no_separator():
 
 
 def test_special_tokens_between_documents_are_no_text():
-    tok = tokenizer(bos=1, eos=2)
-    tokens = torch.tensor([[1, 100, 2, 101]])
-    assert packing.is_text(tokens, tok).tolist() == [[False, True, False, True]]
-    without = tokenizer(bos=None, eos=None)
-    assert packing.is_text(tokens, without).all()
+    stream = windows([3, 20])
+    rows = stream.read()
+    assert rows[:, 0].tolist() == [1, 100, 101, 102, 2, 103, 104, 105]
+    assert packing.is_text(rows).tolist() == [False, True, True, True, False, True, True, True]
+    tok = tokenizer(bos=None, eos=None)
+    assert packing.is_text(windows([20], tok=tok, prepend_bos=False).read()).all()
 
 
 @pytest.mark.parametrize("stop", [0, 2, 5])

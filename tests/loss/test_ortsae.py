@@ -272,6 +272,7 @@ def trained(folder, tracker, steps, n_chunks=4):
         progress=ProgressDisplay(1, Console(quiet=True)),
     )
     options = {"batch_size": 16, "warmup_steps": 0, "decay_fraction": 0.0, "checkpoint_every": 1}
+    options["dead_after_tokens"] = 1000  # it would follow the length of the run
     Trainer(num_tokens=steps * 16, **options).fit(parts)
     return sae.W_dec.detach().clone()
 
