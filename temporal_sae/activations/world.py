@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae.errors import InvalidOption, check_int, check_number
+from temporal_sae.errors import InvalidOption, check_number, keep_int
 from temporal_sae.latents import Latents
 from temporal_sae.registry import component
 
@@ -74,9 +74,9 @@ class WorldOptions:
 
     def __post_init__(self) -> None:
         for option in ("d_in", "n_features", "n_topics", "document_rows", "n_children"):
-            check_int(option, getattr(self, option), 1)
+            keep_int(self, option, 1)
         for option in ("n_parents", "n_true_pairs", "n_spurious_pairs"):
-            check_int(option, getattr(self, option), 0)
+            keep_int(self, option, 0)
         for option in ("zipf", "value_std", "noise"):
             check_number(option, getattr(self, option))
         for option in ("child_rate", "pair_rate", "topical_share"):
