@@ -121,11 +121,8 @@ def read_run(folder: Path) -> Run:
 
 def subject_of(config: schemas.ComparedConfig) -> dict[str, Any]:
     """The options in which runs have to agree: where their activations come from."""
-    model, data, activations = (
-        config.get("model"),
-        config.get("data"),
-        config.get("activations", {}),
-    )
+    model, data = config.get("model"), config.get("data")
+    activations = config.get("activations", {})
     subject = {f"model.{key}": model.get(key) for key in ("name", "hook_name")} if model else {}
     own = {key: value for key, value in activations.items() if key not in OF_TRAINING_ALONE}
     return {**subject, "data": data or own}
