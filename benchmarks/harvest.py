@@ -1,4 +1,4 @@
-"""What activations cost, as ratios within one run: `python benchmarks/harvest.py`.
+"""The cost of activations, as ratios within one run: `python benchmarks/harvest.py`.
 
 Harvest beside the bare forward pass: a copy of the language model without the layers behind the
 hook reads the same tokens as `HarvestReader`, which also reads and tokenizes text, takes the
@@ -171,7 +171,7 @@ def as_wide_as_takes(seconds: float, source: ActivationSource) -> int:
 
 
 def reading_ahead(model: LanguageModel, steps: int, rounds: int) -> dict[str, Any]:
-    """How many times as fast training is with prefetch, on one thread each."""
+    """Return the gain in speed of training by prefetch, on one thread each."""
     usual = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

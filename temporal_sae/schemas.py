@@ -337,7 +337,7 @@ class StoredShard(TypedDict):
 
 
 class ReaderPlace(TypedDict):
-    """Where reading goes on: the state of a reader, and rows of its next ones that are done."""
+    """The place at which reading goes on: a reader's state, and rows after it that are done."""
 
     reader: dict[str, Any]
     skip: int

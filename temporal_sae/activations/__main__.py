@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """What is typed."""
+    """Return the command with its options, as typed."""
     parser = Parser(
         prog="python -m temporal_sae.activations",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Where the layers of a language model are, and what stands inside of one.
+"""The layers of a language model, and the places inside of one.
 
 Everything is found in the modules themselves. A table has the names that transformers gives the few
 parts that matter, and in which order of preference; nobody lists models.

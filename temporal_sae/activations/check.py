@@ -63,7 +63,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 class Looked:
-    """What a job needs, each looked for by a method that says what there is.
+    """Looks for each thing that a job needs; every method tells of one.
 
     Args:
         cfg: of the job.
@@ -101,11 +101,11 @@ class Looked:
 
     @cached_property
     def silence(self) -> str | None:
-        """Why the hub does not answer; None where it does."""
+        """Return the reason for which the hub does not answer; None where it does."""
         return why_unreachable()
 
     def on_hub(self, kind: str, name: str) -> str:
-        """What is not on this machine: it has to be fetched, unless jobs have a network."""
+        """Return the state of something that has to be fetched, unless jobs have a network."""
         reason = self.silence
         if reason is None:
             with telling(kind, name):

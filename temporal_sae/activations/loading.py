@@ -1,4 +1,4 @@
-"""Which of transformers' classes reads the files of a model, and with which options."""
+"""The choice of the class of transformers that reads the files of a model, and of its options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def devices() -> list[str]:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a language model is loaded; see `LanguageModel`.
+    """Options of loading a language model; see `LanguageModel`.
 
     Raises:
         InvalidOption: an option is not allowed, or needs what is not installed.
@@ -73,7 +73,7 @@ class LoadOptions:
 
     @property
     def place(self) -> torch.device:
-        """Where the model runs, if it is in one place."""
+        """The device of the model, if it is on one."""
         return self.device if self.device_map in (None, AUTO) else torch.device(self.device_map)
 
     @property

@@ -28,7 +28,7 @@ PLACES_BYTES = 12  # of a row: token, document and position
 
 
 class ActivationSource(StreamOptions, ABC):
-    """Where activations come from.
+    """The base of all sources of activations.
 
     The constructor only judges options, in no time; `open` loads or maps what there is. A run
     gives a constructor those of these arguments that it names: `model`, a function that loads the
@@ -105,7 +105,7 @@ class ActivationSource(StreamOptions, ABC):
 
     @property
     def reads_on(self) -> torch.device:
-        """Where the reader computes."""
+        """The device on which the reader computes."""
         return self.device
 
     @property

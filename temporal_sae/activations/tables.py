@@ -8,6 +8,7 @@ since rows that lie together are often alike; the shuffle buffer mixes what is i
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -85,9 +86,9 @@ class TableSource(ActivationSource):
         self.dtype = torch.float32
         self.blocks: dict[Split, list[Block]] = {}
 
+    @abstractmethod
     def find_tables(self) -> Sequence[Table]:
         """Return all tables, of which each has at least one row."""
-        raise NotImplementedError
 
     def open(self) -> None:
         """Find the tables, and divide their blocks.

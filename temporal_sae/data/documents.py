@@ -1,4 +1,4 @@
-"""What a source yields: documents that become tokens piece by piece.
+"""Documents of a text source, which become tokens piece by piece.
 
 A tokenizer takes some 200 bytes for each character, so that a long text is tokenized in pieces, and
 a file is read in pieces, too. They end where tokens do, behind a word and before the space that

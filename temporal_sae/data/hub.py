@@ -185,7 +185,7 @@ class HubText(TextSource):
         return f"data.name={self.name}: row {number} of {self.dataset_split}"
 
     def _value(self, row: dict[str, Any], number: int) -> Any:
-        """What a row holds in the column; nothing where that is no document, which is noted."""
+        """Return the document in the column of a row; nothing where it is none, which is noted."""
         problem, name = None, self._column.name
         if self._open().are_lines:
             row, problem = parsed(row["text"])

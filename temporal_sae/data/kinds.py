@@ -45,7 +45,7 @@ def are_of(kinds: Int[Tensor, "*n"], names: Collection[str]) -> Bool[Tensor, "*n
 
 
 class SpecialTokens:
-    """What a tokenizer tells of tokens by their numbers.
+    """Kinds of tokens that a tokenizer tells by their numbers.
 
     Args:
         tokenizer: of transformers.

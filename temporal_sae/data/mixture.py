@@ -83,7 +83,7 @@ class MixtureText(TextSource):
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What each part tells, and the weights."""
+        """Return the facts of each part, and the weights."""
         return {"parts": [part.describe() for part in self.parts], "weights": self.weights}
 
     def listing(self) -> dict[str, Any]:

@@ -213,7 +213,7 @@ READERS_ERRORS = ReadersErrors()
 
 
 class ZstdFile(io.BufferedReader):
-    """What a .zst file holds, as an object that `datasets` can wrap, which fsspec's is not."""
+    """The content of a .zst file, as an object that `datasets` can wrap, which fsspec's is not."""
 
     def __init__(self, file: Any, **_: Any) -> None:
         super().__init__(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))

@@ -160,7 +160,7 @@ class Builder:
         return columns
 
     def _place(self) -> ReaderPlace:
-        """Where the next segment begins."""
+        """Return the place in the text at which the next segment begins."""
         if self._left is None or not len(self._left):
             return {"reader": in_json(self._reader.state_dict()), "skip": 0}
         return {"reader": in_json(self._before), "skip": self._n_read - len(self._left)}

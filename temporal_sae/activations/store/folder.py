@@ -66,7 +66,7 @@ class StoreFolder:
 
     @cached_property
     def manifest(self) -> StoreManifest:
-        """What determines the rows.
+        """The facts that determine the rows.
 
         Raises:
             FileNotFoundError: there is no store yet.
@@ -100,7 +100,7 @@ class StoreFolder:
 
     @property
     def n_segments(self) -> int:
-        """How many segments are to be there."""
+        """The number of segments of the finished store."""
         key = self.manifest["key"]
         return -(-key["num_tokens"] // key["mixing_rows"])
 

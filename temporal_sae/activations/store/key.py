@@ -1,4 +1,4 @@
-"""What determines the rows of a store, known before the model is loaded or the text is read."""
+"""The facts that determine the rows of a store, known before model and text are read."""
 
 from __future__ import annotations
 
