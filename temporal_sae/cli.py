@@ -93,7 +93,7 @@ def check_sweep_is_there(hydra: HydraConf) -> None:
 
 
 def as_written(config: Any) -> Any:
-    """A part of Hydra's config as it is: looked at one by one, `${…}` in it would be replaced."""
+    """Return a part of Hydra's config with every `${…}` in it unresolved."""
     return OmegaConf.to_container(config, resolve=False)
 
 
@@ -146,7 +146,7 @@ def run_in_sweep(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
 
 
 def tell(error: Exception, folder: Path, then: str) -> str | None:
-    """One line on what a person can correct; None for what is a bug.
+    """Return one line on what a person can correct; None for what is a bug.
 
     Args:
         error: what has ended the run.
@@ -229,7 +229,7 @@ def main() -> None:
 
 
 def arranged(words: list[str]) -> list[str]:
-    """The words of a command line with its flags in front, which is where Hydra wants them.
+    """Return the words of a command line with its flags in front, which is where Hydra wants them.
 
     Whoever has a command and wants a sweep of it adds `-m` somewhere. What is no flag, or does not
     go with the others, ends the process.

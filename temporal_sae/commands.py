@@ -72,13 +72,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def short(path: str | Path) -> str:
-    """A path from the working directory, if it lies below that."""
+    """Return a path from the working directory, if it lies below that."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an override, which is read as just this text."""
+    """Return a text as the value of an override, which is read as just this text."""
     if PLAIN.fullmatch(text):
         return text
     # `${` would be replaced; a backslash keeps it, and those before it have to be doubled then.
@@ -99,7 +99,7 @@ def in_shell(words: Sequence[str]) -> str:
 
 
 def program() -> list[str]:
-    """The words that start a run: those of the console script if that was used, or of launch.py."""
+    """Return the words that start a run: the console script if that was used, or launch.py."""
     if Path(sys.argv[0]).name == SCRIPT or not LAUNCH.is_file():
         return [SCRIPT if shutil.which(SCRIPT) else short(Path(sys.executable).with_name(SCRIPT))]
     return [interpreter(), short(LAUNCH)]
@@ -108,7 +108,7 @@ def program() -> list[str]:
 def launch_command(
     overrides: Sequence[str], folder: Path | None = None, key: str = "hydra.run.dir"
 ) -> str:
-    """The command that repeats a run in a new folder, or continues it in `folder`.
+    """Return the command that repeats a run in a new folder, or continues it in `folder`.
 
     Args:
         overrides: as typed; one for `key` is left out.
@@ -122,12 +122,12 @@ def launch_command(
 
 
 def module_command(module: str, *words: str) -> str:
-    """The command that runs one of the package's modules."""
+    """Return the command that runs one of the package's modules."""
     return in_shell([interpreter(), "-m", module, *words])
 
 
 def interpreter() -> str:
-    """The Python that runs this, as a shell finds it from here."""
+    """Return the Python that runs this, as a shell finds it from here."""
     return short(sys.executable or "python")
 
 
@@ -159,7 +159,7 @@ def let_readers_leave() -> None:
 
 
 def _forgiving(stream: object) -> io.TextIOWrapper:
-    """The same stream, but for what happens when nobody reads it any more."""
+    """Return the same stream, but for what happens when nobody reads it any more."""
     if not isinstance(stream, io.TextIOWrapper) or stream.isatty():
         return stream  # type: ignore[return-value]
     stream.flush()

@@ -73,7 +73,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: Any) -> str | None:
-    """The words of `text`, printable and without its line breaks; None if there are none."""
+    """Return the words of `text`, printable and without its line breaks; None if there are none."""
     return printable(" ".join(str(text).split())) or None if text is not None else None
 
 
@@ -103,7 +103,7 @@ class InvalidOption(ValueError):
         super().__init__(f"{option}={value!r}: must be {allowed}")
 
     def within(self, group: str) -> InvalidOption:
-        """The same error with the config group in front of the option."""
+        """Return the same error with the config group in front of the option."""
         return InvalidOption(f"{group}.{self.option}", self.value, self.allowed)
 
 

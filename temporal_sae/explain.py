@@ -28,7 +28,7 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    """The config that `launch.py` would compose."""
+    """Return the config that `launch.py` would compose."""
     try:
         check_typed(overrides, CONF)
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -71,7 +71,7 @@ def check_override(override: Override, value: Any, conf: Path) -> None:
 
 
 def explain(error: Exception, conf: Path) -> str:
-    """A composition error in one line, with the nearest valid key or the options there are."""
+    """Return a composition error in one line, with the nearest valid key or the options."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return explain_unreadable(str(error.override))
@@ -124,13 +124,13 @@ def explain_unusable(error: Exception, words: Sequence[str]) -> str:
 
 
 def groups_in(conf: Path) -> list[str]:
-    """The config groups; a group comes before those above it."""
+    """Return the config groups; a group comes before those above it."""
     folders = {p.relative_to(conf).as_posix() for p in conf.rglob("*") if p.is_dir()}
     return sorted(folders - {"hydra"}, reverse=True)
 
 
 def options_of(group: str, conf: Path) -> list[str]:
-    """The options of a config group: files, and what Hydra and its plugins bring along."""
+    """Return the options of a config group: files, and what Hydra and its plugins bring along."""
     try:
         stored = ConfigStore.instance().list(group)
     except OSError:
@@ -175,7 +175,7 @@ def known_keys(conf: Path) -> dict[str, list[str]]:
 
 
 def with_defaults(option: Path) -> Any:
-    """An option's file over those of its group that its defaults list names."""
+    """Return an option's file over those of its group that its defaults list names."""
     own: Any = OmegaConf.load(option)
     names = [d for d in own.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
     files = [option.with_stem(name) for name in names]

@@ -55,7 +55,7 @@ def open_to_append(path: Path) -> int:
 
 
 def read_json(path: Path, longest: int = LONGEST_JSON) -> Any:
-    """The content of a JSON file that need not be one of ours.
+    """Return the content of a JSON file that need not be one of ours.
 
     Args:
         path: of the file.
@@ -79,7 +79,7 @@ def read_json(path: Path, longest: int = LONGEST_JSON) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """The content of JSON text: not too deep, no key twice, whole numbers of at most 64 bits.
+    """Return the content of JSON text: not too deep, no key twice, integers of at most 64 bits.
 
     Raises:
         ValueError: it is something else.
@@ -94,7 +94,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which a key that is given twice would mean either of two things."""
+    """Return a JSON object, in which a key that is given twice would mean either of two things."""
     content = dict(pairs)
     if len(content) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -242,7 +242,7 @@ def suppressed(numbers: Collection[int]) -> Iterator[None]:
 
 
 def current_umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     umask = os.umask(0)
     os.umask(umask)
     return umask

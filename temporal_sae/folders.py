@@ -75,6 +75,6 @@ def remove_unused() -> None:
 
 
 def as_folder_name(overrides: str) -> str:
-    """The overrides of a sweep's job as the name of one folder: no slashes, and not too long."""
+    """Return the overrides of a sweep's job as the name of a folder: no slashes, not too long."""
     name = overrides.replace("/", "_").encode(errors="surrogateescape")
     return name[:LONGEST_NAME].decode(errors="ignore")

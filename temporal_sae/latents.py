@@ -41,14 +41,14 @@ class Latents(NamedTuple):
         return cls(values * active, torch.where(active, indices, -1))
 
     def largest(self, at_most: int) -> Latents:
-        """The largest values of each token, if there are more than so many slots."""
+        """Return the largest values of each token, if there are more than so many slots."""
         if self.values.shape[-1] <= at_most:
             return self
         values, slots = self.values.topk(at_most, dim=-1)
         return Latents(values, self.indices.gather(-1, slots))
 
     def to_dense(self, d_sae: int) -> Float[Tensor, "*tokens d_sae"]:
-        """The same values at their places in a row of zeros."""
+        """Return the same values at their places in a row of zeros."""
         dense = self.values.new_zeros(*self.values.shape[:-1], d_sae)
         return dense.scatter_add(-1, self.indices.clamp(min=0), self.values)
 
@@ -61,16 +61,16 @@ class Latents(NamedTuple):
         return (self.values > 0).sum(-1).to(self.values.dtype).mean()
 
     def as_rows(self) -> Latents:
-        """The latents of all tokens below each other, [tokens, k]."""
+        """Return the latents of all tokens below each other, [tokens, k]."""
         return Latents(as_rows(self.values), as_rows(self.indices))
 
     def with_leading(self, shape: torch.Size) -> Latents:
-        """The rows of [tokens, k] in a leading shape."""
+        """Return the rows of [tokens, k] in a leading shape."""
         return Latents(with_leading(self.values, shape), with_leading(self.indices, shape))
 
 
 def as_rows(x: Shaped[Tensor, "*tokens d"]) -> Shaped[Tensor, "rows d"]:
-    """All vectors below each other; a matrix stays itself."""
+    """Return all vectors below each other; a matrix stays itself."""
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 

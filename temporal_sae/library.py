@@ -214,7 +214,7 @@ def divided(options: Mapping[str, Any], sae: Any) -> tuple[dict[str, Any], dict[
 
 
 def architecture(name: Any) -> type[SparseAutoencoder]:
-    """The class of an architecture.
+    """Return the class of an architecture.
 
     Raises:
         InvalidOption: there is none of that name.
@@ -226,7 +226,7 @@ def architecture(name: Any) -> type[SparseAutoencoder]:
 
 
 def made(sae: Any, options: dict[str, Any]) -> SparseAutoencoder:
-    """The SAE itself, or one of that architecture."""
+    """Return the SAE itself, or one of that architecture."""
     if not isinstance(sae, SparseAutoencoder):
         return architecture(sae)(**options)
     if sae.d_in != options["d_in"]:
@@ -236,7 +236,7 @@ def made(sae: Any, options: dict[str, Any]) -> SparseAutoencoder:
 
 
 def made_tracker(given: Any, d_sae: int, device: torch.device) -> Any:
-    """The tracker itself, or one with the options that are given."""
+    """Return the tracker itself, or one with the options that are given."""
     if given is None:
         return NoTracker(d_sae, device=device)
     if given == "co_activation" or isinstance(given, Mapping):
@@ -248,7 +248,7 @@ def made_tracker(given: Any, d_sae: int, device: torch.device) -> Any:
 
 
 def made_penalty(given: Any) -> Any:
-    """The penalty itself, or one with the options that are given."""
+    """Return the penalty itself, or one with the options that are given."""
     if given is None:
         return OrthogonalityLoss(ortho_weight=0.0)
     if given == "orthogonality" or isinstance(given, Mapping):
@@ -259,7 +259,7 @@ def made_penalty(given: Any) -> Any:
 
 
 def ready(folder: Path) -> Path:
-    """The folder, made if it is missing.
+    """Return the folder, made if it is missing.
 
     Raises:
         RunError: it cannot be.
@@ -272,6 +272,6 @@ def ready(folder: Path) -> Path:
 
 
 def read_history(folder: Path) -> list[Metrics]:
-    """The metrics of all logged steps, those of earlier parts of the run too."""
+    """Return the metrics of all logged steps, those of earlier parts of the run too."""
     lines = (folder / METRICS).read_text().splitlines()
     return [json.loads(line) for line in lines]

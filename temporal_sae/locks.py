@@ -64,7 +64,7 @@ class ProcessLock:
 
 
 def marker_of(path: Path) -> Path:
-    """The file that stands for a lock where there are none."""
+    """Return the file that stands for a lock where there are none."""
     return path.with_name(f"{path.name}.pid")
 
 

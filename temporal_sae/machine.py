@@ -118,7 +118,7 @@ def _limits_of_cgroups(root: Path) -> Iterator[Free]:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[Path, tuple[str, str, tuple[str, ...]]]]:
-    """The folder of each cgroup that counts this process's memory, from the innermost."""
+    """Yield the folder of each cgroup that counts this process's memory, from the innermost."""
     with suppress(OSError, ValueError):  # another system has no such files
         names = [line.split(":", 2) for line in _lines(root / "proc/self/cgroup")]
         mounts = [_mounted(line) for line in _lines(root / "proc/self/mountinfo")]
@@ -154,7 +154,7 @@ def _up(root: Path, mount: str, visible: str, name: str) -> Iterator[Path]:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines such as `MemFree:  12 kB` or `active_file 12`."""
+    """Return the numbers of a file of lines such as `MemFree:  12 kB` or `active_file 12`."""
     words = [line.replace(":", " ").split() for line in _lines(path)]
     return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdigit()}
 

@@ -46,11 +46,11 @@ class Metric:
     form: str = "{:.3f}"
 
     def called(self, name: str) -> Metric:
-        """The member of this family with that name."""
+        """Return the member of this family with that name."""
         return replace(self, name=name)
 
     def of(self, results: dict[str, Any]) -> float | None:
-        """The value in the content of a `results.json`; None where it was not measured."""
+        """Return the value in the content of a `results.json`; None where it was not measured."""
         for beginning in self.sections:
             for name, section in results.items():
                 if name.startswith(beginning):
@@ -61,7 +61,7 @@ class Metric:
         return None
 
     def shown(self, results: dict[str, Any]) -> str:
-        """The same as a text, a dash where it was not measured."""
+        """Return the same as a text, a dash where it was not measured."""
         value = self.of(results)
         return DASH if value is None else self.form.format(value)
 
@@ -77,13 +77,13 @@ def declare(*metrics: Metric) -> tuple[Metric, ...]:
 
 
 def declared() -> Sequence[Metric]:
-    """All that are known, in the order of their declaration by each evaluation."""
+    """Return all that are known, in the order of their declaration by each evaluation."""
     registry.components("eval")
     return _declared
 
 
 def fitting(name: str) -> list[Metric]:
-    """The declarations that fit a metric's own name, the closest first."""
+    """Return the declarations that fit a metric's own name, the closest first."""
     found = [m for m in declared() if m.name == name or fnmatchcase(name, m.name)]
     return sorted(found, key=lambda m: (m.name == name, len(m.name)), reverse=True)
 

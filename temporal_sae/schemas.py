@@ -392,7 +392,7 @@ class MetricsLine(TypedDict):
 
 
 def read(path: Path, schema: type[T]) -> T:
-    """The content of a JSON file, of which at least what `schema` says is as it says.
+    """Return the content of a JSON file, of which at least what `schema` says is as it says.
 
     Names that earlier versions have given to config keys and values come out as they are today.
 
@@ -433,7 +433,7 @@ def read_results(path: Path, sections: Mapping[str, Any] = SCORED) -> dict[str, 
 
 
 def metrics_of(line: bytes) -> MetricsLine | None:
-    """A line of `metrics.jsonl`; None for one that is broken."""
+    """Return a line of `metrics.jsonl`; None for one that is broken."""
     try:
         content = parse_json(line)
     except ValueError:

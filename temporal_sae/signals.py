@@ -97,7 +97,7 @@ def let_go() -> None:
 
 
 def obey() -> None:
-    """A place where stopping is safe.
+    """Raise here, where stopping is safe, what a remembered signal stands for.
 
     Raises:
         Terminated: a signal has come, and what it raised has been swallowed.

@@ -48,7 +48,7 @@ class WrappingFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record."""
+        """Return the text of a record."""
         text = super().format(record)
         if record.levelno > logging.INFO or not sys.stdout.isatty():
             return text

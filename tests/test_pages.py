@@ -1,5 +1,6 @@
 """README.md and docs/ beside what they speak of: links, files, keys, rooms, blocks of Python."""
 
+import pydoc
 import re
 
 import numpy as np
@@ -42,6 +43,19 @@ def test_addresses_outside_are_whole():
 def test_every_page_is_in_the_menu_of_the_site():
     menu = set(re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert menu == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+
+
+def named_on_the_api_pages():
+    return sorted(
+        name
+        for path in DOCS.glob("api/*.md")
+        for name in re.findall(r"^::: (\S+)$", path.read_text(), re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("name", named_on_the_api_pages())
+def test_what_an_api_page_shows_is_there_and_tells_of_itself(name):
+    assert pydoc.locate(name).__doc__
 
 
 def test_the_configuration_page_shows_every_file_of_conf():

@@ -84,7 +84,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def number(text: str) -> float:
-    """A number of at least 0, such as 1e9."""
+    """Return a number of at least 0, such as 1e9."""
     value = float(text)
     if not 0 <= value < float("inf"):
         raise ValueError

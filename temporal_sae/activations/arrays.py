@@ -60,7 +60,7 @@ class ActivationArray(TableSource):
         self.name = f"an array of {self.table.n_rows:,} rows"
 
     def find_tables(self) -> Sequence[Table]:
-        """The array."""
+        """Return the array."""
         return [self.table]
 
     def describe(self) -> dict[str, Any]:

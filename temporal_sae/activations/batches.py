@@ -119,7 +119,7 @@ class BatchesReader:
         self.source, self.rows, self.n_rows = source, rows, 0
 
     def read(self) -> Rows:
-        """The next batch.
+        """Return the next batch.
 
         Raises:
             EndOfRows: there is none.
@@ -143,6 +143,6 @@ class BatchesReader:
 
 
 def chain_of(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The first, and then the others."""
+    """Yield the first, and then the others."""
     yield first
     yield from rest

@@ -139,7 +139,7 @@ class Looked:
         return f"{told}, in {Path(files[0]).parent}"
 
     def look_at_text(self) -> str:
-        """The first document, read."""
+        """Return the first document, read."""
         from temporal_sae.experiment.construct import naming
 
         text = self.cheap.source.text
@@ -192,7 +192,7 @@ class Looked:
         return CHECKPOINTS_AT_ONCE * checkpoint + (1 + kept) * weights
 
     def width(self) -> int:
-        """The width of the rows, as the config of the model tells it where nothing is open."""
+        """Return the width of the rows; from the model's config where nothing is open."""
         source = self.cheap.source
         if not self.model:
             source.open()
@@ -207,7 +207,7 @@ class Looked:
         return int(config.get_text_config().hidden_size)
 
     def look_at_memory(self) -> str:
-        """The budget as a run prints it."""
+        """Return the budget as a run prints it."""
         from temporal_sae.experiment.build import build_without_memory
         from temporal_sae.experiment.memory import check_memory
         from temporal_sae.experiment.source import fitted, open_source

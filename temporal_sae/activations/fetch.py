@@ -150,7 +150,7 @@ def sizes_of(kind: str, name: str, revision: str | None) -> dict[str, int]:
 
 
 def files_of_model(files: dict[str, int]) -> dict[str, int]:
-    """Those that are read: configs, tokenizer, and weights of the first kind that there is."""
+    """Return those that are read: configs, tokenizer, and weights of the first kind found."""
 
     def like(*patterns: str) -> dict[str, int]:
         return {f: size for f, size in files.items() if any(Path(f).match(p) for p in patterns)}
@@ -173,7 +173,7 @@ def check_room(folder: Path, name: str, needed: int) -> None:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one around it that exists."""
+    """Return the folder, or the nearest one around it that exists."""
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
@@ -224,5 +224,5 @@ class _Once:
 
 
 def command(overrides: list[str], folder: str = "FOLDER") -> str:
-    """The command that fetches what a config names."""
+    """Return the command that fetches what a config names."""
     return module_command("temporal_sae.activations", "fetch", folder, *overrides)

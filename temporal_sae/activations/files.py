@@ -271,7 +271,7 @@ def look_at(path: Path) -> list[int]:
 
 
 def find_files(path: Any) -> dict[str, Path]:
-    """The files of known types that a path stands for, by their names below its folder.
+    """Return the files of known types that a path stands for, by their names below its folder.
 
     Raises:
         InvalidOption: there are none.

@@ -207,7 +207,7 @@ class HarvestReader:
         return Rows(chosen, rows.flatten(0, 1)[counted][:, :KIND])
 
     def _read_text(self) -> Int[Tensor, "sequences context 4"]:
-        """The next sequences; where the text cannot be read on, they are still to come."""
+        """Return the next sequences; where the text cannot be read on, they are still to come."""
         before = self.sequences.state_dict()
 
         def read() -> Tensor:
@@ -221,7 +221,7 @@ class HarvestReader:
             raise
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the text."""
+        """Return the place in the text."""
         return self.sequences.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ class LanguageModel:
             raise InvalidOption("name", self.name, allowed)
 
         def elsewhere(hidden: Tensor) -> Tensor:
-            """The edit on the device of this model, wherever the layer is."""
+            """Return the edit on the device of this model, wherever the layer is."""
             assert edit is not None
             return edit(hidden.to(self.device)).to(hidden.device)
 

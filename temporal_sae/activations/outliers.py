@@ -60,7 +60,7 @@ class Outliers:
             )
 
     def treat(self, rows: Rows) -> Rows:
-        """The rows as training shall see them: the same ones, fewer, or shorter.
+        """Return the rows as training shall see them: the same ones, fewer, or shorter.
 
         Only `drop` waits for the device, since the number of rows it leaves depends on them.
         """
@@ -81,7 +81,7 @@ class Outliers:
         return self._n_outliers / max(1, self.n_rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The limit and both counts."""
+        """Return the limit and both counts."""
         return {"limit": self.limit, "n_rows": self.n_rows, "n_outliers": self._n_outliers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

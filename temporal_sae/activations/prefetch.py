@@ -73,7 +73,7 @@ class Prefetched:
         self._state: dict[str, Any] | None = None
 
     def read(self) -> Rows:
-        """The next chunk, once it is there; an error is that of the reader."""
+        """Return the next chunk, once it is there; an error is that of the reader."""
         worker = self._worker or self._start()
         chunk = worker.chunks.get()
         worker.n_free.release()
@@ -122,7 +122,7 @@ class _Chunk(NamedTuple):
     ready: torch.cuda.Event | None = None  # on CUDA, once they have been computed
 
     def rows_on_current_stream(self, device: torch.device) -> Rows:
-        """The rows, for use by what follows; the memory is kept for as long as that takes."""
+        """Return the rows for use by what follows; their memory is kept as long as that takes."""
         assert self.rows is not None
         if self.ready is not None:
             current = torch.cuda.current_stream(device)

@@ -25,7 +25,7 @@ INSERTED = ("bos", "eos", "pad")  # tokens that are put before, behind or betwee
 
 
 def load_pretrained(name: str, options: LoadOptions) -> tuple[Loaded, Any]:
-    """The language model and the tokenizer of a folder, or of a name on the hub.
+    """Return the language model and the tokenizer of a folder, or of a name on the hub.
 
     Code that comes with a model is never run; transformers' own class is used where it has one.
 
@@ -80,7 +80,7 @@ def _hub(where: str, options: LoadOptions) -> AbstractContextManager[str | None]
 
 
 def where_is(name: str) -> str:
-    """The folder or the name on the hub; a folder holds nothing that blocks or is endless.
+    """Return the folder or the name on the hub; a folder holds nothing that blocks or is endless.
 
     Raises:
         InvalidOption: there is no such folder, or something in it is no regular file.

@@ -50,25 +50,25 @@ class Rows:
             yield self[slice(start, start + n)]
 
     def __getitem__(self, which: Any) -> Rows:
-        """The rows that a slice, a mask or indices choose."""
+        """Return the rows that a slice, a mask or indices choose."""
         return Rows(self.x[which], None if self.places is None else self.places[which])
 
     def scaled(self, scale: float) -> Rows:
-        """The same rows in float32, divided by `scale`."""
+        """Return the same rows in float32, divided by `scale`."""
         return Rows(self.x.float() / scale, self.places)
 
     def to(self, device: torch.device) -> Rows:
-        """The same rows on a device."""
+        """Return the same rows on a device."""
         places = None if self.places is None else self.places.to(device, non_blocking=True)
         return Rows(self.x.to(device), places)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors by name, for a checkpoint."""
+        """Return the tensors by name, for a checkpoint."""
         return {"x": self.x} | ({} if self.places is None else {"places": self.places})
 
     @classmethod
     def from_state(cls, state: Any, device: torch.device) -> Rows:
-        """The rows of a `state_dict`; a state of before 0.2 has the activations alone."""
+        """Return the rows of a `state_dict`; a state of before 0.2 has the activations alone."""
         if not isinstance(state, Tensor):
             return cls(**state).to(device)
         return cls(state, torch.full((len(state), 3), -1, dtype=torch.int32)).to(device)

@@ -77,7 +77,7 @@ class ShuffleBuffer:
         return drawn
 
     def held(self) -> Rows:
-        """The rows in the buffer, as views."""
+        """Return the rows in the buffer, as views."""
         if not self._columns:
             raise ValueError("the buffer is empty")
         return Rows(*(column[: self.count] for column in self._columns))

@@ -185,7 +185,7 @@ class ActivationStream(Iterator[ActivationBatch]):
             raise self._ended
 
     def _read(self) -> list[Rows]:
-        """The next rows, or nothing where they have ended."""
+        """Return the next rows, or nothing where they have ended."""
         try:
             return [self.reader.read().to(self.device)]
         except EndOfRows as end:

@@ -136,7 +136,7 @@ class SyntheticReader:
         self.source, self.seed, self.number = source, seed, 0
 
     def read(self) -> Rows:
-        """The next block."""
+        """Return the next block."""
         rows, _ = self.source.block("train", self.seed, self.number)
         self.number += 1
         return rows

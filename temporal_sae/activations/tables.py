@@ -226,7 +226,7 @@ class TableReader:
         self._order = self.source.in_order("train", self.seed, epoch)
 
     def read(self) -> Rows:
-        """The next block."""
+        """Return the next block."""
         if self.cursor == len(self._order):
             if self.epoch == 0:
                 n = self.source.rows_in_pass

@@ -52,7 +52,7 @@ ARCHITECTURE = Gemma2Config(
 
 
 def train_tokenizer(source: StdlibText) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 2048 tokens on the training split."""
+    """Return a byte-level BPE of 2048 tokens on the training split."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -76,7 +76,7 @@ def all_sequences(source: StdlibText, tokenizer: PreTrainedTokenizerFast, split:
 
 @torch.no_grad()
 def make_model() -> Gemma2ForCausalLM:
-    """An untrained model in which a token is louder than the layers: they start at a fifth.
+    """Return an untrained model in which a token is louder than the layers: they start at a fifth.
 
     Gemma-2 normalises what every layer adds, so that at the usual start twelve random unit vectors
     drown the embedding, and learning is slow.

@@ -69,7 +69,7 @@ class Chat(Document):
             yield encoded(spans, tokenizer)
 
     def _spans(self, tokenizer: Any) -> list[Span]:
-        """The rendered chat in spans of one kind each."""
+        """Return the rendered chat in spans of one kind each."""
         text = tokenizer.apply_chat_template(self._messages, tokenize=False)
         marked = [{**m, "content": MARK.format(n)} for n, m in enumerate(self._messages)]
         frame = MARKED.split(tokenizer.apply_chat_template(marked, tokenize=False))
@@ -93,7 +93,7 @@ class Chat(Document):
 
 
 def encoded(spans: list[Span], tokenizer: Any) -> Piece:
-    """The tokens of all spans, and the bit of the kind in which each of them begins."""
+    """Return the tokens of all spans, and the bit of the kind in which each of them begins."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     names = re.compile("|".join(map(re.escape, special)) or r"(?!)")
     injected = any(names.search(text) for text, kind in spans if kind != "template")

@@ -52,7 +52,7 @@ class TextColumn(Column):
     option = "text_column"
 
     def read(self, value: Any) -> tuple[Any, str | None]:
-        """A text, or None for an empty one."""
+        """Return a text, or None for an empty one."""
         if value is None:
             return value, None
         if not isinstance(value, str):
@@ -74,7 +74,7 @@ class TokensColumn(Column):
     option = "tokens_column"
 
     def read(self, value: Any) -> tuple[Any, str | None]:
-        """A list of numbers, or None for an empty one."""
+        """Return a list of numbers, or None for an empty one."""
         value = from_json(value)
         if value is None or (isinstance(value, list) and all(is_number(v) for v in value)):
             return value, None
@@ -92,7 +92,7 @@ class MessagesColumn(Column):
     option = "messages_column"
 
     def read(self, value: Any) -> tuple[Any, str | None]:
-        """A list of messages, or None for an empty one."""
+        """Return a list of messages, or None for an empty one."""
         value = from_json(value)
         if value is None:
             return value, None
@@ -138,7 +138,7 @@ def is_number(value: Any) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """The value that a text writes as JSON; a text that is none, and anything else, as it is."""
+    """Return the value that a text writes as JSON; anything else as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

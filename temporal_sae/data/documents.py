@@ -52,7 +52,7 @@ class Document(ABC):
 
 
 def document_of(found: str | Document) -> Document:
-    """A document as a source yields it; a string is its text."""
+    """Return a document as a source yields it; a string is its text."""
     return Text(found) if isinstance(found, str) else found
 
 
@@ -133,7 +133,7 @@ def exhaust(blocks: Iterator[str]) -> None:
 
 
 def ids_of(text: str, tokenizer: Any) -> list[int]:
-    """The tokens of a text, without those that a tokenizer would put around it."""
+    """Return the tokens of a text, without those that a tokenizer would put around it."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 

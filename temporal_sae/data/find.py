@@ -50,7 +50,7 @@ class Found:
 def find_files(
     path: Path, pattern: str = "*", exclude: Collection[str] = (), own: Path | None = None
 ) -> Found:
-    """The files that `path` stands for.
+    """Return the files that `path` stands for.
 
     Args:
         path: a folder, a file, or a glob pattern.
@@ -73,7 +73,7 @@ def find_files(
 
 
 def split_glob(path: Path) -> tuple[Path, Parts]:
-    """The folder before the first part with a wildcard, and the parts from there on."""
+    """Return the folder before the first part with a wildcard, and the parts from there on."""
     wild = [n for n, part in enumerate(path.parts) if glob.has_magic(part)]
     first = wild[0] if wild else len(path.parts)
     return Path(*path.parts[:first]), path.parts[first:]

@@ -125,7 +125,7 @@ class HubText(TextSource):
         self._n_empty, self._first_empty, self._farthest = 0, 0, 0
 
     def _open(self) -> Rows:
-        """The data set, opened at the first call.
+        """Return the data set, opened at the first call.
 
         Raises:
             InvalidOption: it cannot be loaded, or has no such column.
@@ -148,7 +148,7 @@ class HubText(TextSource):
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
     ) -> Iterator[tuple[int, str | Document]]:
-        """One pass over the documents of a split.
+        """Yield one pass over the documents of a split.
 
         Raises:
             InvalidOption: the data set cannot be loaded, or its first row has no such column.
@@ -167,7 +167,7 @@ class HubText(TextSource):
                 yield cursor, self._column.document(value, partial(self._pass_over, number))
 
     def _read(self, rows: Any, start: int) -> Iterator[dict[str, Any]]:
-        """The rows behind `start`, as long as they can be read."""
+        """Yield the rows behind `start`, as long as they can be read."""
         if self._open().come_by_network:
             remaining = patiently(rows, start, self.patience, f"data.name={self.name}")
         else:
@@ -257,7 +257,7 @@ class HubText(TextSource):
 
 
 def numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
-    """The row with its number in the stored order, from 1."""
+    """Return the row with its number in the stored order, from 1."""
     return {**row, NUMBER: index + 1}
 
 

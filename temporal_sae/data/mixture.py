@@ -87,7 +87,7 @@ class MixtureText(TextSource):
         return {"parts": [part.describe() for part in self.parts], "weights": self.weights}
 
     def listing(self) -> dict[str, Any]:
-        """A fact for every local file, by the part's number and its name."""
+        """Return a fact for every local file, by the part's number and its name."""
         return {
             f"{number}/{name}": fact
             for number, part in enumerate(self.parts)
@@ -135,7 +135,7 @@ class _Turns:
         self._documents = part.documents(split, seed, epoch, cursor)
 
     def next(self) -> str | Document | None:
-        """The next document, or None where there is none to be held out any more."""
+        """Return the next document, or None where there is none to be held out any more."""
         found = self._take()
         if found is None and self._split == "train" and self.cursor:
             self._begin_next_pass()

@@ -77,7 +77,7 @@ class TokenSequences(Iterator[Tensor]):
         self._open: tuple[Cursor, Iterator[Piece]] | None = None  # the pieces that are left of one
 
     def __next__(self) -> Int[Tensor, " context"]:
-        """The tokens of the next sequence, int64."""
+        """Return the tokens of the next sequence, int64."""
         return self.read()[:, TOKEN].long()
 
     def read(self) -> Int[Tensor, "context 4"]:

@@ -13,7 +13,7 @@ LARGEST = 16384  # or longer; characters
 
 
 def divide(n_pieces: int, name: str, held_out_fraction: float) -> dict[Split, list[int]]:
-    """The numbers of the pieces of each split, which depend on `name` and the number."""
+    """Return the numbers of the pieces of each split, which depend on `name` and the number."""
     ranks = [hash_fraction(f"{name}/{number}") for number in range(n_pieces)]
     limit = held_out_below(ranks, held_out_fraction)
     return {
@@ -23,7 +23,7 @@ def divide(n_pieces: int, name: str, held_out_fraction: float) -> dict[Split, li
 
 
 def piece_size(blocks: Iterator[str]) -> int:
-    """The characters of a piece of a text, which is not read farther than that takes."""
+    """Return the characters of a piece of a text, which is not read farther than that takes."""
     length = 0
     for block in blocks:
         length += len(block)

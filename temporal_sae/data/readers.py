@@ -110,7 +110,7 @@ def open_rows(name: str, subset: str | None, split: str, streaming: bool, patien
 
 
 def find_files(path: Path) -> list[Path]:
-    """The regular file at `path`, or those that a glob matches, sorted."""
+    """Return the regular file at `path`, or those that a glob matches, sorted."""
     if path.is_file():
         return [path]
     return sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
@@ -169,12 +169,12 @@ def load(
 
 
 def cannot_be_loaded(name: str, error: Exception) -> InvalidOption:
-    """The refusal of a data set with what a library said."""
+    """Return the refusal of a data set with what a library said."""
     return InvalidOption("name", name, f"a data set that can be loaded ({why(error)})")
 
 
 def why(error: BaseException) -> str:
-    """The reason in one line, with the file where a reader has named it.
+    """Return the reason in one line, with the file where a reader has named it.
 
     `datasets` wraps the error that tells something in one that does not.
     """
@@ -204,7 +204,7 @@ class ReadersErrors(logging.Filter):
         return True
 
     def take_file(self) -> str | None:
-        """The file named since the last call, if there is one."""
+        """Return the file named since the last call, if there is one."""
         file, self._file = self._file, None
         return file
 

@@ -59,13 +59,13 @@ def look_at(file: Path) -> Look:
 
 
 def encoding_of(head: bytes) -> tuple[str, int]:
-    """The codec of a text and the length of its byte order mark, which is no text."""
+    """Return the codec of a text and the length of its byte order mark, which is no text."""
     found = ((codec, len(mark)) for mark, codec in MARKS if head.startswith(mark))
     return next(found, ("utf-8", 0))
 
 
 def read_text(file: Path) -> str:
-    """The whole text of a regular file.
+    """Return the whole text of a regular file.
 
     Raises:
         ValueError: there is none; the message says why in a few words.
@@ -136,5 +136,5 @@ def first_characters(blocks: Iterator[str], n: int | None) -> Iterator[str]:
 
 
 def cannot_be_read(error: OSError) -> str:
-    """The reason that the operating system gives, without the path."""
+    """Return the reason that the operating system gives, without the path."""
     return f"cannot be read ({error.strerror or 'not a regular file'})"

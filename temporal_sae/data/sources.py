@@ -108,11 +108,11 @@ class TextSource(Protocol):
         return []
 
     def describe(self) -> dict[str, Any]:
-        """A few JSON facts that tell this text from another, for run.json."""
+        """Return a few JSON facts that tell this text from another, for run.json."""
         return {}
 
     def listing(self) -> dict[str, Any]:
-        """A JSON fact for every local file, by its name; another fact is another content."""
+        """Return a JSON fact for every local file, by its name; another fact is another content."""
         return {}
 
     def left_out(self) -> dict[str, dict[str, Any]]:
@@ -129,7 +129,7 @@ class TextSource(Protocol):
 
 
 def hash_fraction(name: str) -> float:
-    """A number in [0, 1) that depends on `name` alone, which may be one that is not UTF-8."""
+    """Return a number in [0, 1) that depends on `name` alone, which need not be UTF-8."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -140,7 +140,7 @@ def hash_of(listing: dict[str, Any]) -> str:
 
 
 def held_out_below(ranks: Collection[float], fraction: float) -> float:
-    """The limit below which a rank in [0, 1) is held out.
+    """Return the limit below which a rank in [0, 1) is held out.
 
     It is `fraction`; where chance leaves a wanted side empty, the nearest item changes sides.
     """
@@ -151,7 +151,7 @@ def held_out_below(ranks: Collection[float], fraction: float) -> float:
 
 
 def shuffled(items: list[T], seed: int, epoch: int) -> list[T]:
-    """The items in the order of pass number `epoch`."""
+    """Return the items in the order of pass number `epoch`."""
     order = list(items)
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order

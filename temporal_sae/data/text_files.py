@@ -156,7 +156,7 @@ class TextFiles(TextSource):
     def documents(
         self, split: Split, seed: int, epoch: int, start: int = 0
     ) -> Iterator[tuple[int, str | Document]]:
-        """One pass over the files of a split; those that turn out to hold no text are left out."""
+        """Yield one pass over the files of a split, without those that hold no text."""
         if self._pieces:
             name = self._usable[0]
             pieces = shuffled(self._pieces[split], seed, epoch)
@@ -179,7 +179,7 @@ class TextFiles(TextSource):
         return self._text(name)
 
     def _text(self, name: str, start: int = 0, end: int | None = None) -> str:
-        """The text between two bytes of a file; nothing where it holds none, which is noted."""
+        """Return the text between two bytes of a file; note a file that holds none."""
         blocks = text_blocks(self._files[name], start, end)
         try:
             return "".join(first_characters(blocks, self.max_document_chars))

@@ -85,7 +85,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, str]:
 
 
 def with_facts(folder: Path, overrides: list[str]) -> DictConfig:
-    """The config that is typed, with the model and windows that the SAE's own config names.
+    """Return the config that is typed, with the model and windows that the SAE's own config names.
 
     They are set as values, of which nothing is parsed. What is typed wins.
 

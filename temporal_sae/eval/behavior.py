@@ -73,7 +73,7 @@ class BehaviorSums:
         self.tokens += targets.numel()
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The metrics in SAEBench's groups; scores are 1 for a perfect SAE and 0 for zeros."""
+        """Return the metrics in SAEBench's groups; a perfect SAE scores 1, one of zeros 0."""
         mean = {name: total / self.tokens for name, total in self._sums.totals().items()}
         return {
             "model_behavior_preservation": {

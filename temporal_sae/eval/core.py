@@ -95,7 +95,7 @@ class CoreEvaluation(Evaluation):
         return {CORE_SECTION: {**about, **self._measure(sae, harvest)}}
 
     def measure(self, sae: SparseAutoencoder, source: Harvest) -> dict[str, dict[str, float]]:
-        """All metrics, grouped as SAEBench groups them.
+        """Return all metrics, grouped as SAEBench groups them.
 
         Args:
             sae: takes activations of the language model as they are (input scale folded in).
@@ -126,7 +126,7 @@ class CoreEvaluation(Evaluation):
 def core_section(
     sae: SparseAutoencoder, source: Harvest, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The names that SAEBench puts around the metrics."""
+    """Return the names that SAEBench puts around the metrics."""
     model = source.language_model
     name = f"{model.name}_layer_{model.layer}_sae"
     return {

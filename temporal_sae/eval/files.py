@@ -36,7 +36,7 @@ class EvaluationFiles:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def find(self, name: str, options: dict[str, Any], schema: Any) -> dict[str, Any] | None:
-        """The result called `name` if it is there and was made with the same options.
+        """Return the result called `name` if it is there and was made with the same options.
 
         Args:
             name: of its file, without ending.
@@ -59,7 +59,7 @@ class EvaluationFiles:
 
 
 def read_or_set_aside(path: Path, schema: type[T]) -> T | None:
-    """The content of a file that can be made again; None where there is none that fits."""
+    """Return the content of a file that can be made again; None where there is none that fits."""
     try:
         return schemas.read(path, schema)
     except FileNotFoundError:

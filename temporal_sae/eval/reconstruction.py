@@ -100,7 +100,7 @@ class ReconstructionSums:
         self._x_sum += x.sum(0)
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The metrics in SAEBench's groups."""
+        """Return the metrics in SAEBench's groups."""
         totals = self._sums.totals()
         mean = {name: total / self.tokens for name, total in totals.items()}
         mean |= {name: totals[name] / _nonzero(totals[per]) for name, per in MEANS.items()}

@@ -27,7 +27,7 @@ class SequenceSums:
             self._sums.setdefault(name, []).append(values.double())
 
     def totals(self) -> dict[str, float]:
-        """The sum over all sequences."""
+        """Return the sum over all sequences."""
         return {name: float(values.sum()) for name, values in self._sequences().items()}
 
     def interval(
@@ -52,5 +52,5 @@ class SequenceSums:
 
 
 def nonzero(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values, NaN where they are zero: a ratio with them is then not defined."""
+    """Return the values, NaN where they are zero: a ratio with them is then not defined."""
     return np.where(values == 0, np.nan, values)

@@ -176,7 +176,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
 
 
 def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
-    """The SAE with shapes and no weights."""
+    """Return the SAE with shapes and no weights."""
     with torch.device("meta"):
         sae: SparseAutoencoder = build(cfg, "sae", d_in=d_in)
     return sae

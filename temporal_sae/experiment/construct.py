@@ -78,7 +78,7 @@ def give_inside(options: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def plain(node: Any) -> Any:
-    """A part of the config as plain dictionaries, lists and values, with everything resolved.
+    """Return a part of the config as plain dictionaries, lists and values, all resolved.
 
     Raises:
         RunError: a value is missing, or refers to what there is not.
@@ -140,7 +140,7 @@ def targets_below(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def find_class(option: str, name: Any) -> type:
-    """The class of that full name.
+    """Return the class of that full name.
 
     Raises:
         InvalidOption: there is none.
@@ -155,7 +155,7 @@ def find_class(option: str, name: Any) -> type:
 
 
 def arguments_of(cls: type) -> tuple[Collection[str] | None, list[str]]:
-    """The arguments that a class takes, None for any; and those that it cannot do without."""
+    """Return the arguments that a class takes, None for any, and those that it needs."""
     try:
         parameters = inspect.signature(cls).parameters.values()
     except ValueError:  # of a class that is written in C

@@ -42,7 +42,7 @@ def subject_of(
     config: dict[str, Any],
     folder: Path,
 ) -> Subject:
-    """A saved SAE with everything it is judged by.
+    """Return a saved SAE with everything it is judged by.
 
     Args:
         sae: what `sae_folder` holds.
@@ -61,7 +61,7 @@ def subject_of(
 
 
 def identity_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The options on which held-out rows depend, as far as is known of all sources."""
+    """Return the options on which held-out rows depend, as far as is known of all sources."""
     groups = {group: config.get(group) or {} for group in SOURCE_GROUPS}
     return {
         group: {k: v for k, v in options.items() if k not in SAME_ROWS}
@@ -192,7 +192,7 @@ def check_width(source: ActivationSource, sae: SparseAutoencoder, sae_folder: Pa
 
 
 def results_in(folder: Path) -> dict[str, Any]:
-    """The results so far, none at first."""
+    """Return the results so far, none at first."""
     try:
         return schemas.read_results(folder / RESULTS)
     except FileNotFoundError:

@@ -196,7 +196,7 @@ class RunFolder:
             raise RunError(f"{self.path / name}: cannot be removed ({error.strerror})") from error
 
     def read(self) -> dict[str, Any] | None:
-        """The record, or None where there is no run.
+        """Return the record, or None where there is no run.
 
         Raises:
             RunError: it is damaged.
@@ -238,7 +238,7 @@ def check_writable(path: Path) -> None:
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides what a run computes, flat."""
+    """Return the part of a config that decides what a run computes, flat."""
     kept = {key: value for key, value in config.items() if key not in FREE_TO_CHANGE}
     for group, free in FREE_IN.items():
         if isinstance(options := kept.get(group), dict):

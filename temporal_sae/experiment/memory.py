@@ -94,7 +94,7 @@ def planned_items(
 
 
 def in_lines(budget: Mapping[str, int], free: Free | None) -> str:
-    """The budget in lines that a narrow terminal breaks nowhere, unless at an item's end."""
+    """Return the budget in lines that a narrow terminal breaks nowhere, unless at an item's end."""
     items = [f"{name} {size / MIB:,.0f}" for name, size in budget.items()]
     items.append(f"free {free or 'unknown'}")
     unbroken = " · ".join(items).replace(" ", NO_BREAK).replace(f"{NO_BREAK}·{NO_BREAK}", " · ")
@@ -103,7 +103,7 @@ def in_lines(budget: Mapping[str, int], free: Free | None) -> str:
 
 
 def what_helps(cfg: DictConfig, items: Mapping[str, Planned], excess: int) -> str:
-    """The keys of the largest items that this config has, as many as it takes to save `excess`."""
+    """Return the keys of the largest items of this config, as many as save `excess` bytes."""
     advice: dict[str, list[str]] = {}
     for name, item in sorted(items.items(), key=lambda pair: -pair[1].n_bytes):
         if excess <= 0:

@@ -92,7 +92,7 @@ def check_objective(name: Any, evaluation: Evaluation) -> None:
 
 
 def find_objective(name: str, results: dict[str, Any]) -> float:
-    """The metric of that name, where its declaration says; an evaluation's before the training's.
+    """Return the metric of that name; an evaluation's before the training's.
 
     Raises:
         RunError: it is not a finite number, or two evaluations have measured one of that name.
@@ -127,7 +127,7 @@ def summary_of(results: dict[str, Any]) -> Metrics:
 
 
 def _leaves(results: dict[str, Any]) -> list[tuple[str, Any]]:
-    """All named numbers; those of later sections come later."""
+    """Return all named numbers; those of later sections come later."""
     found: list[tuple[str, Any]] = []
     for key, value in results.items():
         if isinstance(value, dict):

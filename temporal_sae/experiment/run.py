@@ -211,7 +211,7 @@ def closing(logger: MetricsLogger) -> Iterator[None]:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code of a run that has not finished."""
+    """Return the exit code of a run that has not finished."""
     if isinstance(error, (Stopped, KeyboardInterrupt)):
         return signals.exit_code(error)
     if isinstance(error, SystemExit):
@@ -222,7 +222,7 @@ def exit_code_of(error: BaseException) -> int:
 def describe(
     cfg: DictConfig, config: dict[str, Any], overrides: list[str], parts: Components
 ) -> dict[str, Any]:
-    """The record of a run that begins."""
+    """Return the record of a run that begins."""
     return {
         "status": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -42,7 +42,7 @@ def source_section(
 
 
 def with_what_was_left_out(record: dict[str, Any], source: ActivationSource) -> dict[str, Any]:
-    """A record that also tells of what has been left out while it was read."""
+    """Return a record that also tells of what has been left out while it was read."""
     return {**record, "data": {**record["data"], "left_out": source.left_out()}}
 
 

@@ -53,7 +53,7 @@ def is_writable(folder: Path) -> bool:
 
 
 def private_folder() -> Path:
-    """A folder among the temporary files that is this user's alone: what lies in it is executed.
+    """Return a temporary folder of this user alone, since what lies in it is executed.
 
     One for all processes, unless somebody else has made it first.
     """

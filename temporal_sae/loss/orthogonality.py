@@ -152,7 +152,7 @@ class OrthogonalityLoss:
         return self.gram == "decoder" and relative
 
     def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
-        """A gradient of the decoder, and the pairs that are looked at together."""
+        """Return a gradient of the decoder, and the pairs that are looked at together."""
         return planned_for_rows(n_latents, d_in)
 
     def check_tracker(self, tracker: PairWeights) -> None:
@@ -186,7 +186,7 @@ class OrthogonalityLoss:
     def add_gradient(
         self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Float[Tensor, "F d_in"]
     ) -> Float[Tensor, ""]:
-        """The same number, its gradient by the decoder added to `into`: one pass, no autograd.
+        """Return the same number, with its gradient added to `into`: one pass, no autograd.
 
         For `gram=decoder`, and for training steps: nothing of the decoder's size is allocated when
         sampling.

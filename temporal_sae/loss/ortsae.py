@@ -57,7 +57,7 @@ class ChunkedOrthogonalityLoss:
         self.seed = check_int("seed", seed, 0)
 
     def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
-        """A gradient of the decoder, and the pairs that are looked at together."""
+        """Return a gradient of the decoder, and the pairs that are looked at together."""
         return planned_for_rows(n_latents, d_in)
 
     def check_tracker(self, tracker: PairWeights) -> None:
@@ -91,14 +91,14 @@ class ChunkedOrthogonalityLoss:
     def add_gradient(
         self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Float[Tensor, "F d_in"]
     ) -> Float[Tensor, ""]:
-        """The same number, its gradient by the decoder added to `into`: one pass, no autograd."""
+        """Return the same number, with its gradient added to `into`: one pass, no autograd."""
         function = self._function(W_dec, tracker)
         if function is None:
             return W_dec.new_zeros(())
         return self.ortho_weight * function(W_dec.detach(), into, self.ortho_weight)
 
     def _function(self, W_dec: Tensor, tracker: PairWeights) -> Overlap | None:
-        """The penalty without its weight, as a function of the decoder; None without weight."""
+        """Return the penalty without its weight, a function of the decoder; None if that is 0."""
         self.check_tracker(tracker)
         if self.ortho_weight == 0:
             return None
@@ -119,7 +119,7 @@ def mean_over_chunks(
     into: Float[Tensor, "F d_in"] | None = None,
     scale: Scale = 1.0,
 ) -> Float[Tensor, ""]:
-    """The mean over chunks of the mean over a chunk's rows of their largest cosine, squared.
+    """Return the mean over chunks of the mean over a chunk's rows of their largest cosine, squared.
 
     Args:
         chunks: rows of the decoder, each in one chunk; a row alone in its chunk counts as 0.
@@ -141,7 +141,7 @@ def mean_over_chunks(
 
 
 def nearest(N: Float[Tensor, "n d_in"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """The largest cosine of each unit row with another, and which that is; in blocks of rows."""
+    """Return the largest cosine of each unit row with another, and which, in blocks of rows."""
     largest = N.new_full(N.shape[:1], -torch.inf)
     neighbour = torch.zeros_like(largest, dtype=torch.int64)
     for lo, hi in row_blocks(N):
@@ -158,7 +158,7 @@ def nearest(N: Float[Tensor, "n d_in"]) -> tuple[Float[Tensor, " n"], Int[Tensor
 def pull(
     N: Float[Tensor, "n d_in"], largest: Float[Tensor, " n"], neighbour: Int[Tensor, " n"]
 ) -> Float[Tensor, "n d_in"]:
-    """The gradient of Σ_i m_i² by the unit rows, m_i being the largest cosine, with row j.
+    """Return the gradient of Σ_i m_i² by the unit rows, m_i being the largest cosine, with row j.
 
     It acts on both: 2 m_i n_j at i, 2 m_i n_i at j.
     """

@@ -45,7 +45,7 @@ def check_decoder(W_dec: Tensor, n_latents: int) -> None:
 
 
 def permutation(n: int, seed: int, tokens_seen: int, device: torch.device) -> Int[Tensor, " n"]:
-    """A function of the seed and the tokens seen, so that a resumed run draws the same."""
+    """Return a function of the seed and the tokens seen, so that a resumed run draws the same."""
     generator = torch.Generator(device)
     generator.manual_seed((seed * 1_000_003 + tokens_seen) % 2**63)
     return torch.randperm(n, generator=generator, device=device)
@@ -88,7 +88,7 @@ def reduction_factor(reduction: str, weight_sum: Tensor | float, d_sae: int) -> 
 
 
 def relabelled(latents: Latents, names: Int[Tensor, " F"]) -> Latents:
-    """The same values under other names, `names[i]` for latent i; empty slots stay -1."""
+    """Return the same values under other names, `names[i]` for latent i; empty slots stay -1."""
     indices = names[latents.indices.clamp(min=0).long()]
     return Latents(latents.values, torch.where(latents.indices >= 0, indices, -1))
 

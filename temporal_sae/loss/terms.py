@@ -77,7 +77,7 @@ def is_constant(variance: float, square: float) -> bool:
 
 
 def _variance_of_all(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
-    """The variance within parts, plus that of their means."""
+    """Return the variance within parts, plus that of their means."""
     own = torch.cat([x.mean(0), x.var(0, correction=0).sum()[None]])
     parts = torch.stack(distributed.all_gather(own, same_shape=True))
     return parts[:, -1].mean() + parts[:, :-1].var(0, correction=0).sum()

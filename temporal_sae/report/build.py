@@ -87,7 +87,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], schemas.ToldRecord]:
 
 
 def tasks_part(results: dict[str, Any]) -> list[str]:
-    """The section on the tasks, if some were done."""
+    """Return the section on the tasks, if some were done."""
     header, rows = tasks_table(results)
     if not rows:
         return []
@@ -120,7 +120,7 @@ def headline(results: dict[str, Any], record: schemas.ToldRecord) -> str:
 
 
 def co_activation_table(measures: dict[str, Any]) -> str:
-    """The stability measures with what they mean."""
+    """Return the stability measures with what they mean."""
     rows = [
         [meaning, number(measures[name])]
         for name, meaning in CO_ACTIVATION.items()
@@ -154,7 +154,7 @@ def cost_line(cost: dict[str, Any], record: schemas.ToldRecord) -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

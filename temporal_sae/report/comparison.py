@@ -68,7 +68,7 @@ def is_of_reference_model(results: dict[str, Any]) -> bool:
 
 @cache
 def reference_results() -> dict[str, dict[str, Any]]:
-    """The published runs on gemma-2-2b, layer 12, by name.
+    """Return the published runs on gemma-2-2b, layer 12, by name.
 
     What they call `explained_variance` is `explained_variance_legacy` today, and moves there.
     """

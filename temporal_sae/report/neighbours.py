@@ -28,7 +28,7 @@ class Neighbour(NamedTuple):
 
 
 def neighbours(folder: Path, results: dict[str, Any]) -> list[Neighbour]:
-    """The baseline, if it is there, and the newest others; what cannot be read is left out.
+    """Return the baseline, if it is there, and the newest others; what cannot be read is left out.
 
     Args:
         folder: of the run.

@@ -104,7 +104,7 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path]) -> Comparison:
 
 
 def read_run(folder: Path) -> Run:
-    """A finished run with its scores.
+    """Return a finished run with its scores.
 
     Raises:
         RunError: there is none.
@@ -120,7 +120,7 @@ def read_run(folder: Path) -> Run:
 
 
 def subject_of(config: schemas.ComparedConfig) -> dict[str, Any]:
-    """The options in which runs have to agree: where their activations come from."""
+    """Return the options in which runs have to agree: where their activations come from."""
     model, data = config.get("model"), config.get("data")
     activations = config.get("activations", {})
     subject = {f"model.{key}": model.get(key) for key in ("name", "hook_name")} if model else {}
@@ -129,7 +129,7 @@ def subject_of(config: schemas.ComparedConfig) -> dict[str, Any]:
 
 
 def sections_of(results: dict[str, Any]) -> Iterator[tuple[str, Section]]:
-    """The evaluations in the results, each with the scores that depend on the SAE."""
+    """Yield the evaluations in the results, each with the scores that depend on the SAE."""
     for name, content in results.items():
         if name == TASKS_SECTION:
             for task, options in content["options"].items():
@@ -149,12 +149,12 @@ def short_name(section: str) -> str:
 
 
 def scores_of(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics, in groups or not, that depend on the SAE and are numbers."""
+    """Return the metrics, in groups or not, that depend on the SAE and are numbers."""
     return {name: v for name, v in finite_leaves(metrics) if is_compared(name)}
 
 
 def by_seed(runs: list[Run]) -> dict[int, Run]:
-    """The runs of a group by their seed.
+    """Return the runs of a group by their seed.
 
     Raises:
         RunError: two have the same.
@@ -193,19 +193,19 @@ def comparable_sections(runs: list[Run], notes: list[str]) -> Iterator[tuple[str
 
 
 def left_out_seeds(groups: list[dict[int, Run]], seeds: list[int]) -> list[str]:
-    """A line about the seeds that only one group has."""
+    """Return a line about the seeds that only one group has."""
     alone = sorted((groups[0].keys() | groups[1].keys()) - set(seeds))
     return [f"without a partner, left out: seed {', '.join(map(str, alone))}"] if alone else []
 
 
 def make_row(section: str, name: str, a: list[float], b: list[float]) -> Row:
-    """One metric compared, from the values of both groups in the same order of seeds."""
+    """Return one metric compared, from the values of both groups in the same order of seeds."""
     difference = paired_difference(a, b, 0, better_when_higher(name), LEVEL)
     return Row(f"{section}: {name}", sum(a) / len(a), sum(b) / len(b), difference)
 
 
 def short(value: Any) -> str:
-    """A config value in few characters."""
+    """Return a config value in few characters."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

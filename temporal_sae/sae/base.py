@@ -142,7 +142,7 @@ class SparseAutoencoder(nn.Module, ABC):
         }
 
     def default_lr(self) -> float:
-        """The learning rate used when `trainer.lr` is null."""
+        """Return the learning rate used when `trainer.lr` is null."""
         return 3e-4
 
     def pre_activations(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
@@ -173,7 +173,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def encoded(self, x: Float[Tensor, "tokens d_in"]) -> Encoded:
-        """The encoder's product, which the rest of a training step starts from."""
+        """Return the encoder's product, which the rest of a training step starts from."""
         centered = x - self.b_dec
         pre_acts = torch.addmm(self.b_enc, centered, self.W_enc)
         return Encoded(centered, pre_acts, self.W_enc, self.b_enc, self.b_dec)
@@ -181,7 +181,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def choose(
         self, pre_acts: Tensor, thresholds: Float[Tensor, " d_sae"], context: StepContext
     ) -> Chosen:
-        """The latents whose pre-activation exceeds a threshold; or all, where that is faster.
+        """Return the latents whose pre-activation exceeds a threshold; all where that is faster.
 
         How many there are depends on the data, so on a GPU, unless told to, all.
         """
@@ -201,7 +201,7 @@ class SparseAutoencoder(nn.Module, ABC):
         terms: dict[str, Tensor],
         partial: tuple[Tensor, ...] = (),
     ) -> StepOutput:
-        """The output of a step whose latents are `acts`, in the places of `chosen`."""
+        """Return the output of a step whose latents are `acts`, in the places of `chosen`."""
         with torch.no_grad():
             l0 = (acts > 0).sum(-1).float().mean()
             fired = chosen.fired(acts)
@@ -227,11 +227,11 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_dec.mul_(scale)
 
     def config(self) -> dict[str, Any]:
-        """The constructor arguments that define the inference-time function."""
+        """Return the constructor arguments that define the inference-time function."""
         return {key: getattr(self, key) for key in self.config_keys}
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters of the inference-time function, by the names that SAELens gives them."""
+        """Return the parameters of the inference-time function, by SAELens's names."""
         return {name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ class SparseAutoencoder(nn.Module, ABC):
     @classmethod
     @torch.no_grad()
     def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The SAE that `config` and `tensors` were taken from.
+        """Return the SAE that `config` and `tensors` were taken from.
 
         Raises:
             KeyError: something is missing, which is never guessed.

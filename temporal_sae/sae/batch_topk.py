@@ -84,7 +84,7 @@ class BatchTopKSAE(SparseAutoencoder):
         return self.output(chosen, acts, x_hat, terms, partial)
 
     def reconstruct(self, chosen: Any, acts: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The reconstruction, and those by parts of the dictionary (none here)."""
+        """Return the reconstruction, and those by parts of the dictionary (none here)."""
         return chosen.decode(acts, self.W_dec).add_(self.b_dec), ()
 
     @torch.no_grad()
@@ -132,12 +132,12 @@ class BatchTopKSAE(SparseAutoencoder):
 
 
 def just_below(least: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The next smaller number, so that what equals `least` exceeds it; 0 stays."""
+    """Return the next smaller number, so that what equals `least` exceeds it; 0 stays."""
     return torch.nextafter(least, torch.zeros_like(least))
 
 
 def kth_largest_of_all(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, ""]:
-    """The (n · processes)-th largest of all positive entries of all processes; 0 where fewer.
+    """Return the (n · processes)-th largest positive entry of all processes; 0 where fewer.
 
     Each process finds its own n-th largest. The least of these has n entries at or above it in
     every process, so those are all that the answer can be among, and few more than needed. On a

@@ -88,7 +88,7 @@ def check_repo_id(option: str, value: Any) -> str:
 def model_card(
     config: Mapping[str, Any], repo_id: str = "OWNER/NAME", path_in_repo: str | None = None
 ) -> str:
-    """A short README of an SAE, from the content of its `cfg.json`."""
+    """Return a short README of an SAE, from the content of its `cfg.json`."""
     trained_as = config.get("trained_as") or {}
     facts = {**(config.get("metadata") or {}), **config, **trained_as}
     lines = ["---", "library_name: saelens", "tags:", "- sparse-autoencoder"]

@@ -97,7 +97,7 @@ class JumpReLUSAE(SparseAutoencoder):
 
 
 def of_all(l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The mean over processes, whose gradient is this process's own: it is averaged later."""
+    """Return the mean over processes, with the gradient of this one: it is averaged later."""
     if distributed.world_size() == 1:
         return l0
     return l0 + (distributed.all_reduce_mean(l0) - l0).detach()
@@ -137,5 +137,5 @@ class _Step(torch.autograd.Function):
 
 
 def _near(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
-    """The rectangular kernel: within half a bandwidth, and above 0 as every candidate is."""
+    """Return the rectangular kernel: within half a bandwidth, and above 0 as every candidate is."""
     return ((z - theta).abs() < bandwidth / 2) & (z > 0)

@@ -50,7 +50,7 @@ def load_sae(path: str | Path, device: str = "cpu") -> SparseAutoencoder:
 
 
 def _find(path: Path) -> tuple[Format, Path]:
-    """The format and the weights file that a path means."""
+    """Return the format and the weights file that a path means."""
     if os.path.exists(path) and not os.path.isdir(path):
         named = [f for f in components("format") if fnmatch(path.name, f.pattern)]
         if named:

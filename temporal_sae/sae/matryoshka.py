@@ -142,7 +142,7 @@ class _NestedProduct(torch.autograd.Function):
 
 
 def within(chosen: Chosen, lo: int, hi: int) -> Tensor:
-    """The chosen latents of one group, counted from its first; -1 in all other slots."""
+    """Return the chosen latents of one group, counted from its first; -1 in all other slots."""
     indices = chosen.indices
     assert indices is not None
     return torch.where((indices >= lo) & (indices < hi), indices - lo, -1)

@@ -58,7 +58,7 @@ class Chosen:
         return sparse_products.list_by_latent(self.indices, self.d_sae)
 
     def take(self, per_latent: Float[Tensor, " F"]) -> Tensor:
-        """A number of each latent where its slots are (any number in empty ones)."""
+        """Return a number of each latent where its slots are (any number in empty ones)."""
         if self.indices is None:
             return per_latent
         taken: Tensor = _Take.apply(per_latent, self)
@@ -76,7 +76,7 @@ class Chosen:
         return (acts * self.take(W_dec.norm(dim=-1))).sum(-1).mean()
 
     def dense(self, acts: Tensor) -> Float[Tensor, "tokens F"]:
-        """The same latents at their places in rows of zeros."""
+        """Return the same latents at their places in rows of zeros."""
         if self.indices is None:
             return acts
         return Latents(acts * self.filled, self.indices).to_dense(self.d_sae)
@@ -210,7 +210,7 @@ class SparseProduct(torch.autograd.Function):
 
 
 def _sum_by_latent(chosen: Chosen, numbers: Tensor) -> Float[Tensor, " F"]:
-    """The sum over each latent's slots."""
+    """Return the sum over each latent's slots."""
     ones = numbers.new_ones(numbers.shape[0], 1)
     total = sparse_products.sum_by_latent(chosen.lists, numbers.contiguous(), ones)
     return total[:, 0]

@@ -56,7 +56,7 @@ class TopKSAE(SparseAutoencoder):
         return 2e-4 / (self.d_sae / 2**14) ** 0.5
 
     def encode(self, x: Float[Tensor, "*tokens d_in"]) -> Latents:
-        """The k candidates of each token; those with value 0 are not active."""
+        """Return the k candidates of each token; those with value 0 are not active."""
         pre_acts = as_rows(self.pre_activations(x))
         if pre_acts.dtype != torch.float32:  # for which there is no kernel
             return Latents(*pre_acts.relu().topk(self.k)).with_leading(x.shape[:-1])

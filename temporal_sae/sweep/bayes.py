@@ -194,7 +194,7 @@ class Trials:
         return words if self.search.holds(words) else None
 
     def _value(self, job: Job) -> float | None:
-        """The objective of a finished job, from its folder; None if it has failed."""
+        """Return the objective of a finished job, from its folder; None if it has failed."""
         from temporal_sae.experiment.results import find_objective
 
         folder = self.session.folder.path / job.folder

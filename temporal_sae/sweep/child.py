@@ -109,7 +109,7 @@ def stop_when_alone(lifeline: int) -> None:
 
 
 def compose(task: Task, start: Start) -> DictConfig:
-    """The job's config."""
+    """Return the job's config."""
     config = task.context.config_loader.load_sweep_config(task.config, list(start.overrides))
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = start.number
@@ -117,7 +117,7 @@ def compose(task: Task, start: Start) -> DictConfig:
 
 
 def folder_of(config: DictConfig) -> Path:
-    """The job's folder."""
+    """Return the job's folder."""
     HydraConfig.instance().set_config(config)
     return Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
 
@@ -169,7 +169,7 @@ def outcome_of_exit(stopped: BaseException) -> tuple[Outcome, int]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line, with its kind unless it speaks for itself."""
+    """Return an error in one line, with its kind unless it speaks for itself."""
     words = " ".join(str(error).split())
     if not isinstance(error, JobFailed):
         words = f"{type(error).__name__}: {words}" if words else type(error).__name__

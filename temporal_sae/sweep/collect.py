@@ -69,7 +69,7 @@ def parts_of(folder: Path, status: JobStatus) -> tuple[Row, Row, Row]:
 
 
 def in_file(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none; of one that is damaged the log says so."""
+    """Return a JSON object, empty where there is none; of one that is damaged the log says so."""
     try:
         return schemas.read(path, dict[str, Any])
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def in_file(path: Path) -> dict[str, Any]:
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> Row:
-    """The scalars of nested dictionaries, under keys joined by dots."""
+    """Return the scalars of nested dictionaries, under keys joined by dots."""
     row: Row = {}
     for key, value in nested.items():
         name = prefix + printable(re.sub(r"[\s.]+", "_", str(key)))
@@ -99,7 +99,7 @@ def short(section: str) -> str:
 
 
 def typed(text: str) -> Value:
-    """An override's value as the number or truth value that it spells."""
+    """Return an override's value as the number or truth value that it spells."""
     if text in ("null", ""):
         return None
     if text[0] == text[-1] and text[0] in "'\"" and len(text) > 1:
@@ -116,7 +116,7 @@ def typed(text: str) -> Value:
 
 
 def as_csv(table: Table) -> str:
-    """A head line and a line per job; truth values as in YAML."""
+    """Return a head line and a line per job; truth values as in YAML."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table)
@@ -126,7 +126,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_parquet(table: Table) -> bytes:
-    """The same, with a type for each column."""
+    """Return the same, with a type for each column."""
     import pyarrow
     from pyarrow import parquet
 

@@ -22,7 +22,7 @@ def expand(
     also: Sequence[Sequence[str]],
     typed: Sequence[str],
 ) -> list[list[str]]:
-    """The overrides of every job: a product of values, and further products beside it.
+    """Return the overrides of every job: a product of values, and further products beside it.
 
     Args:
         parser: reads Hydra's grammar of overrides.
@@ -47,7 +47,7 @@ def expand(
 
 
 def typed_overrides(parser: OverridesParser, typed: Sequence[str]) -> dict[str, Override]:
-    """The overrides of a command line by key, less the preset, which is spelt out elsewhere.
+    """Return the overrides of a command line by key, less the preset, which is spelt out elsewhere.
 
     Raises:
         InvalidOption: several presets.
@@ -60,7 +60,7 @@ def typed_overrides(parser: OverridesParser, typed: Sequence[str]) -> dict[str, 
 
 
 def by_key(overrides: Iterable[Override]) -> dict[str, Override]:
-    """The last override of each key."""
+    """Return the last override of each key."""
     return {str(override.get_key_element()).lstrip("+~"): override for override in overrides}
 
 
@@ -70,7 +70,7 @@ def is_fixed(key: str, fixed: Iterable[str]) -> bool:
 
 
 def combinations(overrides: dict[str, Override]) -> list[list[str]]:
-    """The product of the values of all keys, the last key varying fastest."""
+    """Return the product of the values of all keys, the last key varying fastest."""
     values = [spelt_out(override) for override in overrides.values()]
     if (n_jobs := prod(map(len, values))) > MOST_JOBS:
         raise RunError(f"the sweep has {n_jobs:,} jobs: must be at most {MOST_JOBS:,}")
@@ -78,7 +78,7 @@ def combinations(overrides: dict[str, Override]) -> list[list[str]]:
 
 
 def spelt_out(override: Override) -> list[str]:
-    """An override as one override for each of its values."""
+    """Return an override as one override for each of its values."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
@@ -95,7 +95,7 @@ def spelt_out(override: Override) -> list[str]:
 
 
 def values_of(override: Override) -> list[str]:
-    """The values that are swept over, as words.
+    """Return the values that are swept over, as words.
 
     Raises:
         RunError: there are none, or far too many.

@@ -125,7 +125,7 @@ def ended_by(code: int) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens to."""
+    """Return a port of this machine that nobody listens to."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -67,7 +67,7 @@ class Job:
 
 
 def identity(overrides: Sequence[str]) -> frozenset[str]:
-    """The overrides that decide what a job computes; their order does not."""
+    """Return the overrides that decide what a job computes; their order does not."""
     return frozenset(o for o in overrides if key_of(o) not in FREE_TO_CHANGE)
 
 
@@ -83,7 +83,7 @@ def varying_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
 
 
 def what_varies(overrides: Sequence[str], varying: Collection[str]) -> str:
-    """The overrides of a job that tell it from the others."""
+    """Return the overrides of a job that tell it from the others."""
     return " ".join(override for override in overrides if key_of(override) in varying)
 
 
@@ -99,7 +99,7 @@ def is_inside(folder: str) -> bool:
 
 
 def wrong_place(jobs: Sequence[schemas.NotedJob]) -> str | None:
-    """A note that would lead to another place than the sweep's, in words; None without one.
+    """Return a note that would lead to another place than the sweep's, in words; None without one.
 
     SLURM's id of a job is part of the names of files, too.
     """
@@ -171,7 +171,7 @@ class SweepFolder:
         return {**note}
 
     def jobs(self) -> list[Job]:
-        """All jobs, by number."""
+        """Return all jobs, by number."""
         return [
             Job(
                 job["number"],

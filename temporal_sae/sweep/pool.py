@@ -211,7 +211,7 @@ def outcome_of(message: Ended) -> Outcome:
 
 
 def place_of(slots: Sequence[Slot]) -> str:
-    """The slots of a job, for its log."""
+    """Return the slots of a job, for its log."""
     devices = [slot.device for slot in slots if slot.device is not None]
     if devices:
         return f"GPU {', '.join(devices)}"

@@ -34,7 +34,7 @@ class Dimension(Protocol):
     def distribution(self) -> optuna.distributions.BaseDistribution: ...
     def word(self, number: Any) -> str: ...
     def number(self, word: str) -> float | int:
-        """The number of a word; ValueError if it is not in the space."""
+        """Return the number of a word; ValueError if it is not in the space."""
         ...
 
     def size(self) -> float:
@@ -111,7 +111,7 @@ class Values:
 
 
 def dimension(override: Override) -> Dimension:
-    """The dimension of an override that sweeps.
+    """Return the dimension of an override that sweeps.
 
     Raises:
         InvalidOption: it is no dimension of a search.

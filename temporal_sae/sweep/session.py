@@ -153,7 +153,7 @@ class Session:
             write_json(folder / RECORD, {**record, "status": "failed", "reason": reason})
 
     def _composed(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """A job's config; composed once, since that takes a tenth of a second."""
+        """Return a job's config; composed once, since that takes a tenth of a second."""
         name = identity(overrides)
         if name not in self._configs:
             self._configs[name] = self.loader.load_sweep_config(self.config, list(overrides))
@@ -222,7 +222,7 @@ def overrides_of(job: Job) -> list[str]:
 
 
 def command_in(folder: Path) -> str:
-    """The command that this process was started with, for the same folder again."""
+    """Return the command that this process was started with, for the same folder again."""
     return launch_command(sys.argv[1:], Path(short(folder.absolute())), "hydra.sweep.dir")
 
 

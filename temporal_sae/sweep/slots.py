@@ -52,7 +52,7 @@ class Slots:
         self._free = list(slots)
 
     def take(self, n: int) -> tuple[Slot, ...] | None:
-        """The first `n` that are free, which are then taken; None if there are fewer."""
+        """Return the first `n` that are free, which are then taken; None if there are fewer."""
         if len(self._free) < n:
             return None
         taken, self._free = self._free[:n], self._free[n:]
@@ -71,7 +71,7 @@ MOST_PROCESSES = 1024  # of a job, or at a time: more is a slip of the finger
 def find_slots(
     devices: str | Sequence[int], workers: int | None, n_jobs: int, processes_per_job: int
 ) -> list[Slot]:
-    """The places that the options allow.
+    """Return the places that the options allow.
 
     Args:
         devices: auto (all visible GPUs, or else the CPU), cpu, or the numbers of GPUs among the
@@ -101,7 +101,7 @@ def find_slots(
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a program started here would see, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that a program started here would see, as CUDA_VISIBLE_DEVICES names them."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     if names is not None:
         listed = [name.strip() for name in names.split(",")]
@@ -125,7 +125,7 @@ def has_driver() -> bool:
 
 
 def chosen_gpus(devices: str | Sequence[int], visible: Sequence[str]) -> list[str]:
-    """Those of the visible GPUs that are asked for by number."""
+    """Return those of the visible GPUs that are asked for by number."""
     numbers = [] if isinstance(devices, str) else list(devices)
     wanted = all(isinstance(n, int) and 0 <= n < len(visible) for n in numbers)
     if not numbers or not wanted or len(set(numbers)) < len(numbers):

@@ -258,7 +258,7 @@ def outcome_of(job: JobReturn) -> Outcome:
 
 
 def as_return(outcome: Outcome) -> JobReturn:
-    """An outcome as Hydra and the sweeper want it."""
+    """Return an outcome as Hydra and the sweeper want it."""
     result = JobReturn()
     failed = outcome.reason is not None
     result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED

@@ -71,11 +71,11 @@ class Outcome:
 
     @classmethod
     def of_error(cls, error: BaseException) -> Outcome:
-        """That a job has failed by an error."""
+        """Tell that a job has failed by an error."""
         return cls(reason_of(error), refused=isinstance(error, JobRefused))
 
     def error(self) -> JobFailed:
-        """The error that a job has failed by, as far as it is known here."""
+        """Return the error that a job has failed by, as far as it is known here."""
         kind = JobRefused if self.refused else JobFailed
         return kind(self.reason or "no reason is known")
 
@@ -145,7 +145,7 @@ class SlurmJob:
 
 
 def end_of(log: Path) -> bytes:
-    """The last part of a log, empty where there is none."""
+    """Return the last part of a log, empty where there is none."""
     try:
         with open_regular(log) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))

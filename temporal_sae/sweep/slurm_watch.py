@@ -129,5 +129,5 @@ def tell_how_to_go_on(jobs: Iterable[SlurmJob], sweep: SweepFolder) -> None:
 
 
 def arrays(jobs: Iterable[SlurmJob]) -> list[str]:
-    """The ids that stand for all these jobs."""
+    """Return the ids that stand for all these jobs."""
     return list(dict.fromkeys(job.array for job in jobs))

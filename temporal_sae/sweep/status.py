@@ -58,7 +58,7 @@ class JobStatus:
 
 
 def read_sweep(folder: str | Path) -> list[JobStatus]:
-    """The state of every job of a sweep, by number.
+    """Return the state of every job of a sweep, by number.
 
     Raises:
         RunError: sweep.json cannot be read.
@@ -72,7 +72,7 @@ def read_sweep(folder: str | Path) -> list[JobStatus]:
 
 
 def read_job(folder: Path, job: Job, slurm_state: str | None = None) -> JobStatus:
-    """The state of one job.
+    """Return the state of one job.
 
     Args:
         folder: of the job.
@@ -150,12 +150,12 @@ def _time_left(
 
 
 def finite(value: float | None) -> float | None:
-    """A number; None instead of NaN and infinities."""
+    """Return a number; None instead of NaN and infinities."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def last_metrics(path: Path) -> schemas.MetricsLine | None:
-    """The last whole line of metrics.jsonl, None if there is none."""
+    """Return the last whole line of metrics.jsonl, None if there is none."""
     try:
         with open_regular(path) as file:
             file.seek(0, os.SEEK_END)

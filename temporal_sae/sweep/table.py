@@ -84,7 +84,7 @@ class LiveTable:
 
 
 def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
-    """A row per job; with `lines`, those that matter most if there are more jobs."""
+    """Return a row per job; with `lines`, those that matter most if there are more jobs."""
     from rich.table import Table
     from rich.text import Text
 
@@ -142,7 +142,7 @@ def duration(seconds: float) -> str:
 
 
 def change(status: JobStatus, varying: set[str]) -> str:
-    """One line on the state that a job has come to."""
+    """Return one line on the state that a job has come to."""
     what = printable(what_varies(status.overrides, varying))
     step = f" at step {status.step}/{status.total_steps}" if status.step else ""
     why = f": {status.reason}" if status.reason else ""

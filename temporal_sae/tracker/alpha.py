@@ -43,7 +43,7 @@ class AlphaRule:
         return window == 1 and self.init == "first"
 
     def step(self, window: int) -> AlphaStep:
-        """The rule of one window. Where it takes over, min(1, n / 1) is 1 for all that occurred."""
+        """Return the rule of one window, where min(1, n / 1) is 1 for all that occurred."""
         if self.takes_over(window):
             return AlphaStep(PAIR, 1.0, 1.0)
         cap = max(1 / window, self.floor) if self.source == "const" else self.cap

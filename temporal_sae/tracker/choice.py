@@ -46,7 +46,7 @@ def window_bytes(
 def choose_storage(
     storage: str, n_latents: int, k: int, window_size: int, device: torch.device, shards: int = 1
 ) -> tuple[str, str]:
-    """The storage to use for `auto`, and why.
+    """Return the storage to use for `auto`, and why.
 
     Dense where the triangle takes at most a quarter of the free memory: it is the fastest. Beyond
     that sparse, unless so many pairs occur that the triangle is the smaller of the two and fits.

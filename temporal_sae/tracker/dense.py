@@ -90,7 +90,7 @@ class DenseAverages:
         self.values[self._place(i[held].long(), j[held].long())] = values[held]
 
     def state_dict(self) -> dict[str, Any]:
-        """The packed triangle."""
+        """Return the packed triangle."""
         return {"averages": self.values, "lo": self.lo, "hi": self.hi}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from temporal_sae.tracker.window import Window
 
 
 def gather_tokens(rows: Int[Tensor, "tokens K"]) -> Int[Tensor, "all_tokens K"]:
-    """The tokens of all processes in the order of their ranks; the same ones without a group."""
+    """Return the tokens of all processes in rank order; without a group the same ones."""
     if world_size() == 1:
         return rows
     try:
@@ -42,7 +42,7 @@ def fail_gather_tokens() -> None:
 
 
 def shard_rows(n_latents: int) -> tuple[int, int]:
-    """The rows that this process keeps: about as many pairs for each rank."""
+    """Return the rows that this process keeps: about as many pairs for each rank."""
     if world_size() == 1:
         return 0, n_latents
     starts = torch.tensor([pairs_before(n_latents, row) for row in range(n_latents + 1)])
@@ -53,7 +53,7 @@ def shard_rows(n_latents: int) -> tuple[int, int]:
 
 
 def whole_state(state: dict[str, Any]) -> dict[str, Any]:
-    """A tracker's state with the rows of all its shards, for the first process to save.
+    """Return a tracker's state with the rows of all its shards, for the first process to save.
 
     The others get their own back, as all do where each holds the whole. Whatever the number of
     processes, each of them can then load the rows that it keeps.
@@ -86,7 +86,7 @@ def _put_together(own: dict[str, Any], n_latents: int) -> dict[str, Any]:
 
 
 def _as_pairs(own: dict[str, Any], n_latents: int) -> dict[str, Any]:
-    """A packed triangle as a list of pairs."""
+    """Return a packed triangle as a list of pairs."""
     bits = key_bits(n_latents)
     found = [((i << bits) | j, values) for i, j, values in saved_pairs(own, n_latents)]
     keys, averages = zip(*found, strict=True)
@@ -144,7 +144,7 @@ class ShardedAverages:
         return int(self.own.nbytes())
 
     def state_dict(self) -> dict[str, Any]:
-        """The own rows."""
+        """Return the own rows."""
         return dict(self.own.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

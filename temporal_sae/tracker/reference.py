@@ -64,7 +64,7 @@ class ReferenceState:
         return self.rates[i, j]
 
     def before(self, i: Tensor, j: Tensor) -> Tensor:
-        """The running average as it was before the last closed window."""
+        """Return the running average as it was before the last closed window."""
         return self.reference[i, j]
 
     def average(self, i: Tensor, j: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class SparseAverages:
             self.map.store(keys, values)
 
     def _without(self, window: Window, step: AlphaStep, keys: Tensor, old: Tensor) -> Tensor:
-        """The step of pairs as if they had not occurred in the window."""
+        """Return the step of pairs as if they had not occurred in the window."""
         none = torch.zeros_like(keys, dtype=torch.int32)
         own = None
         if step.source == UNION:

@@ -105,7 +105,7 @@ class StabilityMonitor:
         return {"decoder drift": Planned(DRIFT_COPIES * n_rows * d_in * FLOAT, ("sae.d_sae",))}
 
     def summary(self, tracker: PairRates) -> dict[str, Any]:
-        """The measures of a whole run, for the results file; empty before the first window."""
+        """Return the measures of a whole run for results.json; empty before the first window."""
         if not self._top:
             return {}
         overlaps = self._overlaps()
@@ -258,7 +258,7 @@ def jaccard(a: Tensor, b: Tensor) -> float:
 
 
 def half_life(overlaps: dict[str, float]) -> float | None:
-    """The smallest measured lag at which the overlap is at most half of the first; else None."""
+    """Return the smallest lag at which the overlap is at most half of the first, else None."""
     values = list(overlaps.values())
     for lag, value in overlaps.items():
         if value <= values[0] / 2:

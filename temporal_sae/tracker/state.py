@@ -100,7 +100,7 @@ class WindowedState:
         return divide(self.window.counts(i, j), self.window.n_tokens)
 
     def before(self, i: Tensor, j: Tensor) -> Tensor:
-        """The running average as it was before the last closed window."""
+        """Return the running average as it was before the last closed window."""
         if self._takes_over():
             return torch.where(i == j, 0.0, self.rate(i, j))
         return self.averages.lookup(i, j)
@@ -194,7 +194,7 @@ class WindowedState:
         return self.averages.nbytes() + (0 if self.window is None else self.window.nbytes())
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages before the last window."""
+        """Return the averages before the last window."""
         return self.averages.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], rows: Tensor | None, number: int) -> None:

@@ -61,7 +61,7 @@ class OpenWindow:
         self.size += indices.shape[0]
 
     def joined(self) -> Int[Tensor, "tokens k"]:
-        """All tokens as one tensor, as wide as the widest piece."""
+        """Return all tokens as one tensor, as wide as the widest piece."""
         width = max(p.shape[1] for p in self.pieces)
         padded = [
             torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in self.pieces
@@ -69,7 +69,7 @@ class OpenWindow:
         return torch.cat(padded)
 
     def take(self) -> Int[Tensor, "tokens k"]:
-        """All tokens; the window is empty afterwards."""
+        """Return all tokens; the window is empty afterwards."""
         tokens = self.joined()
         self.pieces, self.size = [], 0
         return tokens
@@ -176,7 +176,7 @@ class CoActivationTracker:
         return {"tracker": Planned(of_windows + pairs, keys)}
 
     def _prepare(self, k: int) -> PairState:
-        """The state; `auto` is settled once the number of active latents is known."""
+        """Return the state; `auto` is settled once the number of active latents is known."""
         if self._state is None:
             shards = world_size() if self.sharded else 1
             self.storage, reason = choose_storage(
@@ -300,7 +300,7 @@ class CoActivationTracker:
         return weights if found.relative else weights.triu(lo + 1)
 
     def weight_matrix(self, weighting: str = "instability") -> Float[Tensor, "F F"]:
-        """All weights as one F x F matrix, zero diagonal: to look at, not to compute with."""
+        """Return all weights as one F x F matrix, zero diagonal, to look at."""
         upper = self.weight_rows(0, self.n_latents, weighting)
         return upper + upper.T
 

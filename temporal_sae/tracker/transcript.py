@@ -39,7 +39,7 @@ class TranscriptState(ReferenceState):
         self.averages = self.reference = averages.fill_diagonal_(0)
 
     def row_block(self, what: str, lo: int, hi: int) -> Float[Tensor, "rows F"]:
-        """The mean of (i, j) and (j, i), which is what a symmetric overlap sees."""
+        """Return the mean of (i, j) and (j, i), which is what a symmetric overlap sees."""
         if what == "rate":
             return super().row_block(what, lo, hi)
         return ((self.averages[lo:hi] + self.averages.T[lo:hi]) / 2).triu(lo + 1)
@@ -49,7 +49,7 @@ class TranscriptState(ReferenceState):
         return self.averages.sum(dtype=torch.float64) / 2
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole matrix: there is no triangle that says it all."""
+        """Return the whole matrix: there is no triangle that says it all."""
         return {"matrix": self.averages}
 
     def load_state_dict(self, state: dict[str, Any], rows: Tensor | None, number: int) -> None:
@@ -102,17 +102,17 @@ class TranscriptTracker(CoActivationTracker):
             self._close()
 
     def weight(self, i: Tensor, j: Tensor, weighting: str = "instability") -> Tensor:
-        """The running average, whatever the weighting: the transcript's s is 0."""
+        """Return the running average, whatever the weighting: the transcript's s is 0."""
         return self.average(i, j)
 
     def weight_rows(
         self, lo: int, hi: int, weighting: str = "instability"
     ) -> Float[Tensor, "rows F"]:
-        """The running averages, made symmetric, of the latents i from `lo` to `hi` and j > i."""
+        """Return the symmetric running averages of the latents i from `lo` to `hi` and j > i."""
         return super().weight_rows(lo, hi, "long_average")
 
     def weight_matrix(self, weighting: str = "instability") -> Float[Tensor, "F F"]:
-        """The running averages as they are, not symmetric; zero diagonal."""
+        """Return the running averages as they are, not symmetric; zero diagonal."""
         assert isinstance(self._state, TranscriptState)
         return self._state.averages
 
@@ -156,7 +156,7 @@ class NoTracker:
         return 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of tokens seen."""
+        """Return the number of tokens seen."""
         return {"tokens_seen": self.tokens_seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -102,7 +102,7 @@ class Window:
 def relabelled(
     rows: Int[Tensor, "W K"], n_latents: int
 ) -> tuple[Int[Tensor, " W*K"], Int[Tensor, "W K"]]:
-    """The latents that occur, ascending (F at unused places), and the rows with their numbers.
+    """Return the latents that occur, ascending (F where unused), and the rows by their numbers.
 
     As many places as slots, whatever occurs, so that a GPU is not waited for.
     """

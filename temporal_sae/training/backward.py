@@ -85,7 +85,7 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
 
 
 def latents_of_all(latents: Latents) -> Latents:
-    """The latents of the whole batch; the gradient goes by those of this process."""
+    """Return the latents of the whole batch; the gradient goes by those of this process."""
     if world_size() == 1:
         return latents
     indices, parts = all_gather(latents.indices, -1), all_gather(latents.values.detach())

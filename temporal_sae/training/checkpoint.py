@@ -63,12 +63,12 @@ class Checkpoints:
         return path
 
     def load_newest(self) -> State | None:
-        """The newest whole checkpoint, or None; a damaged one is removed, and the log says so."""
+        """Return the newest whole checkpoint, or None; remove a damaged one, which is logged."""
         newest = self._newest()
         return None if newest is None else newest[1]
 
     def newest_whole(self) -> int | None:
-        """Its step, or None; a damaged one is removed as by `load_newest`."""
+        """Return its step, or None; a damaged one is removed as by `load_newest`."""
         newest = self._newest()
         return None if newest is None else newest[0]
 
@@ -122,7 +122,7 @@ def whole(path: Path, digest: str) -> State | None:
 
 
 def from_file(path: Path) -> State:
-    """The nested dictionary that `to_bytes` serialised; tensors on the CPU."""
+    """Return the nested dictionary that `to_bytes` serialised; tensors on the CPU."""
     with safe_open(path, framework="pt") as file:
         state: State = json.loads((file.metadata() or {})["state"])
         if not isinstance(state, dict):

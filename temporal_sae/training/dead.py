@@ -38,7 +38,7 @@ class DeadLatents:
         return self.silent_for >= self.after_tokens
 
     def mask_if_any(self) -> Bool[Tensor, " d_sae"] | None:
-        """The mask, or None while no latent is dead.
+        """Return the mask, or None while no latent is dead.
 
         On a GPU the mask is returned once enough tokens have passed for one to be dead, whether or
         not there is one: looking would mean waiting.

@@ -35,7 +35,7 @@ def check_sample(sample: Float[Tensor, "n d"]) -> None:
 def geometric_median(
     points: Float[Tensor, "n d"], iterations: int = 100, tolerance: float = 1e-6
 ) -> Float[Tensor, " d"]:
-    """The point with the least summed distance to a cloud of points.
+    """Return the point with the least summed distance to a cloud of points.
 
     Weiszfeld's algorithm, stopped when a move is below `tolerance` of the distance scale.
     """

@@ -106,7 +106,7 @@ class SAEAdam:
 
 
 def as_rows(tensor: Tensor | None, parameter: Tensor) -> Tensor:
-    """A parameter, or what belongs to it, as contiguous rows in the order of its memory.
+    """Return a parameter, or what belongs to it, as contiguous rows in the order of its memory.
 
     That is itself, or its transpose if the parameter lies in memory like that.
     """

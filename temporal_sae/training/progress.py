@@ -110,7 +110,7 @@ def _redirect_logging(old: tuple[TextIO, TextIO], new: tuple[TextIO, TextIO]) ->
 
 
 def summarise(metrics: dict[str, float]) -> list[str]:
-    """The few numbers that tell whether a run goes well."""
+    """Return the few numbers that tell whether a run goes well."""
     return [
         f"loss {metrics['loss']:.4g}",
         f"EV {metrics['explained_variance']:.3f}",

@@ -46,7 +46,7 @@ class Snapshots:
 
 
 def check_keep_every(value: int | str | None) -> int | str | None:
-    """The option itself.
+    """Return the option itself.
 
     Raises:
         InvalidOption: it is neither null, nor `log`, nor a whole number from 1 on.

@@ -39,7 +39,7 @@ class TrainingState:
 
 
 def load_newest(checkpoints: Checkpoints) -> State | None:
-    """The newest whole checkpoint, or None; the same in all processes.
+    """Return the newest whole checkpoint, or None; the same in all processes.
 
     Raises:
         RunError: some processes do not see what the first one sees.
@@ -95,7 +95,7 @@ def restore(parts: Parts, run: TrainingState, state: State) -> None:
 
 
 def identity_of(sae: SparseAutoencoder) -> State:
-    """A few of the initial weights, by which a run is known when it is continued."""
+    """Return a few of the initial weights, by which a run is known when it is continued."""
     first = {name: p.detach().flatten()[:WEIGHTS_TO_KNOW] for name, p in sae.named_parameters()}
     return {name: weights.float().cpu().clone() for name, weights in first.items()}
 
@@ -119,7 +119,7 @@ def check_identity(own: State, found: State | None) -> None:
 
 
 def misfitting(problem: str) -> RunError:
-    """The error for a checkpoint that is whole and not of this run."""
+    """Return the error for a checkpoint that is whole and not of this run."""
     return RunError(
         f"the newest checkpoint does not fit this run ({problem[:LONGEST_PROBLEM]}); move "
         "checkpoints/ away, or begin anew with trainer.resume=never"

@@ -34,7 +34,7 @@ class Clock:
         return now() - self._began
 
     def tokens_per_second(self, tokens: int) -> float:
-        """The rate since the last call, or the beginning; `tokens` have been trained on by now."""
+        """Return the rate since the last call, or the beginning, after `tokens` in all."""
         time, trained = now() - self._last, tokens - self._tokens
         self._last, self._tokens = self._last + time, tokens
         return trained / max(time, 1e-9)

@@ -167,7 +167,7 @@ class Trainer:
             )
 
     def learning_rate(self, sae: SparseAutoencoder) -> float:
-        """The full learning rate of a run."""
+        """Return the full learning rate of a run."""
         return sae.default_lr() if self.lr is None else self.lr
 
     def fit(self, parts: Parts) -> TrainingState:
@@ -295,7 +295,7 @@ class Trainer:
             parts.progress.show(run.step, run.metrics)
 
     def _next_batch(self, parts: Parts, run: TrainingState) -> ActivationBatch:
-        """The next batch; where there is none to be had, what has been trained so far is saved."""
+        """Return the next batch; where there is none, save what has been trained so far."""
         try:
             return next(parts.stream)
         except RunError as error:
@@ -311,7 +311,7 @@ class Trainer:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def _reconstruction(self, x: Tensor, out: StepOutput) -> Tensor:
-        """The mean over the reconstructions, of which most architectures have one."""
+        """Return the mean over the reconstructions, of which most architectures have one."""
         x_hats = (*out.partial, out.x_hat)
         losses = [reconstruction_loss(self.reconstruction, x, x_hat) for x_hat in x_hats]
         return torch.stack(losses).mean()

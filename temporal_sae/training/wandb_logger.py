@@ -152,7 +152,7 @@ def choose_mode() -> str:
 
 
 def kept_id(folder: Path) -> str:
-    """The id that is kept in wandb's folder; where there is none a new one."""
+    """Return the id that is kept in wandb's folder; where there is none a new one."""
     path = folder / "id"
     try:
         with open_regular(path) as file:
@@ -175,7 +175,7 @@ def name_of(folder: Path, about: About) -> str:
 
 
 def group_of(folder: Path) -> str | None:
-    """The sweep that a run is a job of: its folder's name, with the day where that is a time."""
+    """Return the sweep of a run: its folder's name, with the day where that is a time."""
     sweep = folder.parent
     if not (sweep / SWEEP).exists():
         return None
@@ -189,7 +189,7 @@ def has_wandb_key() -> bool:
 
 
 def wandb_keys() -> list[str | None]:
-    """All keys that are set up."""
+    """Return all keys that are set up."""
     keys = [os.environ.get("WANDB_API_KEY")]
     try:
         hosts = netrc.netrc().hosts

@@ -177,7 +177,7 @@ def width_of(order: Tensor) -> float:
 
 
 def in_json(state: Any) -> Any:
-    """The state of a reader as JSON values; its tensors hold whole numbers."""
+    """Return the state of a reader as JSON values; its tensors hold whole numbers."""
     if isinstance(state, Tensor):
         return {TENSOR: str(state.dtype).removeprefix("torch."), "values": state.tolist()}
     if isinstance(state, dict):
@@ -186,7 +186,7 @@ def in_json(state: Any) -> Any:
 
 
 def from_json(state: Any) -> Any:
-    """The state of a reader again."""
+    """Return the state of a reader again."""
     if not isinstance(state, dict):
         return state
     if TENSOR in state:

@@ -204,15 +204,15 @@ class StoreFolder:
     # Names of files: all of them made here, none of them read from a file.
 
     def record_path(self, segment: int) -> Path:
-        """The record of a segment."""
+        """Return the record of a segment."""
         return self.path / f"segment-{segment:06d}.json"
 
     def shard_path(self, shard: Shard) -> Path:
-        """The file of a training shard."""
+        """Return the file of a training shard."""
         return self.path / f"train-{shard.segment:06d}-{shard.number:04d}.safetensors"
 
     def held_out_path(self, number: int) -> Path:
-        """The file of a held-out shard."""
+        """Return the file of a held-out shard."""
         return self.path / f"{HELD_OUT}-{number:06d}.safetensors"
 
     def files(self) -> Iterator[Path]:

@@ -201,7 +201,7 @@ def instruct_model(model_name: str, options: Options) -> str:
 
 
 def _unlearning(model_name: str, options: Options) -> Iterator[InvalidOption]:
-    """The instruct model, the corpus that has to be asked for, and the questions."""
+    """Yield the instruct model, the corpus that has to be asked for, and the questions."""
     instruct = instruct_model(model_name, options)
     corpus, questions = options["corpus"], options["question_ids"]
     if instruct.split("/")[-1] not in INSTRUCT_MODELS:

@@ -208,7 +208,7 @@ class Absorption:
         return result
 
     def choose_words(self, tokenizer: Any) -> tuple[Words, NDArray[np.int64], NDArray[np.int64]]:
-        """The words, and which are for training and which for the test."""
+        """Return the words, and which are for training and which for the test."""
         words = find_words(tokenizer, Template(tokenizer, self.template))
         if len(words) > self.max_words:
             chosen = np.random.default_rng(self.seed).permutation(len(words))[: self.max_words]

@@ -28,7 +28,7 @@ class LinearProbes(NamedTuple):
     biases: Float[Tensor, " concepts"]
 
     def scores(self, x: Float[Tensor, "words width"]) -> Float[Tensor, "words concepts"]:
-        """The log-odds of each concept."""
+        """Return the log-odds of each concept."""
         return x @ self.weights.T + self.biases
 
 
@@ -100,7 +100,7 @@ def main_latents(
     max_k: int,
     f1_jump: float,
 ) -> list[MainLatents]:
-    """The latents that stand for each concept: the first, and those it has been split into.
+    """Return the latents that stand for each concept: the first, and those it has been split into.
 
     The k-sparse probe is a balanced logistic regression on the k latents of largest (signed)
     weight. The first latent is a main one, and so is each further one for as long as the probe with

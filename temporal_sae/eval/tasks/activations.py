@@ -132,7 +132,7 @@ class Table:
     rows: Mapping[Cell, Int[Tensor, " cell"]]
 
     def of(self, *cells: Cell, at_most: int | None = None) -> Int[Tensor, " rows"]:
-        """The rows of some cells, at most so many of each."""
+        """Return the rows of some cells, at most so many of each."""
         return torch.cat([self.rows[cell][:at_most] for cell in cells])
 
 
@@ -161,13 +161,13 @@ class CellActivations:
         self._batches: dict[tuple[Side, Cell, int], Pooled] = {}
 
     def rows(self, side: Side, cell: Cell, n: int) -> Pooled:
-        """The first `n` rows of a cell."""
+        """Return the first `n` rows of a cell."""
         batches = [self._batch(side, cell, start) for start in range(0, n, self._batch_texts)]
         x, f = zip(*batches, strict=True)
         return Pooled(torch.cat(x)[:n], torch.cat(f)[:n])
 
     def table(self, side: Side, cells: Sequence[Cell], n: int) -> Table:
-        """The first `n` rows of each of some cells, in their order."""
+        """Return the first `n` rows of each of some cells, in their order."""
         parts = [self.rows(side, cell, n) for cell in cells]
         numbers = torch.arange(n * len(cells)).split(n)
         return Table(

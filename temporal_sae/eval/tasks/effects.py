@@ -44,7 +44,7 @@ def class_effects(
 
 
 def strongest(effects: Float[Tensor, " d_sae"], n: int) -> Int[Tensor, " at_most_n"]:
-    """The n latents of the largest effect, or as many as have an effect other than 0."""
+    """Return the n latents of the largest effect, or as many as have an effect other than 0."""
     return effects.topk(min(n, int((effects != 0).sum()))).indices
 
 
@@ -55,5 +55,5 @@ def logits_without(
     probe: LinearProbe,
     W_dec: Float[Tensor, "d_sae d_in"],
 ) -> Float[Tensor, " rows"]:
-    """The probe's logits of pooled activations once some latents are set to zero."""
+    """Return the probe's logits of pooled activations once some latents are set to zero."""
     return probe.logits(x) - f[:, ablated] @ (W_dec[ablated] @ probe.weight)

@@ -104,7 +104,7 @@ class TasksEvaluation(Evaluation):
                 raise error.within(task) from None
 
     def run(self, subject: Subject) -> Outcome:
-        """The core evaluation, then each task; a task that fails does not keep the others away."""
+        """Return the core evaluation, then each task; one that fails does not stop the others."""
         outcome = Outcome()
         try:
             outcome.sections |= self.core.run(subject).sections
@@ -150,7 +150,7 @@ class TasksEvaluation(Evaluation):
         return result
 
     def _options(self, task: str) -> dict[str, Any]:
-        """All that the task's result depends on beside its subject."""
+        """Return all that the task's result depends on beside its subject."""
         own = asdict(getattr(self, task))
         if not getattr(self, task).on_snippets:
             return own
@@ -163,7 +163,7 @@ class TasksEvaluation(Evaluation):
 
 
 def tasks_section(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The section of `results.json`; scores come last, so that they are found by their names."""
+    """Return the section of `results.json`, with the scores last, to be found by name."""
     section: dict[str, Any] = {
         "options": {task: result["options"] for task, result in results.items()},
         "details": {task: result["details"] for task, result in results.items()},
@@ -174,7 +174,7 @@ def tasks_section(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary_line(name: str, headline: str, found: dict[str, Any], seconds: float) -> str:
-    """A score of the task with its interval, and how long the task took."""
+    """Return a score of the task with its interval, and how long the task took."""
     scores = found["scores"]
     shown = headline if headline in scores else next(iter(scores))
     low, high = found["intervals"][shown]

@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 def one_against_other(
     positive: Int[Tensor, " p"], negative: Int[Tensor, " n"], generator: torch.Generator
 ) -> Rows:
-    """All positive rows and as many negative ones, at random and in random order."""
+    """Return all positive rows and as many negative ones, at random and in random order."""
     chosen = negative[torch.randperm(len(negative), generator=generator)[: len(positive)]]
     labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(chosen))]).long()
     order = torch.randperm(len(labels), generator=generator)
@@ -39,7 +39,7 @@ def one_against_other(
 def one_against_rest(
     classes: Sequence[Int[Tensor, " rows"]], positive: int, generator: torch.Generator
 ) -> Rows:
-    """All rows of one class and as many of the others, in equal parts, in random order."""
+    """Return all rows of one class and as many of the others, in equal parts, in random order."""
     others = [rows for number, rows in enumerate(classes) if number != positive]
     each = math.ceil(len(classes[positive]) / len(others))
     drawn = [o[torch.randperm(len(o), generator=generator)[:each]] for o in others]
@@ -49,7 +49,7 @@ def one_against_rest(
 def most_different(
     features: Float[Tensor, "rows n"], labels: Int[Tensor, " rows"], k: int
 ) -> Int[Tensor, " k"]:
-    """The k features whose means in both classes differ most, in ascending order."""
+    """Return the k features whose means in both classes differ most, in ascending order."""
     difference = features[labels == 1].mean(0) - features[labels == 0].mean(0)
     return torch.argsort(difference.abs(), descending=True)[:k].sort().values
 
@@ -143,7 +143,7 @@ def train_probes(
     x_test: Float[Tensor, "test_rows d_in"],
     training: ProbeTraining = SAEBENCH,
 ) -> list[LinearProbe]:
-    """The probes of SCR and TPP: of each, the epoch with the best test accuracy.
+    """Return the probes of SCR and TPP: of each, the epoch with the best test accuracy.
 
     Not scikit-learn's: these probes stop long before the minimum of any loss, and the scores depend
     on where. On the bundled model a logistic regression with C from 1e-4 to 1 gave an SCR of 0.29

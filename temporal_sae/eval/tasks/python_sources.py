@@ -65,7 +65,7 @@ def outermost_functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFu
 
 
 def first_line(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """The line after the signature and the docstring."""
+    """Return the line after the signature and the docstring."""
     first = function.body[0]
     if has_docstring(function):
         return (first.end_lineno or first.lineno) + 1

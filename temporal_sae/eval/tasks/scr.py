@@ -141,7 +141,7 @@ class SpuriousCorrelationRemoval(AblationOptions):
         pair: tuple[str, str],
         generator: torch.Generator,
     ) -> ProbePlan:
-        """The rows of one of a pair's three probes.
+        """Return the rows of one of a pair's three probes.
 
         The balanced probes see the first `train_rows` of four cells, the biased one twice as many
         of the two cells where package and kind go together.
@@ -178,7 +178,7 @@ def cells_of(packages: Sequence[str]) -> list[Cell]:
 
 
 def sides_of(pair: tuple[str, str]) -> dict[str, tuple[list[Cell], list[Cell]]]:
-    """The positive and the negative cells of each of ROLES."""
+    """Return the positive and the negative cells of each of ROLES."""
     a_docs, a_code, b_docs, b_code = cells_of(pair)
     return {
         "kind": ([a_docs, b_docs], [a_code, b_code]),
@@ -246,7 +246,7 @@ def by_role(
 def direction_scores(
     accuracies: Float[np.ndarray, "... columns"],
 ) -> Float[np.ndarray, "... n_values 2"]:
-    """The share of the loss that is won back, for both directions."""
+    """Return the share of the loss that is won back, for both directions."""
     clean, biased, changed = by_role(accuracies)
     gap = (clean - biased)[..., None, :]
     won = changed - biased[..., None, :]
@@ -256,7 +256,7 @@ def direction_scores(
 def metric_of(
     accuracies: Float[np.ndarray, "... columns"],
 ) -> Float[np.ndarray, "... n_values"]:
-    """The score of the direction in which the biased probe does worse; of a tie, the mean."""
+    """Return the score of the direction in which the biased probe is worse; of a tie, the mean."""
     _, biased, _ = by_role(accuracies)
     worse = (biased == biased.min(-1, keepdims=True))[..., None, :]
     return (direction_scores(accuracies) * worse).sum(-1) / worse.sum(-1)

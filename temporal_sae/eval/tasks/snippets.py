@@ -100,7 +100,7 @@ class Snippets:
     cells: Mapping[tuple[Side, Cell], tuple[Snippet, ...]]
 
     def texts(self, side: Side, cell: Cell, start: int = 0, stop: int | None = None) -> list[str]:
-        """The texts of a cell, in order."""
+        """Return the texts of a cell, in order."""
         return [snippet.text for snippet in self.cells[side, cell][start:stop]]
 
     def require(self, option: str, value: int, side: Side, cell: Cell, needed: int) -> None:
@@ -122,12 +122,12 @@ class Snippets:
 
 @functools.lru_cache(maxsize=4)
 def standard_library(options: SnippetOptions) -> Snippets:
-    """The snippets of the running interpreter's standard library; read once per process."""
+    """Return the snippets of the running interpreter's standard library; read once per process."""
     return read_snippets(Path(sysconfig.get_path("stdlib")), options)
 
 
 def read_snippets(root: Path, options: SnippetOptions) -> Snippets:
-    """The snippets of the packages below `root`.
+    """Return the snippets of the packages below `root`.
 
     Raises:
         RunError: too few packages have a snippet of each kind on both sides.

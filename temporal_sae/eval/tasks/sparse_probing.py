@@ -178,12 +178,12 @@ class SparseProbing:
 
 
 def cells_of(snippets: Snippets) -> list[Cell]:
-    """All cells, in one order."""
+    """Return all cells, in one order."""
     return [(package, kind) for package in snippets.packages for kind in KINDS]
 
 
 def classes_of(question: str, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """The cells of each class, balanced over the other label."""
+    """Return the cells of each class, balanced over the other label."""
     label = QUESTIONS.index(question)
     names = dict.fromkeys(cell[label] for cell in cells)
     return {name: [cell for cell in cells if cell[label] == name] for name in names}

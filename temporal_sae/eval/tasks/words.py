@@ -92,7 +92,7 @@ class Template:
 
 
 def find_words(tokenizer: Any, template: Template) -> Words:
-    """All alphabetic entries of the vocabulary that stay one token in the template."""
+    """Return all alphabetic entries of the vocabulary that stay one token in the template."""
     found: dict[str, int] = {}
     for entry, token in tokenizer.get_vocab().items():
         text = decode(tokenizer, entry)
@@ -110,14 +110,14 @@ def find_words(tokenizer: Any, template: Template) -> Words:
 
 
 def decode(tokenizer: Any, entry: str) -> str:
-    """The text of one entry of the vocabulary, with its leading space."""
+    """Return the text of one entry of the vocabulary, with its leading space."""
     text: str = tokenizer.convert_tokens_to_string([entry])
     # Some tokenizers drop the space that this mark stands for when nothing is before it.
     return f" {text}" if entry.startswith("▁") and not text.startswith(" ") else text
 
 
 def check_words(tokenizer: Any, template: str, min_words: int = MIN_WORDS) -> Words:
-    """The words of a vocabulary, refused in one line where absorption cannot be measured on them.
+    """Return the words of a vocabulary on which absorption can be measured.
 
     Raises:
         InvalidOption: the template has not its parts.
@@ -177,7 +177,7 @@ def make_prompts(
     seed: int,
     bos: int | None = None,
 ) -> Int[Tensor, "words positions"]:
-    """One prompt a word: `n_examples` example lines, then the word, which is the last token.
+    """Return one prompt a word: `n_examples` example lines, then the word, which is the last token.
 
     Args:
         template: of every line.

@@ -98,7 +98,7 @@ class PairMap:
         in_parts(work_on, parts)
 
     def _by_shard(self, keys: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The order that sorts the keys by shard, what their slots hold, and where each starts."""
+        """Return the order that sorts keys by shard, the content of their slots, and the starts."""
         flat = keys.reshape(-1).contiguous().numpy()
         first, second = (np.uint64(m % 2**self.key_bits | 1) for m in MULTIPLIERS)
         return _by_shard(flat, first, second, self.key_bits, self.slot_bits)

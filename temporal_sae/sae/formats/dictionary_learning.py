@@ -84,7 +84,7 @@ LAYOUTS = {
 
 
 def read(weights: Path) -> Stored:
-    """The SAE of a folder that its `trainSAE` wrote, or of one file in its `checkpoints`.
+    """Return the SAE of a folder that its `trainSAE` wrote, or of one file in its `checkpoints`.
 
     Raises:
         RunError: a file is missing or damaged, the class is unknown, a threshold was never set, or
@@ -119,7 +119,7 @@ def _config_of(weights: Path) -> Path:
 
 
 def _renamed(folder: Path, layout: Layout, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters by our names, in our orientation."""
+    """Return the parameters by our names, in our orientation."""
     unknown = sorted(stored.keys() - set(layout.names.values()) - layout.passed_over)
     if unknown:
         raise RunError(f"{folder}: {printable(unknown[0])}: this class has no such tensor")
@@ -152,7 +152,7 @@ def _options(
     stored: Mapping[str, Tensor],
     d_sae: int,
 ) -> dict[str, Any]:
-    """The arguments of the constructor besides the sizes."""
+    """Return the arguments of the constructor besides the sizes."""
     if not issubclass(cls, TopKSAE | BatchTopKSAE):
         return {}
     k = _k(folder, trainer, stored)

@@ -46,7 +46,7 @@ RESCALED = ("topk", *IN_TRAINING)  # may have rescale_acts_by_decoder_norm
 
 
 def read(weights: Path) -> Stored:
-    """The SAE of a folder that `SparseAutoencoder.save`, or SAELens, wrote.
+    """Return the SAE of a folder that `SparseAutoencoder.save`, or SAELens, wrote.
 
     Raises:
         RunError: a file is missing or damaged, the architecture is unknown, or the SAE follows a
@@ -101,7 +101,7 @@ def _announced(saved_as_trained: bool) -> dict[str, type[SparseAutoencoder]]:
 
 
 def _in_terms_of_6(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The config without what SAELens wrote before version 6 in other words."""
+    """Return the config without what SAELens wrote before version 6 in other words."""
     config = dict(config)
     activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
     options = config.get("activation_fn_kwargs") or {}
@@ -159,7 +159,7 @@ def _input_factor(folder: Path, config: Mapping[str, Any]) -> float:
 def _renamed(
     folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors by the names of an inference model, in which a threshold is one a latent.
+    """Return the tensors by the names of an inference model, in which a threshold is one a latent.
 
     Raises:
         RunError: the threshold for all latents is none, or was never set.
@@ -181,7 +181,7 @@ def _renamed(
 def _trained_by_batch(
     cls: type[SparseAutoencoder], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Stored:
-    """The inference-time function of a model that SAELens stored as it trains."""
+    """Return the inference-time function of a model that SAELens stored as it trains."""
     sizes = {key: int(config[key]) for key in ("d_in", "d_sae")}
     k = check_number("k", config["k"], above=True, maximum=sizes["d_sae"])
     if not k.is_integer():  # a share of a latent a token, which only SAELens can train

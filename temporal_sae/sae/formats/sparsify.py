@@ -38,7 +38,7 @@ HARMLESS = {"d_in", "num_latents", "expansion_factor", "k", "normalize_decoder"}
 
 
 def read(weights: Path) -> Stored:
-    """The SAE of a folder that `SparseCoder.save_to_disk` wrote.
+    """Return the SAE of a folder that `SparseCoder.save_to_disk` wrote.
 
     Raises:
         RunError: a file is missing or damaged, or an option makes it something else than a TopK

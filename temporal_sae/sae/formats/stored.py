@@ -69,7 +69,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of the file, in their own precision.
+    """Return all tensors of the file, in their own precision.
 
     Raises:
         RunError: it is missing or damaged.
@@ -83,7 +83,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file of `torch.save`, in its own precision.
+    """Return the state dict in a file of `torch.save`, in its own precision.
 
     Raises:
         RunError: it is missing or damaged, holds anything besides tensors, or would take more
@@ -136,7 +136,7 @@ def as_float32(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def transposed(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """The matrix of that name, turned; raise ValueError if it is none."""
+    """Return the matrix of that name, turned; raise ValueError if it is none."""
     if tensors[name].ndim != 2:
         raise ValueError(f"{name}: has {tensors[name].ndim} dimensions, must have 2")
     return tensors[name].T
@@ -163,7 +163,7 @@ def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> RunError:
-    """The error for a file that cannot be read, with the first line of the reason."""
+    """Return the error for a file that cannot be read, with the first line of the reason."""
     return RunError(f"{path}: cannot be read ({first_line(error)})")
 
 
@@ -174,7 +174,7 @@ def first_line(error: Exception) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value from a file as it can stand in a message."""
+    """Return a value from a file as it can stand in a message."""
     return _cut(repr(value))
 
 
@@ -195,7 +195,7 @@ def check_threshold(folder: Path, threshold: Tensor) -> Tensor:
 
 
 def never_set(folder: Path, name: str, threshold: Tensor) -> RunError:
-    """The error for a threshold that holds no number from training."""
+    """Return the error for a threshold that holds no number from training."""
     value = threshold.flatten()[0].item()
     return RunError(
         f"{folder}: {name}={value:g} was never set by training, so nothing says which latents are "
