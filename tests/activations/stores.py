@@ -34,10 +34,9 @@ def builder(path, model, folder, load=None, **options):
     """A source that can build its store."""
     return ActivationStore(
         str(path),
-        **{**SIZES, **options},
         model=load or (lambda: LanguageModel(str(model), HOOK)),
         text=text_of(folder),
-        options_of=options_of(model, folder),
+        **{**SIZES, "options_of": options_of(model, folder), **options},
     )
 
 

@@ -170,11 +170,9 @@ def test_a_store_of_another_model_or_text_is_refused(
     built, random_gemma, texts, text_folder, tmp_path
 ):
     def refused(model=random_gemma, folder=texts, **options):
-        source = builder(built, model, folder)
-        source._options_of = {
-            "model": {"name": str(model), "hook_name": "blocks.1.hook_resid_post", **options},
-            "data": {"held_out_fraction": 0.3},
-        }.__getitem__
+        named = {"name": str(model), "hook_name": "blocks.1.hook_resid_post", **options}
+        groups = {"model": named, "data": {"held_out_fraction": 0.3}}
+        source = builder(built, model, folder, options_of=groups.__getitem__)
         try:
             source.open()
         except RunError as error:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from errno import ENOSPC
 from functools import cached_property
+from mmap import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,7 +168,7 @@ class StoreFolder:
         """Return whether a process builds it now."""
         return is_held(self.lock_path)
 
-    def load(self, shard: Shard, buffer: bytearray | None = None) -> Columns:
+    def load(self, shard: Shard, buffer: mmap | None = None) -> Columns:
         """Read a training shard, into a buffer if it fits there.
 
         Raises:

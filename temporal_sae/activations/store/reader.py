@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from temporal_sae.activations.rows import Rows
@@ -14,7 +16,7 @@ from temporal_sae.data.sources import shuffled
 
 log = logging.getLogger(__name__)
 
-Loaded = tuple[Columns, bytearray]  # a shard, and the memory that it lies in
+Loaded = tuple[Columns, mmap.mmap | None]  # a shard, and the memory to be used again
 TOGETHER = 2  # shards whose rows are given in turn; as many more are read meanwhile
 ROWS_AT_ONCE = 256
 
@@ -54,7 +56,7 @@ class StoreReader:
         self._order = shuffled(shards, self.seed, epoch) if epoch else shards
         self._held: list[Loaded] = []
         self._coming: dict[Shard, Future[Loaded]] = {}
-        self._buffers: list[bytearray] = []
+        self._buffers: list[mmap.mmap] = []
 
     def read(self) -> Rows:
         """Rows of the next of the open shards."""
@@ -90,7 +92,7 @@ class StoreReader:
 
     def _load(self, shard: Shard) -> Future[Loaded]:
         # Memory that is new costs as much as the disk: each page of it has to be made first.
-        buffer = self._buffers.pop() if self._buffers else bytearray(self.folder.shard_bytes)
+        buffer = self._buffers.pop() if self._buffers else in_large_pages(self.folder.shard_bytes)
         return self._pool.submit(lambda: (self.folder.load(shard, buffer), buffer))
 
     def _result(self, shard: Shard, load: Future[Loaded]) -> Loaded:
@@ -98,10 +100,10 @@ class StoreReader:
             return load.result()
         except Damaged as damage:
             self._repair(shard, damage)
-            return self.folder.load(shard), bytearray()
+            return self.folder.load(shard), None
 
     def _end_group(self) -> None:
-        self._buffers += [buffer for _, buffer in self._held if buffer]
+        self._buffers += [buffer for _, buffer in self._held if buffer is not None]
         self._held, self.block, self.group = [], 0, self.group + 1
         if not self._shards_of(self.group):
             if self.epoch == 0:
@@ -116,3 +118,11 @@ class StoreReader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         self._begin(int(state["epoch"]), int(state["group"]), int(state["block"]))
+
+
+def in_large_pages(n_bytes: int) -> mmap.mmap:
+    """Return new memory, into which the system copies files in half the time of small pages."""
+    memory = mmap.mmap(-1, n_bytes)
+    with suppress(AttributeError, OSError):  # a system without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ IN_FILES = {
     "U8": torch.uint8,
 }
 HEADER = 65536  # bytes of a file at most beside its rows
-PIECE = 2**20  # small enough to be in the cache still when its checksum is computed
+PIECE = 2**22  # large enough for the disk, and still in the cache when its checksum is computed
 SCALE_BYTES = 4
 
 Columns = dict[str, Tensor]
@@ -103,7 +104,11 @@ def write_shard(path: Path, columns: Columns) -> StoredShard:
 
 
 def read_shard(
-    path: Path, about: StoredShard, layout: Layout, extra: int = 0, buffer: bytearray | None = None
+    path: Path,
+    about: StoredShard,
+    layout: Layout,
+    extra: int = 0,
+    buffer: mmap | bytearray | None = None,
 ) -> Columns:
     """Return the rows of a file that is what its record says.
 
@@ -127,8 +132,9 @@ def read_shard(
             if n_bytes > most:
                 raise Damaged(f"it has {n_bytes:,} bytes, and its rows take less")
             file.seek(0)
-            fits = buffer is not None and len(buffer) >= n_bytes
-            view = memoryview(buffer if fits and buffer else bytearray(n_bytes))[:n_bytes]
+            if buffer is None or len(buffer) < n_bytes:
+                buffer = bytearray(n_bytes)
+            view = memoryview(buffer)[:n_bytes]
             there = 0
             # Piece by piece, so that the disk reads on while the checksum is computed.
             while n := file.readinto(view[there : there + PIECE]):  # type: ignore[attr-defined]

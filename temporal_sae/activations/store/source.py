@@ -18,6 +18,7 @@ from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.rows import Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, TEXT, ActivationSource
 from temporal_sae.activations.store.builder import Builder
+from temporal_sae.activations.store.construction import Construction
 from temporal_sae.activations.store.folder import InUse, Shard, StoreFolder
 from temporal_sae.activations.store.key import (
     check_options,
