@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
-from jinja2 import TemplateError
-
 from temporal_sae.data.documents import Document, Piece
 from temporal_sae.data.kinds import KINDS
 from temporal_sae.errors import InvalidOption, one_line
@@ -61,6 +59,8 @@ class Chat(Document):
             lacks = lacks or "does not tell where in a text its tokens lie"
             allowed = f"null, as the tokenizer of this model {lacks}"
             raise InvalidOption(self._option, self._column, allowed)
+        from jinja2 import TemplateError  # slow to import
+
         try:
             spans = self._spans(tokenizer)
         except (TemplateError, ValueError, TypeError, LookupError) as error:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
-from fsspec.compression import register_compression
 
 from temporal_sae.data.patience import within
 from temporal_sae.errors import InvalidOption, one_line
@@ -221,6 +220,8 @@ class ZstdFile(io.BufferedReader):
 
 def prepare_readers() -> None:
     """Listen to the readers' loggers, and let them read .zst; again is as once."""
+    from fsspec.compression import register_compression  # slow to import
+
     register_compression("zstd", ZstdFile, "zst", force=True)
     for reader in ("json", "csv", "parquet", "arrow"):
         logging.getLogger(f"datasets.packaged_modules.{reader}.{reader}").addFilter(READERS_ERRORS)

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from temporal_sae import schemas
@@ -122,6 +121,8 @@ def match(
 ) -> tuple[Int[Tensor, " n_features"], Float[Tensor, " n_features"]]:
     """Return the latent of each feature and their |cosine|; -1 and 0 where none is left for it."""
     truth = torch.nn.functional.normalize(directions, dim=-1).to(W_dec.device)
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     rows = torch.nn.functional.normalize(W_dec.float(), dim=-1)
     cosines = (truth @ rows.T).abs().cpu()
     features, latents = linear_sum_assignment(cosines.numpy(), maximize=True)

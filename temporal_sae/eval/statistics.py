@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
@@ -173,7 +172,9 @@ def paired_difference(
 def mean_interval(
     values: NDArray[np.float64], seed: int, level: float, n_resamples: int
 ) -> tuple[float, float]:
-    """Interval of a mean: Student's for few values, the studentised bootstrap for more."""
+    """Return the interval of a mean: Student's for few values, else the studentised bootstrap."""
+    from scipy.special import stdtrit  # slow to import
+
     n = len(values)
     mean, error = values.mean(), values.std(ddof=1) / math.sqrt(n)
     tail = (1 - level) / 2
