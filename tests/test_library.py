@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_an_iterable_is_read_once_and_its_end_is_said():
         train(iter(batches), **SIZES)
 
 
+def test_a_list_of_batches_is_read_again_and_continued_to_the_bit(tmp_path):
+    batches = [[X[n : n + 500]] for n in range(0, 6000, 500)]  # as a DataLoader gives them
+    options = {"batch_size": 64, "checkpoint_every": 10, **SIZES}
+    assert train(batches, **SIZES).history[-1]["step"] == (6000 - 4096) // 64
+    whole = train(batches, num_tokens=16_000, **options)
+    with killed_after(200):
+        train(batches, num_tokens=16_000, folder=tmp_path, **options)
+    again = train(batches, num_tokens=16_000, folder=tmp_path, **options)
+    assert torch.equal(again.sae.W_dec, whole.sae.W_dec)
+
+
 def test_rows_that_are_held_out_are_not_trained_on():
     """Every fourth row is far away; the SAE has seen some, and is judged on others."""
     seen = []
@@ -158,28 +170,29 @@ def test_nothing_is_written_unless_a_folder_is_given(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
     train(X, num_tokens=2000, folder="out", **SIZES)
     names = [name.split("/")[0] for name in files_in("out")]
-    assert set(names) == {"checkpoints", "metrics.jsonl", "results.json", "sae"}
+    assert set(names) == {"checkpoints", "metrics.jsonl", "results.json", "sae", "train.json"}
+
+
+@contextmanager
+def killed_after(step):
+    """Interrupt the run once it has saved the checkpoint of a step."""
+    save = Checkpoints.save
+
+    def interrupted(self, number, state):
+        save(self, number, state)
+        if number >= step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", interrupted)
+        yield
 
 
 def test_a_folder_is_continued_to_the_bit(tmp_path):
     whole = train(X, num_tokens=6000, folder=tmp_path / "whole", **SIZES)
     options = {"checkpoint_every": 20, "folder": tmp_path / "cut", **SIZES}
-
-    class Stop(Exception):
-        pass
-
-    def cut(step, metrics):
-        if step >= 50:
-            raise Stop
-
-    class Cut(CoActivationTracker):
-        def update(self, indices):
-            super().update(indices)
-            if self.tokens_seen > 3000:
-                raise Stop
-
-    with pytest.raises(Stop):
-        train(X, num_tokens=6000, tracker=Cut(64), **options)
+    with killed_after(40):
+        train(X, num_tokens=6000, **options)
     again = train(X, num_tokens=6000, **options)
     assert torch.equal(again.sae.W_dec, whole.sae.W_dec)
     assert [s["step"] for s in again.history] == [s["step"] for s in whole.history]
@@ -193,12 +206,39 @@ def test_a_finished_run_is_extended(tmp_path):
     assert len({s["step"] for s in run.history}) == len(run.history)
 
 
+def test_an_extended_run_keeps_its_batch_size_where_none_is_given(tmp_path):
+    train(X, num_tokens=64_000, folder=tmp_path, **SIZES)
+    run = train(X, num_tokens=96_000, folder=tmp_path, **SIZES)
+    assert run.history[-1]["step"] == 750  # of 128 rows, not 500 of 192
+
+
+def test_other_options_or_a_shorter_run_in_the_same_folder_are_refused(tmp_path):
+    def run(**options):
+        return train(X, **{"num_tokens": 2000, "folder": tmp_path, **SIZES, **options})
+
+    run()
+    for options, told in [
+        ({"k": 5}, "k: 4 → 5"),
+        ({"lr": 1e-2}, "lr: None → 0.01"),
+        ({"tracker": {"window_size": 9}}, "tracker: co_activation → None"),
+        ({"held_out_fraction": 0.5}, "held_out_fraction: 0.1 → 0.5"),
+    ]:
+        with pytest.raises(RunError, match=f"holds a run with other options .*{told}"):
+            run(**options)
+    with pytest.raises(RunError, match=r"of step 31, and num_tokens ends at step 15; raise it"):
+        run(num_tokens=1000)
+    assert run(resume="never", k=5).metrics["l0"] == 5
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(RunError, match=r"holds checkpoints but no train\.json"):
+        run()
+
+
 @pytest.mark.parametrize("other", ["seed", "data"])
 def test_the_folder_of_another_run_is_refused(tmp_path, other):
     train(X, num_tokens=2000, folder=tmp_path, **SIZES)
     before = (tmp_path / "sae" / "sae_weights.safetensors").read_bytes()
     x, seed = (X, 1) if other == "seed" else (X + 1, 0)
-    message = "of another run" if other == "seed" else "a run on other activations"
+    message = "with other options .seed: 0 → 1" if other == "seed" else "a run on other activations"
     with pytest.raises(RunError, match=message):
         train(x, num_tokens=2000, seed=seed, folder=tmp_path, **SIZES)
     assert (tmp_path / "sae" / "sae_weights.safetensors").read_bytes() == before
@@ -216,8 +256,18 @@ def test_finetuning_starts_where_the_other_ended(tmp_path, given):
     assert run.metrics["explained_variance"] == pytest.approx(
         first.metrics["explained_variance"], abs=0.01
     )
-    with pytest.raises(InvalidOption, match=r"finetune=.*d_sae 64.*must be an SAE with d_in"):
+    with pytest.raises(InvalidOption, match=r"finetune=.*d_sae 64.*must be one with.*d_sae 32"):
         train(X, finetune=start, num_tokens=640, d_sae=32, k=4, progress=False)
+
+
+def test_finetuning_takes_architecture_and_sizes_from_the_other(tmp_path):
+    torch.manual_seed(0)
+    TopKSAE(16, 48, k=3).save(tmp_path)
+    run = train(X, finetune=tmp_path, num_tokens=640, progress=False)
+    assert (run.sae.trained_as, run.sae.d_sae, run.metrics["l0"]) == ("topk", 48, 3)
+    assert train(X, finetune=tmp_path, k=2, num_tokens=640, progress=False).metrics["l0"] == 2
+    with pytest.raises(InvalidOption, match="k=None: must be given for sae=topk"):
+        train(X, num_tokens=640, progress=False)
 
 
 def test_finetuning_from_another_architecture_keeps_what_latents_contribute():
@@ -247,8 +297,23 @@ def test_finetuning_from_another_architecture_keeps_what_latents_contribute():
     ("options", "message"),
     [
         ({"sae": "top_k"}, r"sae='top_k': must be one of batch_topk, gated"),
-        ({"kk": 3}, r"kk=3: must be left out; the options are .*k"),
+        ({"kk": 3}, r"kk=3: must be one of k, "),
         ({"k": 0}, r"k=0: must be"),
+        ({"sae": ["topk"]}, r"sae=\['topk'\]: must be one of"),
+        ({"tracker": {"window": 5}}, r"tracker.window=5: must be one of window_size"),
+        ({"loss": {"weight": 1}}, r"loss.weight=1: must be one of weighting|ortho_weight"),
+        ({"device": "cuda:9"}, r"device='cuda:9': must be one of auto, cpu"),
+        ({"device": "nonsense"}, r"device='nonsense': must be one of"),
+        ({"num_tokens": "abc"}, r"num_tokens='abc': must be a whole number"),
+        ({"batch_size": 99_999}, r"batch_size=99999: must be at most 32,768"),
+        ({"batch_size": "a"}, r"batch_size='a': must be a whole number"),
+        ({"seed": None}, r"seed=None: must be a whole number"),
+        ({"seed": 2**70}, r"seed=\d+: must be a whole number below"),
+        ({"n_sequences": 0}, r"n_sequences=0: must be"),
+        ({"finetune": 5}, r"finetune=5: must be the folder of an SAE"),
+        ({"folder": 5}, r"folder=5: must be the path"),
+        ({"keep_every": 5}, r"keep_every=5: must be one of"),
+        ({"x": [["a", "b"]]}, r"batch 0 is a list; batches are tensors or arrays"),
         ({"tracker": 3}, r"tracker=3: must be co_activation"),
         ({"tracker": {"window_size": 0}}, r"window_size=0"),
         ({"loss": "cosine"}, r"loss='cosine': must be orthogonality"),

@@ -23,7 +23,8 @@ def check_start(sae: SparseAutoencoder, trained: SparseAutoencoder) -> None:
     sizes = [(each.d_in, each.d_sae) for each in (sae, trained)]
     if sizes[0] != sizes[1]:
         own, found = (f"d_in {d_in} and d_sae {d_sae}" for d_in, d_sae in sizes)
-        raise InvalidOption("finetune", found, f"an SAE with {own}, which shall be trained")
+        allowed = f"one with {own}, as the activations and sae.d_sae have it"
+        raise InvalidOption("finetune", f"an SAE with {found}", allowed)
     if missing := [name for name in NEEDED if name not in shared_names(sae, trained)]:
         raise InvalidOption("finetune", trained.trained_as, f"an SAE that has {missing[0]}")
 

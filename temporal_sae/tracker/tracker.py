@@ -368,7 +368,8 @@ class CoActivationTracker:
         The other options must be the same. With `auto` the storage is that of the saved state.
 
         Raises:
-            ValueError: the state is of another number of latents, or of other rows of a shard.
+            ValueError: the state is of another number of latents, of a larger window, or of other
+                rows of a shard.
         """
         if state["n_latents"] != self.n_latents:
             raise ValueError(
@@ -378,6 +379,9 @@ class CoActivationTracker:
             None if name not in state else state[name].to(self.device)
             for name in ("last_window", "open")
         )
+        if opened is not None and len(opened) >= self.window_size:
+            told = f"has {len(opened)} tokens in its open window, must have fewer than window_size"
+            raise ValueError(f"state: {told}={self.window_size}")
         number = int(state["windows_closed"])
         if "averages" in state:
             if self._state is None:  # `auto` keeps to what it chose before

@@ -19,6 +19,7 @@ from temporal_sae.training.parts import Parts
 from temporal_sae.training.stopwatch import Clock, Stopwatch
 
 WEIGHTS_TO_KNOW = 256
+BEGIN_ANEW = 'begin anew with trainer.resume=never, which is resume="never" of `train`'
 LONGEST_PROBLEM = 200  # characters; torch lists every tensor
 
 
@@ -114,7 +115,7 @@ def check_identity(own: State, found: State | None) -> None:
         if same_shape and not torch.allclose(own[name], weights, rtol=1e-2, atol=1e-4):
             raise RunError(
                 "the newest checkpoint is that of another run, whose SAE began with other weights; "
-                "choose another folder, or begin anew with trainer.resume=never"
+                f"choose another folder, or {BEGIN_ANEW}"
             )
 
 
@@ -122,7 +123,7 @@ def misfitting(problem: str) -> RunError:
     """Return the error for a checkpoint that is whole and not of this run."""
     return RunError(
         f"the newest checkpoint does not fit this run ({problem[:LONGEST_PROBLEM]}); move "
-        "checkpoints/ away, or begin anew with trainer.resume=never"
+        f"checkpoints/ away, or {BEGIN_ANEW}"
     )
 
 

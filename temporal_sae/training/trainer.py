@@ -239,6 +239,11 @@ class Trainer:
             self._initialise(parts)
         else:
             restore(parts, run, state)
+            if run.step > self.total_steps:
+                raise RunError(
+                    f"the newest checkpoint is of step {run.step:,}, and num_tokens ends at step "
+                    f"{self.total_steps:,}; raise it, or choose another folder"
+                )
             log.info("continuing at step %d of %d", run.step, self.total_steps)
         parts.logger.rewind(run.step)
         if parts.snapshots:
