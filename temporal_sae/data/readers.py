@@ -237,8 +237,8 @@ class ZstdFrames(io.RawIOBase):
         while not self._content:
             compressed = self._rest or self._file.read(ZSTD_BLOCK)
             if not compressed and not self._frame.eof:
-                path = getattr(self._file, "path", None) or getattr(self._file, "name", "a .zst file")
-                raise EOFError(f"{path} is cut off: it ends before its end-of-frame mark")
+                name = getattr(self._file, "path", None) or getattr(self._file, "name", "the file")
+                raise EOFError(f"{name} is cut off: it ends before its end-of-frame mark")
             if not compressed:
                 return 0
             if self._frame.eof:
