@@ -41,7 +41,7 @@ MAY_BE_NULL = {
 FINISHED = "finished"
 # What a person may be told of options that do not go together, and where the docs say so.
 REFUSALS = {
-    r"trainer\.warmup_steps=\d+: must be at most the \d+ steps of the run": (
+    r"trainer\.warmup_steps=\d+: must be at most the \d+ steps of the run; .*": (
         "trainer/default",
         "at most the steps of the run",
     ),

@@ -166,7 +166,7 @@ RANGES = {
         **STREAM,
         **{f"world.{key}": whole() for key in ("d_in", "n_features", "n_topics", "document_rows")},
         **{f"world.{key}": whole(0) for key in ("n_parents", "n_true_pairs", "n_spurious_pairs")},
-        **{f"world.{key}": number() for key in ("zipf", "value_std", "noise")},
+        **{f"world.{key}": number(0, 1e6) for key in ("zipf", "value_std", "noise")},
         **{f"world.{key}": number(0, 1) for key in ("child_rate", "pair_rate", "topical_share")},
         "world.n_children": whole(),
         "world.l0": number(above=True),

@@ -193,9 +193,11 @@ class Looked:
 
     def width(self) -> int:
         """Return the width of the rows; from the model's config where nothing is open."""
+        from temporal_sae.experiment.source import open_source
+
         source = self.cheap.source
         if not self.model:
-            source.open()
+            open_source(source)
             return source.d_in
         from transformers import AutoConfig
 

@@ -61,9 +61,16 @@ class SyntheticActivations(ActivationSource):
         self.truth: World | None = None
 
     def open(self) -> None:
-        """Make the world."""
+        """Make the world.
+
+        Raises:
+            InvalidOption: an option of it does not go with the others, or with this machine.
+        """
         if self.truth is None:
-            self.truth = World(self.world, self.seed)
+            try:
+                self.truth = World(self.world, self.seed)
+            except InvalidOption as error:
+                raise error.within("world") from error
             self._directions = self.truth.directions.to(self.device)
 
     @property

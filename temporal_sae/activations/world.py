@@ -13,6 +13,7 @@ of it belongs to a feature with a probability proportional to that mean.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +22,14 @@ from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_number, keep_int
 from temporal_sae.latents import Latents
+from temporal_sae.machine import MIB, free_memory
 from temporal_sae.registry import component
 
 LARGEST_RATE = 0.5
 HIGHEST_IN_A_TOPIC = 0.9
 SMALLEST_VALUE = 0.05
+LARGEST_SPREAD = 1e6  # of values and noise: squares of rows stay finite in float32
+STEEPEST = 24.0  # powers of ten from the first rate to the last that the bisection can tell apart
 
 
 @component("activations.world")
@@ -77,14 +81,19 @@ class WorldOptions:
             keep_int(self, option, 1)
         for option in ("n_parents", "n_true_pairs", "n_spurious_pairs"):
             keep_int(self, option, 0)
-        for option in ("zipf", "value_std", "noise"):
-            check_number(option, getattr(self, option))
+        for option in ("value_std", "noise"):
+            check_number(option, getattr(self, option), maximum=LARGEST_SPREAD)
+        check_number("zipf", self.zipf)
+        if self.zipf * math.log10(self.n_features) > STEEPEST:
+            steepest = math.floor(10 * STEEPEST / math.log10(self.n_features)) / 10
+            allowed = f"at most {steepest:g} for {self.n_features} features: the last never fire"
+            raise InvalidOption("zipf", self.zipf, allowed)
         for option in ("child_rate", "pair_rate", "topical_share"):
             check_number(option, getattr(self, option), maximum=1.0)
         check_number("l0", self.l0, above=True)
         check_number("topic_gain", self.topic_gain, minimum=1.0)
-        if self.n_topics > 1 and self.topic_gain >= self.n_topics:
-            allowed = f"less than n_topics, which is {self.n_topics}"
+        if self.topic_gain > 1 and self.topic_gain >= self.n_topics:
+            allowed = f"1, or less than n_topics, which is {self.n_topics}"
             raise InvalidOption("topic_gain", self.topic_gain, allowed)
         if self._bound() > self.n_features:
             allowed = f"at least {self._bound()}, for the parents, children and pairs"
@@ -111,10 +120,11 @@ class World:
         spurious_pairs: likewise; `spurious_topics` has the topic of each.
 
     Raises:
-        InvalidOption: so many features cannot fire.
+        InvalidOption: so many features cannot fire, or the world does not fit into memory.
     """
 
     def __init__(self, options: WorldOptions, seed: int) -> None:
+        check_memory(options)
         self.options = options
         generator = torch.Generator().manual_seed(seed)
         n = options.n_features
@@ -227,6 +237,23 @@ class World:
         partners = self._partner[feature[has_partner]]
         rows = torch.cat([row[has_child], row[has_partner]])
         return rows * o.n_features + torch.cat([children, partners])
+
+
+def check_memory(options: WorldOptions) -> None:
+    """Refuse a world that takes more than is free while it is made.
+
+    Raises:
+        InvalidOption: of the largest size.
+    """
+    o, free = options, free_memory(torch.device("cpu"))
+    # Directions before and after they are scaled; rates of each topic, and what they are made of.
+    directions, rates = 2 * 4 * o.n_features * o.d_in, 3 * 8 * o.n_features * o.n_topics
+    needed = directions + rates + 16 * 8 * o.n_features
+    if free is not None and needed > free.n_bytes:
+        other = "d_in" if directions > rates else "n_topics"
+        option = max("n_features", other, key=lambda name: int(getattr(o, name)))
+        allowed = f"smaller: the world takes {needed / MIB:,.0f} MiB of memory, and {free} are free"
+        raise InvalidOption(option, getattr(o, option), allowed)
 
 
 def in_rows(

@@ -35,6 +35,7 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
     ".txt": ("text", {}),
 }
+ZSTD_BLOCK = 4096  # bytes that are decompressed at once: to 128 MiB at most, where all are alike
 EXPECTED = (
     f"a data set on the hub, or an existing folder, file or quoted glob ({' '.join(READERS)}, "
     f"also with {' '.join(sorted(COMPRESSED))})"
@@ -211,11 +212,54 @@ class ReadersErrors(logging.Filter):
 READERS_ERRORS = ReadersErrors()
 
 
+class ZstdFrames(io.RawIOBase):
+    """The content of a .zst file, to its end: zstandard's own reader takes a cut-off one for whole.
+
+    Args:
+        file: opened; its frames are read one after the other.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._rest, self._content = file, b"", memoryview(b"")
+        self._zstd = zstandard.ZstdDecompressor()
+        self._frame = self._zstd.decompressobj()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as there is content, and return how far.
+
+        Raises:
+            EOFError: the file ends within a frame, or before the first.
+        """
+        while not self._content:
+            compressed = self._rest or self._file.read(ZSTD_BLOCK)
+            if not compressed and not self._frame.eof:
+                name = getattr(self._file, "path", None) or getattr(self._file, "name", "the file")
+                raise EOFError(f"{name} is cut off: it ends before its end-of-frame mark")
+            if not compressed:
+                return 0
+            if self._frame.eof:
+                self._frame = self._zstd.decompressobj()
+            self._content = memoryview(self._frame.decompress(compressed))
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+        size = min(len(buffer), len(self._content))
+        buffer[:size], self._content = self._content[:size], self._content[size:]
+        return size
+
+    def close(self) -> None:
+        """Close the file as well."""
+        self._file.close()
+        super().close()
+
+
 class ZstdFile(io.BufferedReader):
-    """The content of a .zst file, as an object that `datasets` can wrap, which fsspec's is not."""
+    """The same, as an object that `datasets` can wrap, which fsspec's is not."""
 
     def __init__(self, file: Any, **_: Any) -> None:
-        super().__init__(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+        super().__init__(ZstdFrames(file))
 
 
 def prepare_readers() -> None:

@@ -54,7 +54,7 @@ def build(cfg: DictConfig, group: str, **given: Any) -> Any:
     options = plain(cfg[group])
     check_options(group, options, given)
     give_inside(options, given)
-    with naming(group):
+    with naming(group, options):
         built = instantiate(options, **given, _convert_="all")
     kind = KINDS[group]
     if not isinstance(built, kind):
@@ -139,6 +139,18 @@ def targets_below(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]
             yield from targets_below(f"{place}.{key}", item)
 
 
+def typed_key(place: str, options: Any, told: str) -> str:
+    """Return a key as a person types it: Hydra writes `parts[0].parts1` of `parts.0.parts.1`."""
+    for inner, nested in targets_below(place, options):
+        if re.sub(r"[][.]", "", inner) == re.sub(r"[][.]", "", told):
+            return inner
+        for key, value in nested.items():
+            found = typed_key(f"{inner}.{key}", value, told)
+            if found != told:
+                return found
+    return told
+
+
 def find_class(option: str, name: Any) -> type:
     """Return the class of that full name.
 
@@ -167,10 +179,15 @@ def arguments_of(cls: type) -> tuple[Collection[str] | None, list[str]]:
 
 
 class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
-    """Errors inside come out with the config group in front of the option."""
+    """Errors inside come out with the config group in front of the option.
 
-    def __init__(self, group: str) -> None:
-        self.group = group
+    Args:
+        group: of the options.
+        options: of what is built inside.
+    """
+
+    def __init__(self, group: str, options: Any = None) -> None:
+        self.group, self.options = group, options
 
     def __enter__(self) -> None:
         return None
@@ -180,7 +197,7 @@ class naming:  # noqa: N801 - reads as a statement: `with naming("tracker"):`
         if isinstance(error, InstantiationException):
             cause = error.__cause__
             if nested := re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE):
-                group = f"{group}.{nested[1]}"
+                group = typed_key(group, self.options, f"{group}.{nested[1]}")
             if cause is None:  # Hydra itself refuses to call it
                 raise RunError(f"{group}.{TARGET}: {one_line(error)}") from error
         if isinstance(cause, InvalidOption):

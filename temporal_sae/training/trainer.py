@@ -162,9 +162,9 @@ class Trainer:
         self.keep_every = check_keep_every(keep_every)
         self.resume = check_choice("resume", resume, ("auto", "never"))
         if self.warmup_steps > self.total_steps:
-            raise InvalidOption(
-                "warmup_steps", warmup_steps, f"at most the {self.total_steps} steps of the run"
-            )
+            allowed = f"at most the {self.total_steps} steps of the run"
+            follows = "trainer.warmup_steps=null follows the length"
+            raise InvalidOption("warmup_steps", warmup_steps, f"{allowed}; {follows}")
 
     def learning_rate(self, sae: SparseAutoencoder) -> float:
         """Return the full learning rate of a run."""

@@ -192,6 +192,12 @@ def test_stream_order_is_that_of_the_documents():
         {"zipf": -1},
         {"child_rate": 1.5},
         {"topic_gain": 8},
+        {"topic_gain": 50, "n_topics": 1},
+        {"zipf": 160},
+        {"zipf": 400},
+        {"zipf": 12, "n_features": 200},
+        {"noise": 1e39},
+        {"value_std": 1e39},
         {"n_topics": 0},
         {"d_in": 0},
         {"document_rows": 0},
@@ -199,5 +205,32 @@ def test_stream_order_is_that_of_the_documents():
     ],
 )
 def test_bad_options(options):
-    with pytest.raises(InvalidOption, match=next(iter(options))):
+    with pytest.raises(InvalidOption, match=rf"^{next(iter(options))}="):
         World(WorldOptions(**options), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "options"),
+    [
+        ("n_topics", {"n_topics": 10**11}),
+        ("n_features", {"n_features": 10**11}),
+        ("n_features", {"n_features": 10**11, "n_topics": 10**10}),
+        ("d_in", {"d_in": 10**11}),
+    ],
+)
+def test_a_world_beyond_memory_is_refused_by_its_largest_size(option, options):
+    told = rf"^world\.{option}={options[option]}: must be smaller: the world takes [\d,]+ MiB"
+    with pytest.raises(InvalidOption, match=told):
+        SyntheticActivations(WorldOptions(**options)).open()
+
+
+def test_rows_of_the_widest_spread_and_the_steepest_rates_are_finite():
+    source = SyntheticActivations(WorldOptions(noise=1e6, value_std=1e6, zipf=11))
+    rows, features = source.block("train", 0, 0)
+    assert rows.x.square().sum(1).isfinite().all()
+    assert float((features.indices >= 0).sum(1).double().mean()) == pytest.approx(8, rel=0.03)
+
+
+def test_without_topics_there_is_no_gain():
+    source = SyntheticActivations(WorldOptions(n_topics=1, topic_gain=1))
+    assert source.block("train", 0, 0)[0].x.isfinite().all()

@@ -172,7 +172,12 @@ def test_a_run_on_a_mixture_is_continued_and_evaluated_from_its_folder(train):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("{_target_:temporal_sae.data.TextFiles,path:nowhere}", r"data.parts.?0.path='nowhere'"),
+        ("{_target_:temporal_sae.data.TextFiles,path:nowhere}", r"data\.parts\.0\.path='nowhere'"),
+        (
+            "{_target_:temporal_sae.data.MixtureText,parts:[{_target_:temporal_sae.data.StdlibText}"
+            ",{_target_:temporal_sae.data.TextFiles,path:nowhere}]}",
+            r"data\.parts\.0\.parts\.1\.path='nowhere'",
+        ),
         ("{_target_:temporal_sae.data.TextFiles,paht:x}", r"data\.parts\.0\.paht: unknown key"),
         ("{_target_:temporal_sae.data.TextFiles}", r"data\.parts\.0\.path: is missing"),
         ("{_target_:pathlib.Path}", r"data\.parts="),

@@ -4,8 +4,10 @@ import bz2
 import gzip
 import json
 import os
+import re
 
 import pytest
+import zstandard
 from datasets import Dataset, DatasetDict
 
 from temporal_sae.data import HubText
@@ -47,6 +49,44 @@ def test_compressed_files_and_globs(tmp_path, monkeypatch, ending, compress):
     monkeypatch.chdir(tmp_path)
     assert texts(f"*.jsonl.{ending}") == ROWS
     assert texts(f"b.jsonl.{ending}") == ROWS[20:]
+
+
+def cut_at_a_line(content, n_bytes=0):
+    """A frame of zstd that ends where a block and a line end, or after so many bytes."""
+    frame = zstandard.ZstdCompressor().compressobj()
+    half = content.index(b"\n", len(content) // 2) + 1
+    whole = frame.compress(content[:half]) + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    return whole[: n_bytes or len(whole)]
+
+
+@pytest.mark.parametrize("skip_broken", [0, 5])
+@pytest.mark.parametrize("n_bytes", [0, 3])
+@pytest.mark.parametrize("ending", [".jsonl", ".txt", ".csv", ".json"])
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, ending, n_bytes, skip_broken):
+    content = LINES if ending.startswith(".json") else "\n".join(["text", *ROWS]).encode()
+    (tmp_path / f"a{ending}.zst").write_bytes(zstandard.compress(content))
+    (tmp_path / f"b{ending}.zst").write_bytes(cut_at_a_line(content, n_bytes))
+    told = rf"b{re.escape(ending)}\.zst is cut off"
+    with pytest.raises((InvalidOption, RunError), match=told) as refused:
+        texts(tmp_path / f"*{ending}.zst", skip_broken=skip_broken)
+    assert "\n" not in str(refused.value)
+
+
+def test_frames_of_zstd_are_read_one_after_the_other(tmp_path):
+    skipped = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"other"
+    frames = [zstandard.compress(line) for line in LINES.splitlines(keepends=True)]
+    (tmp_path / "a.jsonl.zst").write_bytes(skipped + b"".join(frames) + zstandard.compress(b""))
+    assert texts(tmp_path / "a.jsonl.zst") == ROWS
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames) + frames[0][:-1])
+    with pytest.raises(RunError, match="is cut off"):
+        texts(tmp_path / "a.jsonl.zst")
+
+
+def test_what_is_before_the_cut_is_read_without_what_comes_behind(tmp_path):
+    content = b"".join(b"%09d\n" % n for n in range(1_500_000))  # the reader takes 10 MiB at once
+    (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(content)[:-1])
+    documents = HubText(str(tmp_path / "a.txt.zst"), held_out_fraction=0).documents("train", 0, 0)
+    assert next(documents) == (1, "000000000")
 
 
 def test_what_save_to_disk_wrote(tmp_path):

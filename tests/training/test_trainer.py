@@ -489,7 +489,6 @@ def test_a_diverging_run_says_so(tmp_path):
         {"batch_size": 0},
         {"lr": 0},
         {"lr": -1.0},
-        {"warmup_steps": 31},
         {"decay_fraction": 1.1},
         {"grad_clip": 0},
         {"beta1": 1.0},
@@ -509,3 +508,10 @@ def test_a_diverging_run_says_so(tmp_path):
 def test_bad_options(options):
     with pytest.raises(InvalidOption, match=next(iter(options))):
         make_trainer(**options)
+
+
+def test_a_warm_up_longer_than_the_run_is_told_what_follows_its_length():
+    told = r"^warmup_steps=31: must be at most the 30 .*; trainer\.warmup_steps=null follows"
+    with pytest.raises(InvalidOption, match=told):
+        make_trainer(steps=30, warmup_steps=31)
+    assert make_trainer(steps=19, warmup_steps=None).warmup_steps == 0
