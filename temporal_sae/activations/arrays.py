@@ -16,6 +16,7 @@ from temporal_sae.activations.tables import Table, TableSource
 from temporal_sae.errors import RunError
 
 FLOATS = "float16, bfloat16, float32 or float64"
+SHAPE = "activations are [rows, d_in] with at least one row and one column"
 
 
 class ArrayTable:
@@ -82,5 +83,5 @@ def check_shape(name: str, shape: Sequence[int], is_float: bool, dtype: Any) -> 
     if not is_float:
         raise RunError(f"{name}: holds {dtype}; activations are {FLOATS}")
     if len(shape) < 2 or 0 in shape:
-        raise RunError(f"{name}: has shape {list(shape)}; activations are [rows, d_in]")
+        raise RunError(f"{name}: has shape {list(shape)}; {SHAPE}")
     return math.prod(shape[:-1]), shape[-1]

@@ -130,23 +130,31 @@ class ParquetTable:
             lists = [f.name for f in self._file.schema_arrow if is_list_of_floats(f.type)]
             self._column = one_of("key", key, lists, name)
             groups = [self._file.metadata.row_group(n) for n in range(self._file.num_row_groups)]
-            self._starts = [0, *np.cumsum([group.num_rows for group in groups]).tolist()]
-            self.n_rows, self.segment_rows = self._starts[-1], max(1, *np.diff(self._starts))
+            lengths = [group.num_rows for group in groups]
+            self._starts = [0, *np.cumsum(lengths, dtype=int).tolist()]
+            self.n_rows, self.segment_rows = sum(lengths), max([1, *lengths])
             self._held: tuple[int, np.ndarray] | None = None
-            if not self.n_rows:
-                raise RunError(f"{name}: holds no rows")
-            self.d_in = self._group(0).shape[1]
+            self._width: int | None = None  # that of the first row
+            first = next((n for n, length in enumerate(lengths) if length), None)
+            self._width = 0 if first is None else self._group(first).shape[1]
+            _, self.d_in = check_shape(name, (self.n_rows, self._width), True, None)
 
     def _group(self, number: int) -> np.ndarray:
+        from pyarrow import compute
+
         if self._held is None or self._held[0] != number:
             self._held = None  # freed before the next one is read
             column = self._file.read_row_group(number, columns=[self._column])[self._column]
             flat = column.combine_chunks()
             flat = flat.chunk(0) if hasattr(flat, "chunk") else flat
+            widths = compute.fill_null(compute.list_value_length(flat), 0).to_numpy()
+            width = int(widths[0]) if self._width is None else self._width
+            if (others := np.flatnonzero(widths != width)).size:
+                row, other = self._starts[number] + others[0], widths[others[0]]
+                told = f"row {row} of {self._column} has {other} numbers, and the first row {width}"
+                raise RunError(f"{self.name}: {told}; all rows have one width")
             values = flat.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-            if flat.null_count or len(values) % len(flat):
-                raise RunError(f"{self.name}: {self._column} holds rows of different widths")
-            self._held = number, values.reshape(len(flat), -1)
+            self._held = number, values.reshape(len(flat), width)
         return self._held[1]
 
     def read(self, start: int, stop: int) -> Float[Tensor, "n d_in"]:
@@ -156,11 +164,8 @@ class ParquetTable:
             for number, (first, end) in enumerate(
                 zip(self._starts[:-1], self._starts[1:], strict=True)
             ):
-                if first < stop and start < end:
+                if max(first, start) < min(end, stop):
                     part = self._group(number)[max(start - first, 0) : stop - first]
-                    if part.shape[1] != self.d_in:
-                        told = f"rows of width {part.shape[1]} and {self.d_in}"
-                        raise RunError(f"{self.name}: {self._column} holds {told}")
                     parts.append(torch.from_numpy(part.copy()))
         return torch.cat(parts)
 

@@ -180,9 +180,15 @@ def two_tensors(path):
     save_file({"x": rows_of(9), "y": rows_of(9)}, path.with_suffix(".safetensors"))
 
 
-def ragged(path):
-    lists = pa.array([[1.0, 2.0], [1.0]] * 8, pa.list_(pa.float32()))
-    parquet.write_table(pa.table({"acts": lists}), path.with_suffix(".parquet"))
+def lists_of(*lengths):
+    """Writes lists of so many numbers, two in a row group."""
+
+    def write(path):
+        lists = pa.array([[1.0] * n for n in lengths], pa.list_(pa.float32()))
+        table = pa.table({"acts": lists})
+        parquet.write_table(table, path.with_suffix(".parquet"), row_group_size=2)
+
+    return write
 
 
 def pickled(path):
@@ -195,7 +201,21 @@ BAD = {
     "parquet cut off": (damaged_parquet, r"a\.parquet: cannot be read"),
     "another width": (two_widths, r"b\.npy: its rows are 7 wide, those of a\.npy 6"),
     "two tensors": (two_tensors, r"key=None: must be one of x, y, which a\.safetensors holds"),
-    "ragged lists": (ragged, r"a\.parquet: acts holds rows of different widths"),
+    "ragged lists": (
+        lists_of(2, 1),
+        r"a\.parquet: row 1 of acts has 1 numbers, and the first row 2",
+    ),
+    # Together they are as many numbers as rows of one width would be.
+    "3 and 5 for 4 and 4": (lists_of(3, 5), r"a\.parquet: row 1 of acts has 5 numbers"),
+    "a list that is missing": (
+        lambda p: parquet.write_table(
+            pa.table({"acts": pa.array([[1.0], None], pa.list_(pa.float32()))}),
+            p.with_suffix(".parquet"),
+        ),
+        r"a\.parquet: row 1 of acts has 0 numbers",
+    ),
+    "empty lists": (lists_of(0, 0), r"a\.parquet: has shape \[2, 0\]; .* one column"),
+    "no lists": (lists_of(), r"a\.parquet: has shape \[0, 0\]; .* at least one row"),
     "a pickle": (pickled, r"a\.npy: cannot be read"),
     "integers": (lambda p: write_npy(p, rows_of(9), np.int32), r"a\.npy: holds int32; activations"),
     "a vector": (lambda p: write_npy(p, rows_of(9)[:, 0]), r"a\.npy: has shape \[9\]"),
@@ -214,6 +234,27 @@ def test_bad_files(tmp_path, kind):
     with pytest.raises((InvalidOption, RunError), match=message) as error:
         source_of(tmp_path).open()
     assert "\n" not in str(error.value)
+
+
+def test_a_row_of_another_width_in_a_later_row_group_is_named(tmp_path):
+    lists_of(4, 4, 4, 4, 3, 5)(tmp_path / "a")
+    source = source_of(tmp_path, block_rows=2, held_out_fraction=0)
+    reader = source.reader(0)
+    with pytest.raises(RunError, match=r"^a\.parquet: row 4 of acts has 3 numbers, .* row 4;"):
+        for _ in range(3):
+            reader.read()
+
+
+def test_row_groups_without_rows_are_passed_over(tmp_path):
+    kind = pa.list_(pa.float32())
+    table = pa.table({"acts": pa.array(rows_of(20).numpy().tolist(), kind)})
+    with parquet.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for start, stop in ((0, 0), (0, 10), (10, 10), (10, 20), (20, 20)):
+            writer.write_table(table.slice(start, stop - start))
+    source = source_of(tmp_path, held_out_fraction=0)
+    reader = source.reader(0)
+    rows = torch.cat([reader.read().x for _ in source.blocks["train"]])
+    assert sorted(numbers_of(rows).tolist()) == list(range(20))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
