@@ -256,6 +256,8 @@ def test_finetuning_from_another_architecture_keeps_what_latents_contribute():
         ({"x": 5}, r"x='int': must be a tensor"),
         ({"x": torch.zeros(9, dtype=torch.int64)}, r"array: holds torch.int64; activations are"),
         ({"x": torch.zeros(9)}, r"array: has shape \[9\]; activations are \[rows, d_in\]"),
+        ({"x": X[:0]}, r"array: has shape \[0, 16\]; activations are .* with at least one row"),
+        ({"x": np.ma.masked_less(X.numpy(), 3)}, "array: is masked, and a mask would be lost"),
         ({"x": torch.full((900, 4), float("nan"))}, r"array: row \d+ holds a number that is not"),
         ({"x": torch.ones(900, 4)}, r"the first activations are all equal"),
         ({"x": "nothing.npy"}, r"path='nothing.npy': must be a file"),

@@ -26,12 +26,15 @@ class ArrayTable:
         x: floats [..., d_in]; its leading dimensions are all rows.
 
     Raises:
-        RunError: it holds no rows of floats.
+        RunError: it holds no rows of floats, or is masked.
     """
 
     name, segment_rows = "array", 1
 
     def __init__(self, x: Any) -> None:
+        if isinstance(x, np.ma.MaskedArray):
+            whole = "x.data[~np.ma.getmaskarray(x).any(-1)] are the rows without masked numbers"
+            raise RunError(f"{self.name}: is masked, and a mask would be lost; {whole}")
         is_float = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
         self.n_rows, self.d_in = check_shape(self.name, x.shape, is_float, x.dtype)
         self._rows = x.reshape(self.n_rows, self.d_in)

@@ -6,11 +6,13 @@ Nothing is read into memory as a whole but a row group of a parquet file.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -22,14 +24,19 @@ from torch import Tensor
 from temporal_sae.activations.arrays import FLOATS, check_shape
 from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.tables import Table, TableSource
-from temporal_sae.data.sources import CHANGED, hash_of
+from temporal_sae.data.sources import CHANGED, hash_of, in_words
 from temporal_sae.errors import InvalidOption, RunError, check_choice, one_line, printable
 from temporal_sae.files import open_regular
 from temporal_sae.registry import component
 
+log = logging.getLogger(__name__)
+
 HEAD = 65536  # bytes that tell one file from another, with the size
-# What the libraries raise about a damaged file.
-UNREADABLE = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, MemoryError)
+# What the libraries raise about a damaged file; the header of a .npy file is Python that numpy reads.
+UNREADABLE = (
+    *(OSError, ValueError, SafetensorError, RuntimeError, EOFError, MemoryError),
+    *(TokenError, SyntaxError, TypeError, LookupError, ArithmeticError),
+)
 
 
 @contextmanager
@@ -37,7 +44,7 @@ def reading(name: str) -> Iterator[None]:
     """Errors inside become one line with the name of the file."""
     try:
         yield
-    except RunError:
+    except (RunError, InvalidOption):
         raise
     except UNREADABLE as error:
         told = one_line(error) or type(error).__name__
@@ -196,6 +203,9 @@ TABLES: dict[str, Callable[[str, Path, str | None], Table]] = {
     ".safetensors": SafetensorsTable,
     ".parquet": ParquetTable,
 }
+KINDS = ", ".join(TABLES)
+# Endings of files that are likely to hold activations all the same.
+UNREAD = {".npz", ".pt", ".pth", ".pkl", ".bin", ".h5", ".hdf5", ".arrow", ".feather", ".csv"}
 
 
 @component("activations")
@@ -245,11 +255,13 @@ class ActivationFiles(TableSource):
             raise InvalidOption("key", key, "the name of a tensor or column, or null")
         self.path, self.key = path, key
         self.changed = check_choice("changed", changed, CHANGED)
-        self.files = find_files(path)
+        self.files, self._unread = find_files(path)
         self.name = Path(str(path)).name
 
     def find_tables(self) -> list[Table]:
         """Map every file."""
+        if left_out := self.left_out():
+            log.info("activations.path=%s: left out: %s", self.path, in_words(left_out))
         return [TABLES[p.suffix](name, p, self.key) for name, p in self.files.items()]
 
     def metadata(self) -> dict[str, Any]:
@@ -259,6 +271,13 @@ class ActivationFiles(TableSource):
     def describe(self) -> dict[str, Any]:
         """Number of files, and a hash over `listing`."""
         return {"files": len(self.files), "hash": hash_of(self.listing())}
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Count the files that are likely to hold activations, and are of a kind that is not read."""
+        if not self._unread:
+            return {}
+        about = {"count": len(self._unread), "example": printable(self._unread[0])}
+        return {f"file(s) of another kind than {KINDS}": about}
 
     def listing(self) -> dict[str, Any]:
         """Size and CRC-32 of the first 64 KiB of every file."""
@@ -275,13 +294,15 @@ def look_at(path: Path) -> list[int]:
         return [os.fstat(file.fileno()).st_size, zlib.crc32(file.read(HEAD))]
 
 
-def find_files(path: Any) -> dict[str, Path]:
-    """Return the files of known types that a path stands for, by their names below its folder.
+def find_files(path: Any) -> tuple[dict[str, Path], list[str]]:
+    """Return the files of known kinds that a path stands for, by their names below its folder.
+
+    Beside them, the names of those that are likely to hold activations too.
 
     Raises:
         InvalidOption: there are none.
     """
-    allowed = f"a file, a folder or a quoted glob of {', '.join(TABLES)} files that exist"
+    allowed = f"a file, a folder or a quoted glob of {KINDS} files that exist"
     if not isinstance(path, (str, int, Path)) or not str(path):
         raise InvalidOption("path", path, allowed)
     start = Path(os.path.expanduser(str(path)))
@@ -292,7 +313,12 @@ def find_files(path: Any) -> dict[str, Path]:
     else:
         found = [Path(name) for name in glob.glob(str(start), recursive=True)]
         root = Path(os.path.commonpath([p.parent for p in found])) if found else start
-    files = sorted(p for p in found if p.is_file() and p.suffix in TABLES)
+    names = {p.relative_to(root).as_posix(): p for p in sorted(found) if p.is_file()}
+    files = {name: p for name, p in names.items() if p.suffix in TABLES}
+    others = [name for name in names if name not in files]
+    if not files and others:
+        told = f"; {printable(others[0])} is of a kind that is not read, so convert it"
+        raise InvalidOption("path", str(path), allowed + told)
     if not files:
         raise InvalidOption("path", str(path), allowed)
-    return {p.relative_to(root).as_posix(): p for p in files}
+    return files, [n for n in others if names[n].suffix.lower() in UNREAD | TABLES.keys()]

@@ -180,6 +180,11 @@ def two_tensors(path):
     save_file({"x": rows_of(9), "y": rows_of(9)}, path.with_suffix(".safetensors"))
 
 
+def two_columns(path):
+    column = pa.array([[1.0]], pa.list_(pa.float32()))
+    parquet.write_table(pa.table({"x": column, "y": column}), path.with_suffix(".parquet"))
+
+
 def lists_of(*lengths):
     """Writes lists of so many numbers, two in a row group."""
 
@@ -195,12 +200,35 @@ def pickled(path):
     np.save(path.with_suffix(".npy"), np.array([{}], dtype=object), allow_pickle=True)
 
 
+def header_of(header):
+    """Writes a .npy file with any header."""
+
+    def write(path):
+        data = header.encode().ljust(117) + b"\n"
+        path.with_suffix(".npy").write_bytes(b"\x93NUMPY\1\0\x76\0" + data + bytes(800))
+
+    return write
+
+
+def shape_of(shape):
+    return header_of(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
+
+
 BAD = {
+    **{
+        f"a header {header}": (header_of(header), r"^a\.npy: cannot be read \(")
+        for header in ("{[]:1}", "{'descr': ", "", "(" * 100, "[] + {}")
+    },
+    **{
+        f"a shape {shape}": (shape_of(shape), r"^a\.npy: cannot be read \(")
+        for shape in ("(-5, 4)", f"({10**25}, 4)", "(True, 4)", "(2.0, 4)", f"({2**50}, 4)")
+    },
     "npy cut off": (damaged_npy, r"a\.npy: cannot be read"),
     "safetensors cut off": (damaged_safetensors, r"a\.safetensors: cannot be read"),
     "parquet cut off": (damaged_parquet, r"a\.parquet: cannot be read"),
     "another width": (two_widths, r"b\.npy: its rows are 7 wide, those of a\.npy 6"),
-    "two tensors": (two_tensors, r"key=None: must be one of x, y, which a\.safetensors holds"),
+    "two tensors": (two_tensors, r"^key=None: must be one of x, y, which a\.safetensors holds$"),
+    "two columns": (two_columns, r"^key=None: must be one of x, y, which a\.parquet holds$"),
     "ragged lists": (
         lists_of(2, 1),
         r"a\.parquet: row 1 of acts has 1 numbers, and the first row 2",
@@ -287,6 +315,34 @@ def test_bad_options(tmp_path, options):
         options = {"path": str(tmp_path / options["path"])}
     with pytest.raises(InvalidOption, match=name):
         source_of(options.pop("path", tmp_path), **options).open()
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pt", "C.NPY", "notes"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_another_kind_is_named_with_those_that_are_read(tmp_path, name, whole):
+    (tmp_path / name).write_bytes(b"x")
+    path = tmp_path if whole else tmp_path / name
+    kinds = r"\.npy, \.safetensors, \.parquet files that exist"
+    with pytest.raises(
+        InvalidOption, match=rf"path=.*{kinds}; {name} is of a kind that is not read"
+    ):
+        source_of(path)
+
+
+def test_files_that_are_left_out_are_counted(tmp_path, caplog):
+    write_npy(tmp_path / "a", rows_of(100))
+    for name in ("b.npz", "c.NPY", "README.md"):
+        (tmp_path / name).write_bytes(b"x")
+    source = source_of(tmp_path)
+    with caplog.at_level("INFO"):
+        source.open()
+        source.open()
+    [line] = caplog.messages
+    assert "left out: 2 file(s) of another kind than .npy, .safetensors, .parquet" in line
+    assert "(such as b.npz)" in line
+    [about] = source.left_out().values()
+    assert about == {"count": 2, "example": "b.npz"}
+    assert source_of(tmp_path / "a.npy").left_out() == {}
 
 
 def test_nothing_is_held_out(tmp_path):
