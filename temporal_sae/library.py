@@ -14,6 +14,7 @@ from rich.console import Console
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.given import as_source
+from temporal_sae.activations.source import ROWS
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval import AutoEvaluation
 from temporal_sae.experiment.determinism import deterministic_on_cpu
@@ -134,6 +135,7 @@ def train(
     rows = 4096 if num_tokens is None else min(4096, num_tokens // 10)
     source = as_source(x, device, held_out_fraction, held_out_rows=rows)
     source.open()
+    source.why_not(ROWS)  # raises where held-out rows are damaged, and not only after all training
     n_tokens = source.rows_in_pass if num_tokens is None else num_tokens
     if n_tokens is None:
         raise InvalidOption("num_tokens", None, f"given for {source.name}, whose length is unknown")

@@ -60,6 +60,19 @@ def test_the_sae_takes_activations_as_they_are():
     assert run.scale == pytest.approx(float(X.square().sum(-1).mean().sqrt()), rel=0.05)
 
 
+def test_few_rows_are_divided_too():
+    run = train(X[:300], num_tokens=2000, **SIZES)
+    assert run.metrics["l0"] == 4
+    assert run.source.rows_in_pass == 270
+
+
+def test_a_held_out_row_that_is_not_finite_is_refused_before_training():
+    x = X.clone()
+    x[:, 3] = float("inf")
+    with pytest.raises(RunError, match=r"^array: row \d+ holds a number that is not finite$"):
+        train(x, sae="no such architecture", **SIZES)
+
+
 def test_history_tracker_and_metrics():
     run = train(X, num_tokens=5000, log_every=5, tracker={"window_size": 300}, **SIZES)
     assert [step["step"] for step in run.history][:3] == [5, 10, 15]

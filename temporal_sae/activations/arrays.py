@@ -68,13 +68,14 @@ class ActivationArray(TableSource):
         return [self.table]
 
     def describe(self) -> dict[str, Any]:
-        """Return the shape, and a checksum of a few rows."""
+        """Return the shape, a checksum of a few rows, and which rows are held out."""
         table = self.table
         some = range(0, table.n_rows, max(1, table.n_rows // 16))
         checksum = 0
         for row in some:
             checksum = zlib.crc32(table.read(row, row + 1).numpy().tobytes(), checksum)
-        return {"rows": table.n_rows, "d_in": table.d_in, "checksum": checksum}
+        about = {"rows": table.n_rows, "d_in": table.d_in, "checksum": checksum}
+        return {**about, **super().describe()}
 
 
 def check_shape(name: str, shape: Sequence[int], is_float: bool, dtype: Any) -> tuple[int, int]:

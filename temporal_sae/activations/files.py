@@ -32,7 +32,7 @@ from temporal_sae.registry import component
 log = logging.getLogger(__name__)
 
 HEAD = 65536  # bytes that tell one file from another, with the size
-# What the libraries raise about a damaged file; the header of a .npy file is Python that numpy reads.
+# What the libraries raise about a damaged file; numpy reads the header of a .npy file as Python.
 UNREADABLE = (
     *(OSError, ValueError, SafetensorError, RuntimeError, EOFError, MemoryError),
     *(TokenError, SyntaxError, TypeError, LookupError, ArithmeticError),
@@ -217,7 +217,8 @@ class ActivationFiles(TableSource):
             .safetensors tensors [rows, d_in], .parquet columns of lists.
         key: the tensor or column; null: the only one that there is.
         held_out_fraction: share of the blocks kept for evaluation, in [0, 1).
-        block_rows: rows that stay together: they are held out, or read after each other.
+        block_rows: rows that stay together: they are held out, or read after each other; null:
+            1024, or fewer where there would not be 20 blocks.
         changed: when a run is continued and the files are not those it has begun with, `refuse`,
             or `accept` that it goes on with other rows.
         device: where batches are.
@@ -232,7 +233,7 @@ class ActivationFiles(TableSource):
         path: str,
         key: str | None = None,
         held_out_fraction: float = 0.1,
-        block_rows: int = 1024,
+        block_rows: int | None = None,
         buffer_tokens: int = 32768,
         normalize: bool = True,
         outliers: str = "keep",
@@ -269,11 +270,12 @@ class ActivationFiles(TableSource):
         return {**super().metadata(), "dataset_path": str(self.path)}
 
     def describe(self) -> dict[str, Any]:
-        """Number of files, and a hash over `listing`."""
-        return {"files": len(self.files), "hash": hash_of(self.listing())}
+        """Number of files, a hash over `listing`, and which rows are held out."""
+        about = {"files": len(self.files), "hash": hash_of(self.listing())}
+        return {**about, **super().describe()}
 
     def left_out(self) -> dict[str, dict[str, Any]]:
-        """Count the files that are likely to hold activations, and are of a kind that is not read."""
+        """Count files that are likely to hold activations, of kinds that are not read."""
         if not self._unread:
             return {}
         about = {"count": len(self._unread), "example": printable(self._unread[0])}

@@ -296,6 +296,94 @@ def test_a_row_that_is_not_finite_is_named(tmp_path, value):
             next(source.stream(32, 0))
 
 
+def test_a_held_out_row_that_is_not_finite_is_found_before_training(tmp_path):
+    x = rows_of(2000)
+    write_npy(tmp_path / "a", x)
+    source = source_of(tmp_path)
+    source.open()
+    row = source.blocks["held_out"][-1].start + 3
+    x[row, 0] = float("nan")
+    write_npy(tmp_path / "a", x)
+    for ask in (lambda s: s.check("held_out"), lambda s: s.why_not("rows")):
+        with pytest.raises(
+            RunError, match=rf"^a\.npy: row {row} holds a number that is not finite$"
+        ):
+            ask(source_of(tmp_path))
+    source_of(tmp_path).check("train")
+
+
+def test_of_many_held_out_rows_some_are_looked_at_once(tmp_path, monkeypatch):
+    write_npy(tmp_path / "a", rows_of(4000))
+    source = source_of(tmp_path, held_out_fraction=0.9, block_rows=4)
+    read, blocks = source.read_block, []
+    monkeypatch.setattr(source, "read_block", lambda block: blocks.append(block) or read(block))
+    source.check("held_out")
+    source.check("held_out")
+    assert 256 <= len(blocks) <= 257
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "typed", "expected"),
+    [
+        ([5], None, 1),
+        ([300], None, 15),
+        ([19 * 1024], None, 972),
+        ([19 * 1024 + 1], None, 1024),
+        ([40_000], None, 1024),
+        ([30] * 20, None, 30),  # a block is of one file
+        ([30] * 5, None, 7),
+        ([300], 1024, 300),
+        ([300], 100, 100),
+    ],
+)
+def test_blocks_are_small_where_there_are_few_rows(tmp_path, n_rows, typed, expected):
+    for number, n in enumerate(n_rows):
+        write_npy(tmp_path / f"{number:02}", rows_of(n))
+    source = source_of(tmp_path, block_rows=typed)
+    source.open()
+    blocks = [block for side in source.blocks.values() for block in side]
+    assert max(block.stop - block.start for block in blocks) == expected
+    assert sum(block.stop - block.start for block in blocks) == sum(n_rows)
+    if typed is None:
+        assert source.blocks["held_out"]
+
+
+@pytest.mark.parametrize("options", [{"held_out_fraction": 0.3}, {"block_rows": 20}])
+def test_a_run_does_not_go_on_with_another_border(tmp_path, options):
+    write_npy(tmp_path / "a", rows_of(300))
+    state = source_of(tmp_path).stream(32, 0).state_dict()
+    with pytest.raises(RunError, match=rf"a run on other activations \(.*{next(iter(options))}"):
+        source_of(tmp_path, **options).stream(32, 0).load_state_dict(state)
+
+
+def test_a_place_that_does_not_exist_is_refused(tmp_path):
+    write_npy(tmp_path / "a", rows_of(300))
+    source = source_of(tmp_path, held_out_fraction=0)
+    n = len(source.reader(0).source.blocks["train"])
+    source.reader(0).load_state_dict({"epoch": 0, "cursor": n})
+    for place in (
+        {"epoch": 0, "cursor": n + 1},
+        {"epoch": 0, "cursor": -1},
+        {"epoch": -1, "cursor": 0},
+    ):
+        with pytest.raises(
+            RunError, match="at which the checkpoint goes on, does not exist"
+        ) as error:
+            source.reader(0).load_state_dict(place)
+        assert "\n" not in str(error.value)
+
+
+def test_reading_again_is_told_as_such(tmp_path, caplog):
+    write_npy(tmp_path / "a", rows_of(100))
+    source = source_of(tmp_path, held_out_fraction=0)
+    reader = source.reader(0)
+    with caplog.at_level("INFO"):
+        for _ in range(3 * len(source.blocks["train"])):
+            reader.read()
+    told = "all 100 training rows have been read into the shuffle buffer; reading begins again"
+    assert caplog.messages == [told]
+
+
 @pytest.mark.parametrize(
     "options",
     [

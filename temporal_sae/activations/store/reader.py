@@ -108,7 +108,8 @@ class StoreReader:
         if not self._shards_of(self.group):
             if self.epoch == 0:
                 n = self.folder.manifest["key"]["num_tokens"]
-                log.info("all %s rows of the store have been read; they are read again", f"{n:,}")
+                told = "all %s rows of the store have been read into the shuffle buffer"
+                log.info(f"{told}; reading begins again", f"{n:,}")
             self._begin(self.epoch + 1, 0, 0)
 
     def state_dict(self) -> dict[str, Any]:
