@@ -61,6 +61,19 @@ def test_the_sae_takes_activations_as_they_are():
     assert run.scale == pytest.approx(float(X.square().sum(-1).mean().sqrt()), rel=0.05)
 
 
+def test_few_rows_are_divided_too():
+    run = train(X[:300], num_tokens=2000, **SIZES)
+    assert run.metrics["l0"] == 4
+    assert run.source.rows_in_pass == 270
+
+
+def test_a_held_out_row_that_is_not_finite_is_refused_before_training():
+    x = X.clone()
+    x[:, 3] = float("inf")
+    with pytest.raises(RunError, match=r"^array: row \d+ holds a number that is not finite$"):
+        train(x, sae="no such architecture", **SIZES)
+
+
 def test_history_tracker_and_metrics():
     run = train(X, num_tokens=5000, log_every=5, tracker={"window_size": 300}, **SIZES)
     assert [step["step"] for step in run.history][:3] == [5, 10, 15]
@@ -321,6 +334,8 @@ def test_finetuning_from_another_architecture_keeps_what_latents_contribute():
         ({"x": 5}, r"x='int': must be a tensor"),
         ({"x": torch.zeros(9, dtype=torch.int64)}, r"array: holds torch.int64; activations are"),
         ({"x": torch.zeros(9)}, r"array: has shape \[9\]; activations are \[rows, d_in\]"),
+        ({"x": X[:0]}, r"array: has shape \[0, 16\]; activations are .* with at least one row"),
+        ({"x": np.ma.masked_less(X.numpy(), 3)}, "array: is masked, and a mask would be lost"),
         ({"x": torch.full((900, 4), float("nan"))}, r"array: row \d+ holds a number that is not"),
         ({"x": torch.ones(900, 4)}, r"the first activations are all equal"),
         ({"x": "nothing.npy"}, r"path='nothing.npy': must be a file"),

@@ -145,7 +145,7 @@ RANGES = {
         "path": text(),
         "key": of((3, 0.5, NAN, True, ["a"], {"a": 1}, ""), null=True),
         "held_out_fraction": number(0, 1),
-        "block_rows": whole(),
+        "block_rows": whole(null=True),
         "changed": choice(),
         **STREAM,
     },

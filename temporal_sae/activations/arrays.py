@@ -16,6 +16,7 @@ from temporal_sae.activations.tables import Table, TableSource
 from temporal_sae.errors import RunError
 
 FLOATS = "float16, bfloat16, float32 or float64"
+SHAPE = "activations are [rows, d_in] with at least one row and one column"
 
 
 class ArrayTable:
@@ -25,12 +26,15 @@ class ArrayTable:
         x: floats [..., d_in]; its leading dimensions are all rows.
 
     Raises:
-        RunError: it holds no rows of floats.
+        RunError: it holds no rows of floats, or is masked.
     """
 
     name, segment_rows = "array", 1
 
     def __init__(self, x: Any) -> None:
+        if isinstance(x, np.ma.MaskedArray):
+            whole = "x.data[~np.ma.getmaskarray(x).any(-1)] are the rows without masked numbers"
+            raise RunError(f"{self.name}: is masked, and a mask would be lost; {whole}")
         is_float = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
         self.n_rows, self.d_in = check_shape(self.name, x.shape, is_float, x.dtype)
         self._rows = x.reshape(self.n_rows, self.d_in)
@@ -64,13 +68,14 @@ class ActivationArray(TableSource):
         return [self.table]
 
     def describe(self) -> dict[str, Any]:
-        """Return the shape, and a checksum of a few rows."""
+        """Return the shape, a checksum of a few rows, and which rows are held out."""
         table = self.table
         some = range(0, table.n_rows, max(1, table.n_rows // 16))
         checksum = 0
         for row in some:
             checksum = zlib.crc32(table.read(row, row + 1).numpy().tobytes(), checksum)
-        return {"rows": table.n_rows, "d_in": table.d_in, "checksum": checksum}
+        about = {"rows": table.n_rows, "d_in": table.d_in, "checksum": checksum}
+        return {**about, **super().describe()}
 
 
 def check_shape(name: str, shape: Sequence[int], is_float: bool, dtype: Any) -> tuple[int, int]:
@@ -82,5 +87,5 @@ def check_shape(name: str, shape: Sequence[int], is_float: bool, dtype: Any) -> 
     if not is_float:
         raise RunError(f"{name}: holds {dtype}; activations are {FLOATS}")
     if len(shape) < 2 or 0 in shape:
-        raise RunError(f"{name}: has shape {list(shape)}; activations are [rows, d_in]")
+        raise RunError(f"{name}: has shape {list(shape)}; {SHAPE}")
     return math.prod(shape[:-1]), shape[-1]

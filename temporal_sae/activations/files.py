@@ -6,11 +6,13 @@ Nothing is read into memory as a whole but a row group of a parquet file.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -22,14 +24,19 @@ from torch import Tensor
 from temporal_sae.activations.arrays import FLOATS, check_shape
 from temporal_sae.activations.prefetch import AUTO
 from temporal_sae.activations.tables import Table, TableSource
-from temporal_sae.data.sources import CHANGED, hash_of
+from temporal_sae.data.sources import CHANGED, hash_of, in_words
 from temporal_sae.errors import InvalidOption, RunError, check_choice, one_line, printable
 from temporal_sae.files import open_regular
 from temporal_sae.registry import component
 
+log = logging.getLogger(__name__)
+
 HEAD = 65536  # bytes that tell one file from another, with the size
-# What the libraries raise about a damaged file.
-UNREADABLE = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, MemoryError)
+# What the libraries raise about a damaged file; numpy reads the header of a .npy file as Python.
+UNREADABLE = (
+    *(OSError, ValueError, SafetensorError, RuntimeError, EOFError, MemoryError),
+    *(TokenError, SyntaxError, TypeError, LookupError, ArithmeticError),
+)
 
 
 @contextmanager
@@ -37,7 +44,7 @@ def reading(name: str) -> Iterator[None]:
     """Errors inside become one line with the name of the file."""
     try:
         yield
-    except RunError:
+    except (RunError, InvalidOption):
         raise
     except UNREADABLE as error:
         told = one_line(error) or type(error).__name__
@@ -130,23 +137,31 @@ class ParquetTable:
             lists = [f.name for f in self._file.schema_arrow if is_list_of_floats(f.type)]
             self._column = one_of("key", key, lists, name)
             groups = [self._file.metadata.row_group(n) for n in range(self._file.num_row_groups)]
-            self._starts = [0, *np.cumsum([group.num_rows for group in groups]).tolist()]
-            self.n_rows, self.segment_rows = self._starts[-1], max(1, *np.diff(self._starts))
+            lengths = [group.num_rows for group in groups]
+            self._starts = [0, *np.cumsum(lengths, dtype=int).tolist()]
+            self.n_rows, self.segment_rows = sum(lengths), max([1, *lengths])
             self._held: tuple[int, np.ndarray] | None = None
-            if not self.n_rows:
-                raise RunError(f"{name}: holds no rows")
-            self.d_in = self._group(0).shape[1]
+            self._width: int | None = None  # that of the first row
+            first = next((n for n, length in enumerate(lengths) if length), None)
+            self._width = 0 if first is None else self._group(first).shape[1]
+            _, self.d_in = check_shape(name, (self.n_rows, self._width), True, None)
 
     def _group(self, number: int) -> np.ndarray:
+        from pyarrow import compute
+
         if self._held is None or self._held[0] != number:
             self._held = None  # freed before the next one is read
             column = self._file.read_row_group(number, columns=[self._column])[self._column]
             flat = column.combine_chunks()
             flat = flat.chunk(0) if hasattr(flat, "chunk") else flat
+            widths = compute.fill_null(compute.list_value_length(flat), 0).to_numpy()
+            width = int(widths[0]) if self._width is None else self._width
+            if (others := np.flatnonzero(widths != width)).size:
+                row, other = self._starts[number] + others[0], widths[others[0]]
+                told = f"row {row} of {self._column} has {other} numbers, and the first row {width}"
+                raise RunError(f"{self.name}: {told}; all rows have one width")
             values = flat.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-            if flat.null_count or len(values) % len(flat):
-                raise RunError(f"{self.name}: {self._column} holds rows of different widths")
-            self._held = number, values.reshape(len(flat), -1)
+            self._held = number, values.reshape(len(flat), width)
         return self._held[1]
 
     def read(self, start: int, stop: int) -> Float[Tensor, "n d_in"]:
@@ -156,11 +171,8 @@ class ParquetTable:
             for number, (first, end) in enumerate(
                 zip(self._starts[:-1], self._starts[1:], strict=True)
             ):
-                if first < stop and start < end:
+                if max(first, start) < min(end, stop):
                     part = self._group(number)[max(start - first, 0) : stop - first]
-                    if part.shape[1] != self.d_in:
-                        told = f"rows of width {part.shape[1]} and {self.d_in}"
-                        raise RunError(f"{self.name}: {self._column} holds {told}")
                     parts.append(torch.from_numpy(part.copy()))
         return torch.cat(parts)
 
@@ -191,6 +203,9 @@ TABLES: dict[str, Callable[[str, Path, str | None], Table]] = {
     ".safetensors": SafetensorsTable,
     ".parquet": ParquetTable,
 }
+KINDS = ", ".join(TABLES)
+# Endings of files that are likely to hold activations all the same.
+UNREAD = {".npz", ".pt", ".pth", ".pkl", ".bin", ".h5", ".hdf5", ".arrow", ".feather", ".csv"}
 
 
 @component("activations")
@@ -202,7 +217,8 @@ class ActivationFiles(TableSource):
             .safetensors tensors [rows, d_in], .parquet columns of lists.
         key: the tensor or column; null: the only one that there is.
         held_out_fraction: share of the blocks kept for evaluation, in [0, 1).
-        block_rows: rows that stay together: they are held out, or read after each other.
+        block_rows: rows that stay together: they are held out, or read after each other; null:
+            1024, or fewer where there would not be 20 blocks.
         changed: when a run is continued and the files are not those it has begun with, `refuse`,
             or `accept` that it goes on with other rows.
         device: where batches are.
@@ -217,7 +233,7 @@ class ActivationFiles(TableSource):
         path: str,
         key: str | None = None,
         held_out_fraction: float = 0.1,
-        block_rows: int = 1024,
+        block_rows: int | None = None,
         buffer_tokens: int = 32768,
         normalize: bool = True,
         outliers: str = "keep",
@@ -240,11 +256,13 @@ class ActivationFiles(TableSource):
             raise InvalidOption("key", key, "the name of a tensor or column, or null")
         self.path, self.key = path, key
         self.changed = check_choice("changed", changed, CHANGED)
-        self.files = find_files(path)
+        self.files, self._unread = find_files(path)
         self.name = Path(str(path)).name
 
     def find_tables(self) -> list[Table]:
         """Map every file."""
+        if left_out := self.left_out():
+            log.info("activations.path=%s: left out: %s", self.path, in_words(left_out))
         return [TABLES[p.suffix](name, p, self.key) for name, p in self.files.items()]
 
     def metadata(self) -> dict[str, Any]:
@@ -252,8 +270,16 @@ class ActivationFiles(TableSource):
         return {**super().metadata(), "dataset_path": str(self.path)}
 
     def describe(self) -> dict[str, Any]:
-        """Number of files, and a hash over `listing`."""
-        return {"files": len(self.files), "hash": hash_of(self.listing())}
+        """Number of files, a hash over `listing`, and which rows are held out."""
+        about = {"files": len(self.files), "hash": hash_of(self.listing())}
+        return {**about, **super().describe()}
+
+    def left_out(self) -> dict[str, dict[str, Any]]:
+        """Count files that are likely to hold activations, of kinds that are not read."""
+        if not self._unread:
+            return {}
+        about = {"count": len(self._unread), "example": printable(self._unread[0])}
+        return {f"file(s) of another kind than {KINDS}": about}
 
     def listing(self) -> dict[str, Any]:
         """Size and CRC-32 of the first 64 KiB of every file."""
@@ -270,13 +296,15 @@ def look_at(path: Path) -> list[int]:
         return [os.fstat(file.fileno()).st_size, zlib.crc32(file.read(HEAD))]
 
 
-def find_files(path: Any) -> dict[str, Path]:
-    """Return the files of known types that a path stands for, by their names below its folder.
+def find_files(path: Any) -> tuple[dict[str, Path], list[str]]:
+    """Return the files of known kinds that a path stands for, by their names below its folder.
+
+    Beside them, the names of those that are likely to hold activations too.
 
     Raises:
         InvalidOption: there are none.
     """
-    allowed = f"a file, a folder or a quoted glob of {', '.join(TABLES)} files that exist"
+    allowed = f"a file, a folder or a quoted glob of {KINDS} files that exist"
     if not isinstance(path, (str, int, Path)) or not str(path):
         raise InvalidOption("path", path, allowed)
     start = Path(os.path.expanduser(str(path)))
@@ -287,7 +315,12 @@ def find_files(path: Any) -> dict[str, Path]:
     else:
         found = [Path(name) for name in glob.glob(str(start), recursive=True)]
         root = Path(os.path.commonpath([p.parent for p in found])) if found else start
-    files = sorted(p for p in found if p.is_file() and p.suffix in TABLES)
+    names = {p.relative_to(root).as_posix(): p for p in sorted(found) if p.is_file()}
+    files = {name: p for name, p in names.items() if p.suffix in TABLES}
+    others = [name for name in names if name not in files]
+    if not files and others:
+        told = f"; {printable(others[0])} is of a kind that is not read, so convert it"
+        raise InvalidOption("path", str(path), allowed + told)
     if not files:
         raise InvalidOption("path", str(path), allowed)
-    return {p.relative_to(root).as_posix(): p for p in files}
+    return files, [n for n in others if names[n].suffix.lower() in UNREAD | TABLES.keys()]

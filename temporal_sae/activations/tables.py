@@ -7,6 +7,7 @@ since rows that lie together are often alike; the shuffle buffer mixes what is i
 
 from __future__ import annotations
 
+import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,12 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.activations.rows import Rows
-from temporal_sae.activations.source import ActivationSource
+from temporal_sae.activations.source import ROWS, ActivationSource
 from temporal_sae.data import Split
 from temporal_sae.data.sources import hash_fraction, shuffled
 from temporal_sae.errors import RunError, check_int, check_number
 
 log = logging.getLogger(__name__)
+
+MOST_BLOCK_ROWS, FEWEST_BLOCKS = 1024, 20  # where nothing else is asked for
+CHECKED_SEQUENCES = 256  # of held-out rows, looked at before a run: as many as `train` evaluates on
 
 
 class Table(Protocol):
@@ -64,7 +68,7 @@ class TableSource(ActivationSource):
 
     Args:
         held_out_fraction: share of the blocks kept for evaluation, in [0, 1).
-        block_rows: rows in a block.
+        block_rows: rows in a block; None: 1024, or fewer where there would not be 20 blocks.
         device: where batches are.
         buffer_tokens, normalize, outliers, outlier_factor, prefetch: see `StreamOptions`.
 
@@ -75,16 +79,17 @@ class TableSource(ActivationSource):
     def __init__(
         self,
         held_out_fraction: float = 0.1,
-        block_rows: int = 1024,
+        block_rows: int | None = None,
         device: str | torch.device = "cpu",
         **mixing: Any,
     ) -> None:
         super().__init__(**mixing)
         self.held_out_fraction = check_number("held_out_fraction", held_out_fraction, maximum=0.999)
-        self.block_rows = check_int("block_rows", block_rows, 1)
+        self.block_rows = None if block_rows is None else check_int("block_rows", block_rows, 1)
         self.device = torch.device(device)
         self.dtype = torch.float32
         self.blocks: dict[Split, list[Block]] = {}
+        self._is_checked = False
 
     @abstractmethod
     def find_tables(self) -> Sequence[Table]:
@@ -106,6 +111,7 @@ class TableSource(ActivationSource):
                     f"{table.name}: its rows are {table.d_in} wide, those of {tables[0].name} "
                     f"{self.d_in}; files that are read together have one width"
                 )
+        self._rows_in_block = self.block_rows or rows_in_block(tables)
         blocks = list(self._blocks_of(tables))
         held_out = self._held_out_of(blocks)
         self.blocks = {
@@ -124,14 +130,14 @@ class TableSource(ActivationSource):
     def _blocks_of(self, tables: Sequence[Table]) -> Iterator[Block]:
         number = 0
         for table in tables:
-            for start in range(0, table.n_rows, self.block_rows):
-                yield Block(number, table, start, min(start + self.block_rows, table.n_rows))
+            for start in range(0, table.n_rows, self._rows_in_block):
+                yield Block(number, table, start, min(start + self._rows_in_block, table.n_rows))
                 number += 1
 
     @property
     def rows_at_once(self) -> int:
         """Rows of a block."""
-        return self.block_rows
+        return self._rows_in_block
 
     @property
     def rows_in_pass(self) -> int:
@@ -139,12 +145,30 @@ class TableSource(ActivationSource):
         return sum(block.stop - block.start for block in self.blocks["train"])
 
     def check(self, split: Split) -> None:
-        """Refuse a split that has no rows."""
+        """Refuse a split that has no rows, and held-out rows of which one is not finite.
+
+        Of those, as many are read as an evaluation takes: it would find out after all training.
+        """
         self.open()
         if not self.blocks[split]:
             n = sum(map(len, self.blocks.values()))
             share = f"held_out_fraction={self.held_out_fraction:g}"
             raise RunError(f"no rows are {WORDS[split]}: {share} of {n} block(s) of rows")
+        if split == "held_out" and not self._is_checked:
+            for _ in itertools.islice(self._sequences(0), CHECKED_SEQUENCES):
+                pass
+            self._is_checked = True
+
+    def why_not(self, need: str) -> str | None:
+        """Return why an evaluation cannot have what it needs.
+
+        Raises:
+            RunError: held-out rows cannot be read, which is no reason to go on without them.
+        """
+        self.open()
+        if need == ROWS and self.blocks["held_out"]:
+            self.check("held_out")
+        return super().why_not(need)
 
     def in_order(self, split: Split, seed: int, epoch: int) -> list[Block]:
         """Return the blocks of a split in the order of a pass.
@@ -173,6 +197,10 @@ class TableSource(ActivationSource):
         places[:, 1] = block.number
         places[:, 2] = torch.arange(len(x))
         return Rows(x, places)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options that decide which rows are held out."""
+        return {"held_out_fraction": self.held_out_fraction, "block_rows": self.block_rows}
 
     def reader(self, seed: int) -> TableReader:
         """Return the training rows, block by block, without end."""
@@ -206,6 +234,14 @@ class TableSource(ActivationSource):
         return Rows(x, places.to(self.device), there.to(self.device))
 
 
+def rows_in_block(tables: Sequence[Table]) -> int:
+    """Return 1024, or fewer where there would be too few blocks to hold some of them out."""
+    n_blocks = sum(-(-table.n_rows // MOST_BLOCK_ROWS) for table in tables)
+    if n_blocks >= FEWEST_BLOCKS:
+        return MOST_BLOCK_ROWS
+    return max(1, sum(table.n_rows for table in tables) // FEWEST_BLOCKS)
+
+
 WORDS = {"train": "left to train on", "held_out": "held out"}
 
 
@@ -230,7 +266,8 @@ class TableReader:
         if self.cursor == len(self._order):
             if self.epoch == 0:
                 n = self.source.rows_in_pass
-                log.info("all %s training rows have been read; they are read again", f"{n:,}")
+                told = "all %s training rows have been read into the shuffle buffer"
+                log.info(f"{told}; reading begins again", f"{n:,}")
             self._begin(self.epoch + 1, 0)
         rows = self.source.read_block(self._order[self.cursor])
         self.cursor += 1
@@ -241,5 +278,17 @@ class TableReader:
         return {"epoch": self.epoch, "cursor": self.cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
-        self._begin(int(state["epoch"]), int(state["cursor"]))
+        """Continue exactly where `state` was taken.
+
+        Raises:
+            RunError: these tables have no such place.
+        """
+        epoch, cursor = int(state["epoch"]), int(state["cursor"])
+        n = len(self._order)
+        if epoch < 0 or not 0 <= cursor <= n:
+            raise RunError(
+                f"{self.source.name}: block {cursor} of pass {epoch}, at which the checkpoint goes "
+                f"on, does not exist; these are {n} blocks for training, so continue with the data "
+                "and options of that run, or choose another folder"
+            )
+        self._begin(epoch, cursor)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from temporal_sae.activations import ActivationSource, ActivationStream
 from temporal_sae.activations.given import as_source
+from temporal_sae.activations.source import ROWS
 from temporal_sae.errors import InvalidOption, check_int
 from temporal_sae.eval import AutoEvaluation
 from temporal_sae.experiment.build import choose_device
@@ -147,6 +148,7 @@ def train(
     held_out_rows = earlier["held_out_rows"] if earlier else held_out_rows_for(num_tokens)
     source = as_source(x, where, held_out_fraction, held_out_rows)
     source.open()
+    source.why_not(ROWS)  # raises where held-out rows are damaged, and not only after all training
     n_tokens = length_for(source, num_tokens)
     if batch_size is None:
         batch_size = earlier["batch_size"] if earlier else batch_size_for(n_tokens)

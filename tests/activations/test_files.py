@@ -180,22 +180,70 @@ def two_tensors(path):
     save_file({"x": rows_of(9), "y": rows_of(9)}, path.with_suffix(".safetensors"))
 
 
-def ragged(path):
-    lists = pa.array([[1.0, 2.0], [1.0]] * 8, pa.list_(pa.float32()))
-    parquet.write_table(pa.table({"acts": lists}), path.with_suffix(".parquet"))
+def two_columns(path):
+    column = pa.array([[1.0]], pa.list_(pa.float32()))
+    parquet.write_table(pa.table({"x": column, "y": column}), path.with_suffix(".parquet"))
+
+
+def lists_of(*lengths):
+    """Writes lists of so many numbers, two in a row group."""
+
+    def write(path):
+        lists = pa.array([[1.0] * n for n in lengths], pa.list_(pa.float32()))
+        table = pa.table({"acts": lists})
+        parquet.write_table(table, path.with_suffix(".parquet"), row_group_size=2)
+
+    return write
 
 
 def pickled(path):
     np.save(path.with_suffix(".npy"), np.array([{}], dtype=object), allow_pickle=True)
 
 
+def header_of(header):
+    """Writes a .npy file with any header."""
+
+    def write(path):
+        data = header.encode().ljust(117) + b"\n"
+        path.with_suffix(".npy").write_bytes(b"\x93NUMPY\1\0\x76\0" + data + bytes(800))
+
+    return write
+
+
+def shape_of(shape):
+    return header_of(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
+
+
 BAD = {
+    **{
+        f"a header {header}": (header_of(header), r"^a\.npy: cannot be read \(")
+        for header in ("{[]:1}", "{'descr': ", "", "(" * 100, "[] + {}")
+    },
+    **{
+        f"a shape {shape}": (shape_of(shape), r"^a\.npy: cannot be read \(")
+        for shape in ("(-5, 4)", f"({10**25}, 4)", "(True, 4)", "(2.0, 4)", f"({2**50}, 4)")
+    },
     "npy cut off": (damaged_npy, r"a\.npy: cannot be read"),
     "safetensors cut off": (damaged_safetensors, r"a\.safetensors: cannot be read"),
     "parquet cut off": (damaged_parquet, r"a\.parquet: cannot be read"),
     "another width": (two_widths, r"b\.npy: its rows are 7 wide, those of a\.npy 6"),
-    "two tensors": (two_tensors, r"key=None: must be one of x, y, which a\.safetensors holds"),
-    "ragged lists": (ragged, r"a\.parquet: acts holds rows of different widths"),
+    "two tensors": (two_tensors, r"^key=None: must be one of x, y, which a\.safetensors holds$"),
+    "two columns": (two_columns, r"^key=None: must be one of x, y, which a\.parquet holds$"),
+    "ragged lists": (
+        lists_of(2, 1),
+        r"a\.parquet: row 1 of acts has 1 numbers, and the first row 2",
+    ),
+    # Together they are as many numbers as rows of one width would be.
+    "3 and 5 for 4 and 4": (lists_of(3, 5), r"a\.parquet: row 1 of acts has 5 numbers"),
+    "a list that is missing": (
+        lambda p: parquet.write_table(
+            pa.table({"acts": pa.array([[1.0], None], pa.list_(pa.float32()))}),
+            p.with_suffix(".parquet"),
+        ),
+        r"a\.parquet: row 1 of acts has 0 numbers",
+    ),
+    "empty lists": (lists_of(0, 0), r"a\.parquet: has shape \[2, 0\]; .* one column"),
+    "no lists": (lists_of(), r"a\.parquet: has shape \[0, 0\]; .* at least one row"),
     "a pickle": (pickled, r"a\.npy: cannot be read"),
     "integers": (lambda p: write_npy(p, rows_of(9), np.int32), r"a\.npy: holds int32; activations"),
     "a vector": (lambda p: write_npy(p, rows_of(9)[:, 0]), r"a\.npy: has shape \[9\]"),
@@ -216,6 +264,27 @@ def test_bad_files(tmp_path, kind):
     assert "\n" not in str(error.value)
 
 
+def test_a_row_of_another_width_in_a_later_row_group_is_named(tmp_path):
+    lists_of(4, 4, 4, 4, 3, 5)(tmp_path / "a")
+    source = source_of(tmp_path, block_rows=2, held_out_fraction=0)
+    reader = source.reader(0)
+    with pytest.raises(RunError, match=r"^a\.parquet: row 4 of acts has 3 numbers, .* row 4;"):
+        for _ in range(3):
+            reader.read()
+
+
+def test_row_groups_without_rows_are_passed_over(tmp_path):
+    kind = pa.list_(pa.float32())
+    table = pa.table({"acts": pa.array(rows_of(20).numpy().tolist(), kind)})
+    with parquet.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for start, stop in ((0, 0), (0, 10), (10, 10), (10, 20), (20, 20)):
+            writer.write_table(table.slice(start, stop - start))
+    source = source_of(tmp_path, held_out_fraction=0)
+    reader = source.reader(0)
+    rows = torch.cat([reader.read().x for _ in source.blocks["train"]])
+    assert sorted(numbers_of(rows).tolist()) == list(range(20))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_named(tmp_path, value):
     x = rows_of(100)
@@ -225,6 +294,94 @@ def test_a_row_that_is_not_finite_is_named(tmp_path, value):
     with pytest.raises(RunError, match=r"^a\.npy: row 77 holds a number that is not finite$"):
         for _ in range(10):
             next(source.stream(32, 0))
+
+
+def test_a_held_out_row_that_is_not_finite_is_found_before_training(tmp_path):
+    x = rows_of(2000)
+    write_npy(tmp_path / "a", x)
+    source = source_of(tmp_path)
+    source.open()
+    row = source.blocks["held_out"][-1].start + 3
+    x[row, 0] = float("nan")
+    write_npy(tmp_path / "a", x)
+    for ask in (lambda s: s.check("held_out"), lambda s: s.why_not("rows")):
+        with pytest.raises(
+            RunError, match=rf"^a\.npy: row {row} holds a number that is not finite$"
+        ):
+            ask(source_of(tmp_path))
+    source_of(tmp_path).check("train")
+
+
+def test_of_many_held_out_rows_some_are_looked_at_once(tmp_path, monkeypatch):
+    write_npy(tmp_path / "a", rows_of(4000))
+    source = source_of(tmp_path, held_out_fraction=0.9, block_rows=4)
+    read, blocks = source.read_block, []
+    monkeypatch.setattr(source, "read_block", lambda block: blocks.append(block) or read(block))
+    source.check("held_out")
+    source.check("held_out")
+    assert 256 <= len(blocks) <= 257
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "typed", "expected"),
+    [
+        ([5], None, 1),
+        ([300], None, 15),
+        ([19 * 1024], None, 972),
+        ([19 * 1024 + 1], None, 1024),
+        ([40_000], None, 1024),
+        ([30] * 20, None, 30),  # a block is of one file
+        ([30] * 5, None, 7),
+        ([300], 1024, 300),
+        ([300], 100, 100),
+    ],
+)
+def test_blocks_are_small_where_there_are_few_rows(tmp_path, n_rows, typed, expected):
+    for number, n in enumerate(n_rows):
+        write_npy(tmp_path / f"{number:02}", rows_of(n))
+    source = source_of(tmp_path, block_rows=typed)
+    source.open()
+    blocks = [block for side in source.blocks.values() for block in side]
+    assert max(block.stop - block.start for block in blocks) == expected
+    assert sum(block.stop - block.start for block in blocks) == sum(n_rows)
+    if typed is None:
+        assert source.blocks["held_out"]
+
+
+@pytest.mark.parametrize("options", [{"held_out_fraction": 0.3}, {"block_rows": 20}])
+def test_a_run_does_not_go_on_with_another_border(tmp_path, options):
+    write_npy(tmp_path / "a", rows_of(300))
+    state = source_of(tmp_path).stream(32, 0).state_dict()
+    with pytest.raises(RunError, match=rf"a run on other activations \(.*{next(iter(options))}"):
+        source_of(tmp_path, **options).stream(32, 0).load_state_dict(state)
+
+
+def test_a_place_that_does_not_exist_is_refused(tmp_path):
+    write_npy(tmp_path / "a", rows_of(300))
+    source = source_of(tmp_path, held_out_fraction=0)
+    n = len(source.reader(0).source.blocks["train"])
+    source.reader(0).load_state_dict({"epoch": 0, "cursor": n})
+    for place in (
+        {"epoch": 0, "cursor": n + 1},
+        {"epoch": 0, "cursor": -1},
+        {"epoch": -1, "cursor": 0},
+    ):
+        with pytest.raises(
+            RunError, match="at which the checkpoint goes on, does not exist"
+        ) as error:
+            source.reader(0).load_state_dict(place)
+        assert "\n" not in str(error.value)
+
+
+def test_reading_again_is_told_as_such(tmp_path, caplog):
+    write_npy(tmp_path / "a", rows_of(100))
+    source = source_of(tmp_path, held_out_fraction=0)
+    reader = source.reader(0)
+    with caplog.at_level("INFO"):
+        for _ in range(3 * len(source.blocks["train"])):
+            reader.read()
+    told = "all 100 training rows have been read into the shuffle buffer; reading begins again"
+    assert caplog.messages == [told]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +403,34 @@ def test_bad_options(tmp_path, options):
         options = {"path": str(tmp_path / options["path"])}
     with pytest.raises(InvalidOption, match=name):
         source_of(options.pop("path", tmp_path), **options).open()
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pt", "C.NPY", "notes"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_another_kind_is_named_with_those_that_are_read(tmp_path, name, whole):
+    (tmp_path / name).write_bytes(b"x")
+    path = tmp_path if whole else tmp_path / name
+    kinds = r"\.npy, \.safetensors, \.parquet files that exist"
+    with pytest.raises(
+        InvalidOption, match=rf"path=.*{kinds}; {name} is of a kind that is not read"
+    ):
+        source_of(path)
+
+
+def test_files_that_are_left_out_are_counted(tmp_path, caplog):
+    write_npy(tmp_path / "a", rows_of(100))
+    for name in ("b.npz", "c.NPY", "README.md"):
+        (tmp_path / name).write_bytes(b"x")
+    source = source_of(tmp_path)
+    with caplog.at_level("INFO"):
+        source.open()
+        source.open()
+    [line] = caplog.messages
+    assert "left out: 2 file(s) of another kind than .npy, .safetensors, .parquet" in line
+    assert "(such as b.npz)" in line
+    [about] = source.left_out().values()
+    assert about == {"count": 2, "example": "b.npz"}
+    assert source_of(tmp_path / "a.npy").left_out() == {}
 
 
 def test_nothing_is_held_out(tmp_path):

@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 import torch
+import xxhash
 
 from temporal_sae.activations import Harvest
 from temporal_sae.activations.store import shards
+from temporal_sae.activations.store.care import problems_of
 from temporal_sae.activations.store.folder import StoreFolder
 from temporal_sae.errors import InvalidOption, RunError
 from tests.activations.stores import SIZES, builder, files_in, reader, text_of
@@ -332,7 +334,10 @@ MANIFESTS = {
     "a list": [],
     "nothing held out": {"metadata": None},
 }
-KEYS = {"num_tokens": 0, "mixing_rows": -1, "shard_rows": 2**60, "dtype": "float64", "exclude": 3}
+KEYS = {
+    **{"num_tokens": 0, "mixing_rows": -1, "shard_rows": 2**60, "dtype": "float64", "exclude": 3},
+    "context_size": 2**40,
+}
 
 
 @pytest.mark.parametrize("kind", [*MANIFESTS, *KEYS])
@@ -347,6 +352,87 @@ def test_a_manifest_that_anybody_may_have_written(store, kind):
     with pytest.raises(RunError, match=r"manifest.json: cannot be read") as error:
         reader(store).open()
     assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_claims_shards_without_end(store):
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["key"] |= {"num_tokens": 2**40, "mixing_rows": 1000}
+    path.write_text(json.dumps(manifest))
+    told = r"manifest.json: cannot be read \(key: [\d,]+ shards are claimed, and 1,048,576 are"
+    with pytest.raises(RunError, match=told):
+        reader(store).open()
+    with pytest.raises(RunError, match=told):
+        [*problems_of(StoreFolder(store))]
+
+
+def test_shards_without_end_are_not_begun(tmp_path, random_gemma, texts):
+    sizes = {"num_tokens": 2**21, "mixing_rows": 1, "held_out_tokens": 0}
+    with pytest.raises(RunError, match=r"has 2,097,152 shards, .*; raise activations.shard_rows"):
+        builder(tmp_path / "s", random_gemma, texts, **sizes).open()
+    assert not StoreFolder(tmp_path / "s").exists
+
+
+def with_header(store, name, record, change):
+    """Give a shard another header, and its record the checksum that goes with it."""
+    path, record = store / f"{name}.safetensors", store / f"{record}.json"
+    data = path.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(change(json.loads(data[8:begin]))).encode()
+    data = len(header).to_bytes(8, "little") + header + data[begin:]
+    path.write_bytes(data)
+    content = json.loads(record.read_text())
+    content["shards"][0]["xxh3"] = xxhash.xxh3_128_hexdigest(data)
+    record.write_text(json.dumps(content))
+
+
+def of_x(**about):
+    return lambda header: {**header, "x": {**header["x"], **about}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: [],
+        lambda header: [header],
+        lambda header: {**header, "x": []},
+        of_x(data_offsets=[-8, 3]),
+        of_x(data_offsets=[-8, 200 * 16 * 4 - 8]),
+        of_x(data_offsets=[2**40, 2**40 + 200 * 16 * 4]),
+        of_x(data_offsets=[0, 0]),
+        of_x(data_offsets=[0]),
+        of_x(shape=[-200, -16]),
+    ],
+)
+def test_a_header_that_anybody_may_have_written(store, change):
+    with_header(store, "train-000000-0000", "segment-000000", change)
+    [problem] = problems_of(StoreFolder(store))
+    assert problem.endswith("train-000000-0000.safetensors: it holds no tensors")
+
+
+def test_held_out_sequences_of_another_length(store):
+    def halved(header):
+        n, length = header["sequences"]["shape"]
+        return {**header, "sequences": {**header["sequences"], "shape": [2 * n, length // 2]}}
+
+    with_header(store, "held_out-000000", "held_out", halved)
+    [problem] = problems_of(StoreFolder(store))
+    assert problem.endswith("it holds other sequences than its rows are of")
+
+
+def test_a_damaged_record_of_held_out_shards_is_built_again(store, built, random_gemma, texts):
+    (store / "held_out.json").write_text("{")
+    with pytest.raises(RunError, match=r"held_out.json: is damaged: .*; with model=NAME"):
+        reader(store).open()
+    builder(store, random_gemma, texts).open()
+    assert files_in(store) == files_in(built)
+
+
+def test_a_place_in_the_store_that_does_not_exist_is_refused(built):
+    rows = reader(built).reader(0)
+    for epoch, group, block in ((0, 8, 0), (0, 0, 2), (0, -1, 0), (-1, 0, 0), (0, 0, -1)):
+        with pytest.raises(RunError, match="at which the checkpoint goes on, does not exist"):
+            rows.load_state_dict({"epoch": epoch, "group": group, "block": block})
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,14 @@ def test_verify_names_what_is_damaged(store, call):
     ]
 
 
+def test_verify_tells_of_a_damaged_record_of_held_out_shards(store, call):
+    (store / "held_out.json").write_text("{")
+    code, _, err = call("verify", store)
+    assert code == 3
+    assert err.startswith(f"error: {store}/held_out.json: cannot be read (")
+    assert err.count("\n") == 1
+
+
 def test_prune_deletes_what_was_used_longest_ago_and_nobody_uses(store, call):
     second = shutil.copytree(store, store.with_name("two"))
     mine = store / "mine.txt"

@@ -96,7 +96,12 @@ def problems_of(folder: StoreFolder) -> Iterator[str]:
     """
     if not folder.exists:
         raise RunError(f"{folder.path}: holds no store")
-    record = folder.held_out()
+    record, is_damaged = None, False
+    try:
+        record = folder.held_out()
+    except RunError as damage:
+        is_damaged = True
+        yield str(damage)
     for number, shard in enumerate(record["shards"] if record else ()):
         try:
             folder.load_held_out(number, shard)
@@ -109,7 +114,7 @@ def problems_of(folder: StoreFolder) -> Iterator[str]:
             except Damaged as damage:
                 yield f"{folder.shard_path(train)}: {damage}"
     missing = folder.missing()
-    if missing or record is None:
+    if missing or (record is None and not is_damaged):
         n = folder.n_segments
         yield f"{folder.path}: is unfinished: {n - len(missing)} of {n} segments are there"
 

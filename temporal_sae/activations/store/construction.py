@@ -17,7 +17,13 @@ from temporal_sae import signals
 from temporal_sae.activations.harvest import Harvest
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.store.builder import Builder
-from temporal_sae.activations.store.folder import MANIFEST, StoreFolder
+from temporal_sae.activations.store.folder import (
+    HELD_OUT,
+    MANIFEST,
+    MOST_SHARDS,
+    StoreFolder,
+    most_shards,
+)
 from temporal_sae.activations.store.key import (
     hash_of_files,
     key_of,
@@ -176,6 +182,26 @@ class Construction:
             signals.obey()
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
+    def check_held_out(self) -> None:
+        """Make a record of the held-out shards again that is damaged, with the shards.
+
+        Raises:
+            RunError: there is nothing to make them from.
+        """
+
+        def make(builder: Builder) -> None:
+            try:
+                self.folder.held_out()  # another process may have been faster
+            except RunError:
+                builder.make_held_out()
+
+        try:
+            if self.folder.exists:
+                self.folder.held_out()
+        except RunError as error:
+            damage, path = Damaged(str(error)), self.folder.path / f"{HELD_OUT}.json"
+            self.repair(damage, path, make)
+
     def repair(self, damage: Damaged, path: Path, make: Callable[[Builder], None]) -> None:
         """Make a damaged file again.
 
@@ -209,6 +235,11 @@ def check_room(folder: StoreFolder, manifest: StoreManifest) -> None:
         raise RunError(
             f"activations.path={folder.path}: the store takes {needed / MIB:,.0f} MiB, and "
             f"{there / MIB:,.0f} are free; lower activations.num_tokens, or activations.dtype=int8"
+        )
+    if (n := most_shards(key)) > MOST_SHARDS:
+        raise RunError(
+            f"activations.path={folder.path}: the store has {n:,} shards, and {MOST_SHARDS:,} are "
+            "the most; raise activations.shard_rows and activations.mixing_rows"
         )
     held, free = key["mixing_rows"] * row, free_memory(torch.device("cpu"))
     if free is not None and held > free.n_bytes:

@@ -31,7 +31,7 @@ from temporal_sae.data.sources import hash_of
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically
 from temporal_sae.locks import ProcessLock, is_held
-from temporal_sae.schemas import StoredHeldOut, StoredSegment, StoredShard, StoreManifest
+from temporal_sae.schemas import StoredHeldOut, StoredSegment, StoredShard, StoreKey, StoreManifest
 
 MANIFEST = "manifest.json"
 HELD_OUT = "held_out"
@@ -41,7 +41,9 @@ OWN_NAMES = [
     *map(re.compile, (r"held_out\.json", r"held_out-\d{6,}\.safetensors", r"manifest\.json")),
 ]
 LARGEST = 2**40  # rows, and what else counts them: far above any store, far below an overflow
+LONGEST = 2**24  # tokens of a sequence
 WIDEST = 2**20
+MOST_SHARDS = 2**20  # names that are looked for: a manifest may claim any number
 
 
 class Shard(NamedTuple):
@@ -80,6 +82,12 @@ class StoreFolder:
         for name, least in {**at_least, "held_out_tokens": 0, "lm_batch_size": 1}.items():
             if not least <= (value := dict(key)[name]) <= LARGEST:  # type: ignore[operator]
                 raise RunError(f"{path}: cannot be read (key.{name}={value}: is out of range)")
+        if key["context_size"] > LONGEST:
+            told = f"key.context_size={key['context_size']}: is out of range"
+            raise RunError(f"{path}: cannot be read ({told})")
+        if (n := most_shards(key)) > MOST_SHARDS:
+            told = f"key: {n:,} shards are claimed, and {MOST_SHARDS:,} are the most"
+            raise RunError(f"{path}: cannot be read ({told})")
         if not 1 <= manifest["d_in"] <= WIDEST:
             raise RunError(f"{path}: cannot be read (d_in={manifest['d_in']}: is out of range)")
         return manifest
@@ -198,7 +206,8 @@ class StoreFolder:
         extra = about["rows"] * context_size  # a sequence has at least one row
         columns = read_shard(self.held_out_path(number), about, self.layout, extra)
         marks = columns.get("sequences")
-        if marks is None or marks.ndim != 2 or int(marks.bool().sum()) != about["rows"]:
+        fits = marks is not None and marks.ndim == 2 and marks.shape[1] == context_size
+        if marks is None or not fits or int(marks.bool().sum()) != about["rows"]:
             raise Damaged("it holds other sequences than its rows are of")
         return columns
 
@@ -271,6 +280,12 @@ class InUse:
     def close(self) -> None:
         """Let it go."""
         self._file.close()
+
+
+def most_shards(key: StoreKey) -> int:
+    """Return how many training shards a store has, or a few more."""
+    in_segment = -(-min(key["mixing_rows"], key["num_tokens"]) // key["shard_rows"])
+    return -(-key["num_tokens"] // key["mixing_rows"]) * in_segment
 
 
 def full_disk(path: Path, error: OSError) -> RunError | OSError:

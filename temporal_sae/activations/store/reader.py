@@ -13,6 +13,7 @@ from temporal_sae.activations.rows import Rows
 from temporal_sae.activations.store.folder import Shard, StoreFolder
 from temporal_sae.activations.store.shards import Columns, Damaged
 from temporal_sae.data.sources import shuffled
+from temporal_sae.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ class StoreReader:
         if not self._shards_of(self.group):
             if self.epoch == 0:
                 n = self.folder.manifest["key"]["num_tokens"]
-                log.info("all %s rows of the store have been read; they are read again", f"{n:,}")
+                told = "all %s rows of the store have been read into the shuffle buffer"
+                log.info(f"{told}; reading begins again", f"{n:,}")
             self._begin(self.epoch + 1, 0, 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,8 +118,21 @@ class StoreReader:
         return {"epoch": self.epoch, "group": self.group, "block": self.block}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
-        self._begin(int(state["epoch"]), int(state["group"]), int(state["block"]))
+        """Continue exactly where `state` was taken.
+
+        Raises:
+            RunError: the store has no such place.
+        """
+        epoch, group, block = (int(state[name]) for name in ("epoch", "group", "block"))
+        if epoch >= 0 and group >= 0:
+            self._begin(epoch, group, block)
+        n_blocks = sum(-(-shard.rows // ROWS_AT_ONCE) for shard in self._shards_of(group))
+        if epoch < 0 or group < 0 or not 0 <= block < n_blocks:
+            raise RunError(
+                f"{self.folder.path}: block {block} of shards {group} of pass {epoch}, at which "
+                "the checkpoint goes on, does not exist; continue with the store of that run, or "
+                "choose another folder"
+            )
 
 
 def in_large_pages(n_bytes: int) -> mmap.mmap:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from mmap import mmap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -148,7 +149,7 @@ def read_shard(
         raise Damaged("its checksum is another")
     try:
         columns = tensors_in(view)
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise Damaged("it holds no tensors") from error
     if not layout.fits(columns, about["rows"]):
         raise Damaged("it holds other tensors than a store has")
@@ -156,15 +157,21 @@ def read_shard(
 
 
 def tensors_in(data: memoryview) -> Columns:
-    """Return the tensors of a safetensors file without copying them, as its own library would."""
+    """Return the tensors of a safetensors file without copying them, as its own library would.
+
+    Raises:
+        LookupError, TypeError, ValueError, RuntimeError, AttributeError: it is no such file.
+    """
     begin = 8 + int.from_bytes(data[:8], "little")
     header = parse_json(bytes(data[8 : min(begin, HEADER)]))
-    return {
-        name: torch.frombuffer(
-            data,
-            dtype=IN_FILES[about["dtype"]],
-            count=math.prod(about["shape"]),
-            offset=begin + about["data_offsets"][0],
-        ).reshape(about["shape"])
-        for name, about in header.items()
-    }
+    return {name: tensor_in(data[begin:], about) for name, about in header.items()}
+
+
+def tensor_in(data: memoryview, about: Mapping[str, Any]) -> Tensor:
+    """Return one of them; the bytes that are its own have to be there, as many as it has."""
+    dtype, count = IN_FILES[about["dtype"]], math.prod(about["shape"])
+    start, stop = about["data_offsets"]
+    if not 0 <= start <= stop <= len(data) or stop - start != count * dtype.itemsize:
+        raise ValueError(f"bytes {start} to {stop} are no tensor")
+    flat = torch.frombuffer(data, dtype=dtype, count=count, offset=start)
+    return flat.reshape(about["shape"])

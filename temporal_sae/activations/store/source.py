@@ -123,6 +123,7 @@ class ActivationStore(ActivationSource):
         if self._in_use is not None:
             return
         self.construction.check_content()
+        self.construction.check_held_out()
         if self.construction.asked is not None and not self.folder.is_finished:
             self.construction.build()
         self.construction.wait_until(
