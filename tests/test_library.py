@@ -11,6 +11,7 @@ import torch
 
 from temporal_sae import train
 from temporal_sae.activations import Harvest, SyntheticActivations
+from temporal_sae.activations.given import as_source
 from temporal_sae.data import TextFiles
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.loss import OrthogonalityLoss
@@ -67,11 +68,20 @@ def test_few_rows_are_divided_too():
     assert run.source.rows_in_pass == 270
 
 
-def test_a_held_out_row_that_is_not_finite_is_refused_before_training():
+def test_a_held_out_row_that_is_not_finite_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("has been trained"))
+    held_out = {int(row) for row in held_out_rows(X)}
     x = X.clone()
-    x[:, 3] = float("inf")
-    with pytest.raises(RunError, match=r"^array: row \d+ holds a number that is not finite$"):
-        train(x, sae="no such architecture", **SIZES)
+    x[min(held_out), 3] = float("inf")
+    with pytest.raises(RunError, match=rf"^array: row {min(held_out)} holds a number that is not"):
+        train(x, num_tokens=640, **SIZES)
+
+
+def held_out_rows(x):
+    """Return the numbers of the rows that are held out of an array."""
+    numbered = torch.arange(len(x), dtype=torch.float32)[:, None].expand_as(x)
+    source = as_source(numbered)
+    return torch.cat([rows.x[:, 0] for rows in source.held_out(len(x), 1)])
 
 
 def test_history_tracker_and_metrics():

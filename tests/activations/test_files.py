@@ -377,7 +377,7 @@ def test_reading_again_is_told_as_such(tmp_path, caplog):
     write_npy(tmp_path / "a", rows_of(100))
     source = source_of(tmp_path, held_out_fraction=0)
     reader = source.reader(0)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="temporal_sae"):
         for _ in range(3 * len(source.blocks["train"])):
             reader.read()
     told = "all 100 training rows have been read into the shuffle buffer; reading begins again"
@@ -422,7 +422,7 @@ def test_files_that_are_left_out_are_counted(tmp_path, caplog):
     for name in ("b.npz", "c.NPY", "README.md"):
         (tmp_path / name).write_bytes(b"x")
     source = source_of(tmp_path)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="temporal_sae"):
         source.open()
         source.open()
     [line] = caplog.messages

@@ -64,7 +64,7 @@ def test_finetune_starts_from_a_saved_sae(command, tmp_path):
         (["finetune=3"], "finetune=3: must be"),
         (
             ["finetune=a/sae", "sae.d_sae=64"],
-            "finetune='d_in 64 and d_sae 128': must be an SAE with",
+            "finetune='an SAE with d_in 64 and d_sae 128': must be one with",
         ),
     ],
 )
