@@ -106,9 +106,14 @@ class Harvest(ActivationSource):
         return self.language_model.why_no_loss if need == LANGUAGE_MODEL else missing
 
     def planned_bytes(self) -> dict[str, Planned]:
-        """Return the bytes of the language model up to the hook, which is there, and the buffer."""
-        model = Planned(self.language_model.bytes_before_hook(), (), held=True)
-        return {"language model": model, **super().planned_bytes()}
+        """Return the bytes of the language model up to the hook, of a pass, and of the buffer."""
+        model = self.language_model
+        n_bytes = model.forward_bytes(self.rows_at_once)
+        return {
+            "language model": Planned(model.bytes_before_hook(), (), held=True),
+            "forward pass": Planned(n_bytes, ("activations.lm_batch_size",)),
+            **super().planned_bytes(),
+        }
 
     def sequences(self, split: Split, seed: int = 0) -> TokenSequences:
         """Return the sequences of a split: endless for training, one pass for evaluation.

@@ -192,6 +192,18 @@ class LanguageModel:
         """Bytes of the weights that the activations need; the others may wait in their files."""
         return self._before_hook
 
+    def forward_bytes(self, n_tokens: int) -> int:
+        """Return about how many bytes a forward pass takes beside the weights.
+
+        At its widest, in the MLP of a layer: two products as wide as that, their combination, and
+        some copies of the residual stream. Attention in blocks takes less.
+        """
+        config = self.model.config.get_text_config()
+        hidden = int(config.hidden_size)
+        widest = getattr(config, "intermediate_size", None) or 4 * hidden
+        n_values = 3 * int(widest) + 6 * hidden
+        return n_tokens * n_values * next(self.model.parameters()).itemsize
+
     def nbytes(self) -> int:
         """Bytes of all weights, wherever they are now."""
         if self._placement is None:

@@ -20,14 +20,14 @@ def check_sample(sample: Float[Tensor, "n d"]) -> None:
     """
     if not bool(sample.isfinite().all()):
         raise RunError(
-            "the first activations are not finite; look at the language model (model.dtype) "
-            "and its text"
+            "the first activations are not finite; look at where they come from (of a language "
+            "model at model.dtype and its text)"
         )
     spread, square = sample.var(0, correction=0).sum(), sample.square().sum(-1).mean()
     if is_constant(float(spread), float(square)):
         raise RunError(
             "the first activations are all equal, so there is nothing to explain; "
-            "look at the place in the language model (model.hook_name) and its text"
+            "look at where they come from (of a language model at model.hook_name and its text)"
         )
 
 

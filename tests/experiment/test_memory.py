@@ -47,6 +47,7 @@ def test_a_source_takes_the_model_and_its_buffer_in_the_precision_of_that(
     planned = opened(model, buffer_tokens=1000, context_size=32).planned_bytes()
     assert sizes(planned) == {
         "language model": model.bytes_before_hook(),
+        "forward pass": 32 * 32 * (3 * 32 + 6 * 16) * n_bytes,
         "shuffle buffer": 1000 * (16 * n_bytes + 12),
     }
     assert [name for name, item in planned.items() if item.held] == ["language model"]

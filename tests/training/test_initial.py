@@ -40,7 +40,7 @@ def test_activations_that_are_all_equal_end_a_run_before_its_first_step(
     assert code == 2
     assert err == (
         "error: the first activations are all equal, so there is nothing to explain; look at "
-        "the place in the language model (model.hook_name) and its text\n"
+        "where they come from (of a language model at model.hook_name and its text)\n"
     )
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
 
