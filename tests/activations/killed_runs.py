@@ -3,6 +3,7 @@
 The process has imported all that a run needs and has no threads, so that a fork begins at once.
 """
 
+import json
 import os
 import random
 import shutil
@@ -46,6 +47,12 @@ def ended(pid, seconds):
     return False
 
 
+def is_finished(folder):
+    """Return whether a run had written all it has to, though it may have been killed after that."""
+    record = folder / "run.json"
+    return record.exists() and json.loads(record.read_text())["status"] == "finished"
+
+
 def check_valid(store):
     """Whatever is there is whole."""
     if store.exists():
@@ -66,11 +73,10 @@ def main(root, *overrides):
     assert ended(start(on("whole"), root / "undisturbed"), 1e9)
     seconds, kills = time.monotonic() - began, 0
     while kills < N_KILLS:
-        if ended(start(on("killed"), root / "disturbed"), draw.uniform(0, seconds)):
+        kills += not ended(start(on("killed"), root / "disturbed"), draw.uniform(0, seconds))
+        if is_finished(root / "disturbed"):
             shutil.rmtree(root / "disturbed")
             shutil.rmtree(root / draw.choice(["killed", "nothing"]), ignore_errors=True)
-        else:
-            kills += 1
         check_valid(root / "killed")
     assert ended(start(on("killed"), root / "disturbed"), 1e9)
     pair = [start(on("both"), root / f"together{n}") for n in range(2)]

@@ -76,26 +76,16 @@ from pathlib import Path
 from rich.console import Console
 import scipy.linalg  # brings threads of its own
 import torch
-from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.sae import TopKSAE
 from temporal_sae.tracker import CoActivationTracker
 from temporal_sae.training import Checkpoints, NoLogger, Parts, ProgressDisplay, Trainer
 
-class Batches:
-    def __next__(self):
-        return ActivationBatch(Rows(torch.randn(512, 64)))
-    def sample(self, n):
-        return torch.randn(n, 64)
-    def metrics(self):
-        return {}
-    state_dict = metrics
-
 torch.set_num_threads(1)
 before = len(os.listdir("/proc/self/task"))
 Trainer(512 * 3, 512, warmup_steps=0).fit(
     Parts(
-        TopKSAE(64, 256, 8), Batches(), CoActivationTracker(256, window_size=500),
+        TopKSAE(64, 256, 8), torch.randn(2048, 64), CoActivationTracker(256, window_size=500),
         OrthogonalityLoss(), NoLogger(), Checkpoints(Path("checkpoints")),
         ProgressDisplay(3, Console(quiet=True)),
     )
