@@ -70,7 +70,7 @@ UNKNOWN_TO = {
     r"activations=store (?!.*model=)": "model.",
     r"experiment=toy|activations=(files|synthetic|vectors)": "activations.context_size",
 }
-NEEDS_NO_NETWORK = ["data=stdlib", "eval=core"]
+NEEDS_NO_NETWORK = ["data=stdlib", "eval=core"]  # of presets that read text from the hub
 GIVEN = ("model.name", "model.hook_name", "hydra.sweeper.n_trials")  # here, whatever is typed
 A_SWEEP = "multirun/DATE/TIME"
 ALL = commands()
@@ -125,7 +125,7 @@ def tiny(words, folder):
     typed = [word for word in words if not word.startswith("-")]
     keys = {word.split("=")[0] for word in typed} - set(GIVEN)
     sizes = [*small(folder), *(o for word in typed for o in SMALLER.get(word, ()))]
-    if any(word.startswith("experiment=") for word in typed):
+    if any(word.startswith("experiment=") and word != "experiment=toy" for word in typed):
         sizes += NEEDS_NO_NETWORK
     unknown = [start for word, start in UNKNOWN_TO.items() if re.search(word, " ".join(typed))]
     sizes = [o for o in sizes if not o.startswith(tuple(unknown)) and o.split("=")[0] not in keys]
