@@ -252,7 +252,7 @@ class ActivationFiles(TableSource):
             outlier_factor=outlier_factor,
             prefetch=prefetch,
         )
-        if key is not None and not isinstance(key, str):
+        if key is not None and not (isinstance(key, str) and key):
             raise InvalidOption("key", key, "the name of a tensor or column, or null")
         self.path, self.key = path, key
         self.changed = check_choice("changed", changed, CHANGED)
