@@ -1,4 +1,4 @@
-"""What the benchmarks share: latents like those of a language model, clocks and memory meters."""
+"""Shared by the benchmarks: latents like a language model's, clocks and memory meters."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _status(name: str) -> int:
 
 
 def run_apart(script: str, job: dict[str, Any]) -> dict[str, Any]:
-    """What `script --job JSON` prints last, from a process of its own."""
+    """Return the last line that `script --job JSON` prints, in a process of its own."""
     command = [sys.executable, script, "--job", json.dumps(job)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

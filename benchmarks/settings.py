@@ -1,4 +1,4 @@
-"""What every trainer under comparison is given: its settings, and batches of activations."""
+"""The settings and batches of activations of every trainer under comparison."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def options_of_ours(args: argparse.Namespace) -> dict[str, Any]:
-    """What only our Trainer knows, where it was asked for."""
+    """Return the options that only our Trainer has, where they were asked for."""
     given = {"precision": args.precision, "step": args.step, "compile": args.compile or None}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers and sweepers; the work is done in `temporal_sae.sweep`.
+"""Launchers and sweepers for Hydra to find; the work is done in `temporal_sae.sweep`.
 
 Hydra imports this module at every start, a `--help` included, and knows only classes that are
 defined below `hydra_plugins`. So the classes here are names for those of `temporal_sae.sweep`,

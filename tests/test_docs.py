@@ -240,7 +240,7 @@ def test_modules_read_what_launches_have_left(desk, random_gemma, command, tmp_p
 
 
 def check_flags(path, typed):
-    """Whether a program knows all the flags of a command."""
+    """Check that a program knows all the flags of a command."""
     flags = [word for word in typed.words if word.startswith("--")]
     assert [flag for flag in flags if f'"{flag}"' not in path.read_text()] == []
 

@@ -324,7 +324,7 @@ def test_finetuning_from_another_architecture_keeps_what_latents_contribute():
         ({"k": 0}, r"k=0: must be"),
         ({"sae": ["topk"]}, r"sae=\['topk'\]: must be one of"),
         ({"tracker": {"window": 5}}, r"tracker.window=5: must be one of window_size"),
-        ({"loss": {"weight": 1}}, r"loss.weight=1: must be one of weighting|ortho_weight"),
+        ({"loss": {"weight": 1}}, r"loss\.weight=1: must be one of .*ortho_weight"),
         ({"device": "cuda:9"}, r"device='cuda:9': must be one of auto, cpu"),
         ({"device": "nonsense"}, r"device='nonsense': must be one of"),
         ({"num_tokens": "abc"}, r"num_tokens='abc': must be a whole number"),

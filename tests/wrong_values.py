@@ -1,4 +1,4 @@
-"""What each key of the config may be, and values that it may not be, made from that."""
+"""The values that each key of the config may have, and wrong ones made from that."""
 
 from typing import NamedTuple
 

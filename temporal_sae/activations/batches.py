@@ -109,7 +109,7 @@ class ActivationBatches(ActivationSource):
 
     @property
     def begins_anew(self) -> bool:
-        """Whether a further pass gives the same rows."""
+        """True where a further pass gives the same rows."""
         return isinstance(self.batches, Sequence)
 
     def describe(self) -> dict[str, Any]:

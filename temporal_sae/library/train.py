@@ -164,34 +164,43 @@ def train(
             batches=None,
             tracker=make_tracker(tracker, model.d_sae, source.device),
             penalty=make_penalty(loss),
+            finetune=start,
             logger=history if place is None else JsonlLogger(place.path),
             checkpoints=NoCheckpoints() if place is None else place.checkpoints,
-            progress=ProgressDisplay(trainer.total_steps, Console()) if progress else NoProgress(),
-            finetune=start,
+            progress=display(trainer, progress),
         )
         parts.penalty.check_tracker(parts.tracker)
         ordered = parts.tracker.stream == "ordered"
         parts.batches = stream = source.stream(batch_size, seed, ordered)
         if place is not None:
-            data = {"held_out_rows": held_out_rows, "held_out_fraction": held_out_fraction}
-            own = {"sae": sae, "d_sae": model.d_sae, "finetune": finetune, "seed": seed}
-            method = {"tracker": tracker, "loss": loss}
-            place.begin({"batch_size": batch_size, **data, **own, **method, **options})
+            place.begin(
+                {
+                    "batch_size": batch_size,
+                    "held_out_rows": held_out_rows,
+                    "held_out_fraction": held_out_fraction,
+                    "sae": sae,
+                    "d_sae": model.d_sae,
+                    "tracker": tracker,
+                    "loss": loss,
+                    "finetune": finetune,
+                    "seed": seed,
+                    **options,
+                }
+            )
         state = fitted(trainer, parts, stream)
         sections = evaluated(model, source, n_sequences)
-    result = TrainedSAE(
-        model,
-        parts.tracker,
-        history.steps if place is None else place.history(),
-        dict(leaf for section in sections.values() for leaf in finite_leaves(section["metrics"])),
-        source,
-        stream.scale,
-        state.seconds,
-    )
+    steps = history.steps if place is None else place.history()
+    metrics = dict(leaf for part in sections.values() for leaf in finite_leaves(part["metrics"]))
+    result = TrainedSAE(model, parts.tracker, steps, metrics, source, stream.scale, state.seconds)
     if place is not None:
         result.save(place.path / "sae")
         write_json(place.path / "results.json", sections)
     return result
+
+
+def display(trainer: Trainer, progress: bool) -> ProgressDisplay | NoProgress:
+    """Return the display of how far training is, or none."""
+    return ProgressDisplay(trainer.total_steps, Console()) if progress else NoProgress()
 
 
 def held_out_rows_for(num_tokens: int | None) -> int:

@@ -35,7 +35,7 @@ STOP = signals.STOP
 
 @dataclass(frozen=True)
 class Task:
-    """What all jobs of a launch share.
+    """The settings that all jobs of a launch share.
 
     Args:
         context: Hydra's, with its config loader.
@@ -151,7 +151,7 @@ def run_in(task: Task, config: DictConfig) -> JobReturn:
 
 
 def outcome_of(job: JobReturn) -> tuple[Outcome, int]:
-    """What to tell of a job that has run, and its exit code."""
+    """Return the report on a job that has run, and its exit code."""
     value = job._return_value
     if job.status == JobStatus.COMPLETED:
         return Outcome(objective=float(value) if isinstance(value, Real) else None), 0
@@ -159,7 +159,7 @@ def outcome_of(job: JobReturn) -> tuple[Outcome, int]:
 
 
 def outcome_of_exit(stopped: BaseException) -> tuple[Outcome, int]:
-    """What to tell of a job that a signal or `sys.exit` has ended, and its exit code."""
+    """Return the report on a job ended by a signal or `sys.exit`, and its exit code."""
     code = signals.exit_code(stopped)
     if isinstance(stopped, SystemExit):
         code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
@@ -177,7 +177,7 @@ def one_line(error: BaseException) -> str:
 
 
 def remove_needless_log(folder: Path) -> None:
-    """Where no run has begun the log says nothing that the launcher would not say."""
+    """Delete the log of a job that began no run: the launcher says the same."""
     if not (folder / RECORD).exists():
         (folder / LOG).unlink(missing_ok=True)
         remove_if_empty(folder)

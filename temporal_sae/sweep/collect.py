@@ -54,7 +54,7 @@ def collect(folder: Path, statuses: Sequence[JobStatus]) -> None:
 
 
 def parts_of(folder: Path, status: JobStatus) -> tuple[Row, Row, Row]:
-    """What a job was to do, what that took, and what came out."""
+    """Return the options of a job, its cost and its results."""
     record = flat(in_file(status.folder / RECORD))
     sections = in_file(status.folder / RESULTS)
     plan = {

@@ -86,7 +86,7 @@ class Host:
             self._channel.send(message)
 
     def messages(self, seconds: float) -> Iterator[Started | Ended]:
-        """What there is to hear, waiting for at most `seconds` for the first.
+        """Yield the messages there are, waiting for the first for at most `seconds`.
 
         Raises:
             HostLost: the process is gone.

@@ -105,7 +105,7 @@ class LocalLauncher(Launcher):
         ]
 
     def _slots(self, n_jobs: int) -> tuple[Slots, dict[str, str]]:
-        """Where jobs can run, and how many threads each process gets."""
+        """Return the places where jobs can run, and the threads of each process."""
         try:
             self.processes_per_job = check_int("processes_per_job", self.processes_per_job, 1)
             slots = find_slots(self.devices, self.workers, n_jobs, self.processes_per_job)
@@ -133,7 +133,7 @@ def live_table(folder: Path, console: Console) -> Iterator[Callable[[], None]]:
 
 
 def returned(overrides: list[str], outcome: Outcome) -> JobReturn:
-    """What Hydra gets to know of a job."""
+    """Return the job as Hydra records it."""
     job = JobReturn(overrides=overrides)
     if outcome.reason is None:
         job.status, job.return_value = JobStatus.COMPLETED, outcome.objective

@@ -1,4 +1,4 @@
-"""What the local launcher and the process that starts jobs for it tell each other."""
+"""Messages between the local launcher and the process that starts jobs for it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job has ended, as its process says.
+    """The end of a job, as its process reports it.
 
     Args:
         objective: what the task has returned, if it is a number.

@@ -203,7 +203,7 @@ class Pool:
 
 
 def outcome_of(message: Ended) -> Outcome:
-    """How a process has ended: what it said, unless a signal has killed it."""
+    """Return the end of a process: its own report, unless a signal has killed it."""
     said = message.outcome
     if said is None or (message.code < 0 and said.reason is None):
         return Outcome(reason=ended_by(message.code))

@@ -1,4 +1,4 @@
-"""What a search may choose from, and what it tries next given the trials that are done.
+"""The space of a search, and the next trial given those that are done.
 
 A proposal is a function of the trials and of the seed alone: a new optuna study is told all trials
 every time, and nothing of it is kept. So a search that goes on after an interruption tries what it
@@ -38,7 +38,7 @@ class Dimension(Protocol):
         ...
 
     def size(self) -> float:
-        """How many words there are."""
+        """The number of words."""
         ...
 
     def examples(self) -> Sequence[str]:
@@ -142,7 +142,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """How to search.
+    """The options of a search.
 
     Args:
         space: dimensions by key.

@@ -135,7 +135,7 @@ def end_group(pid: int) -> None:
 
 
 def heard_from(answer: int) -> Outcome | None:
-    """What a job that has ended said of that, if anything."""
+    """Return the report of a job that has ended, if it left one."""
     os.set_blocking(answer, False)
     try:
         return Outcome(**json.loads(os.read(answer, LONGEST_ANSWER)))

@@ -176,7 +176,7 @@ class Session:
             HydraConfig.instance().cfg = before
 
     def _refused(self) -> str | None:
-        """Why no job could start, if none could."""
+        """Return the reason that no job could start, if none could."""
         errors = [error for _, error in sorted(self.failures.items())]
         mistakes = all(isinstance(error, JobRefused) for error in errors)
         if not errors or len(errors) < len(self._planned) or not mistakes or self._has_begun():
@@ -216,7 +216,7 @@ class Session:
 
 
 def overrides_of(job: Job) -> list[str]:
-    """What a launcher needs to run a job: its overrides, its folder, and that it is one of many."""
+    """Return a job's overrides, with its folder and the sweep that it belongs to."""
     folder = QuotedString(job.folder, Quote.single).with_quotes()
     return [*job.overrides, f"hydra.sweep.subdir={folder}", "hydra.mode=MULTIRUN"]
 

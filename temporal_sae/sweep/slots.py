@@ -41,7 +41,7 @@ class Slot:
 
 
 class Slots:
-    """Which of the places are free.
+    """The places that are free.
 
     Args:
         slots: all of them.

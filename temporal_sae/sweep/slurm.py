@@ -211,7 +211,7 @@ class SlurmLauncher(Submitit):
         return executor
 
     def _setup(self) -> list[str]:
-        """What a job's script does first."""
+        """Return the first commands of a job's script."""
         folder = Path(self.params["submitit_folder"]).expanduser().absolute()
         before, _, after = str(folder / EXIT_CODE).partition("%j")
         root = Path(inspect.getfile(type(self))).resolve().parents[1]
@@ -251,7 +251,7 @@ def folder_name(overrides: Sequence[str]) -> str:
 
 
 def outcome_of(job: JobReturn) -> Outcome:
-    """What a job in SLURM has to tell the launcher."""
+    """Return the report of a job in SLURM to the launcher."""
     if job.status == JobStatus.COMPLETED:
         return Outcome(None, job.return_value)
     return Outcome.of_error(job._return_value)

@@ -57,7 +57,7 @@ ANYTHING = re.compile("")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job has ended.
+    """The end of a job.
 
     Args:
         reason: why it has failed, in one line; None if it has not.
@@ -102,7 +102,7 @@ class SlurmJob:
         return self.number.split("_")[0]
 
     def outcome(self) -> Outcome | None:
-        """What the job has left; None while there is nothing."""
+        """Return the outcome that the job has left; None while there is none."""
         try:
             # A listing, since a network file system may remember for long that a file is missing.
             if OUTCOME not in os.listdir(self.folder):
@@ -134,7 +134,7 @@ class SlurmJob:
         return age < SECONDS_UNTIL_DISBELIEVED
 
     def last_words(self) -> str:
-        """What the job or SLURM has written last on errors, empty if nothing."""
+        """Return the last errors that the job or SLURM wrote, empty if none."""
         for stream in ("err", "out"):
             text = end_of(self.folder / f"{self.number}_0_log.{stream}").decode(errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -183,7 +183,7 @@ def ask_queue() -> dict[str, str] | None:
 
 
 def ask(command: list[str]) -> str | None:
-    """What a client of SLURM prints, None if it fails."""
+    """Return the output of a client of SLURM, None if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True
@@ -201,7 +201,7 @@ def state_of_the_past(number: str) -> str:
 
 
 def still_live(jobs: Iterable[SlurmJob]) -> set[SlurmJob]:
-    """Which of these jobs are in the queue or run; waits until SLURM answers."""
+    """Return those of the jobs that are in the queue or run; wait until SLURM answers."""
     asked = list(jobs)
     if not asked:
         return set()

@@ -80,7 +80,7 @@ class Watch:
 
 
 def reason_of_loss(job: SlurmJob, state: str) -> str:
-    """Why a job has left nothing, in one line."""
+    """Return the reason that a job has left nothing, in one line."""
     state = state or state_of_the_past(job.number)
     code = job.exit_code()
     if code and state in ("", "FAILED", "RUNNING"):
@@ -118,7 +118,7 @@ def wait_for(jobs: Mapping[str, SlurmJob], sweep: SweepFolder) -> list[Outcome]:
 
 
 def tell_how_to_go_on(jobs: Iterable[SlurmJob], sweep: SweepFolder) -> None:
-    """What to do with jobs that are left alone; the sweeper then says how to wait for them."""
+    """Print how to handle jobs that are left alone; the sweeper says how to wait for them."""
     going = [job for job in jobs if job.outcome() is None]
     if going:
         shown = Path(os.path.relpath(sweep.path))

@@ -1,4 +1,4 @@
-"""What the folders of a sweep's jobs say about how far they are.
+"""The progress of a sweep's jobs, read from their folders.
 
 Nothing is asked of the processes that run them, so it is the same for every launcher, while a sweep
 runs and long after.
@@ -30,7 +30,7 @@ WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How far a job of a sweep is.
+    """The progress of a job of a sweep.
 
     Args:
         number: its place in the sweep.

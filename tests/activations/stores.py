@@ -1,4 +1,4 @@
-"""What the tests of stores need: one that is built in a moment, from an untrained model."""
+"""Stores for tests, built in a moment from an untrained model."""
 
 from temporal_sae.activations import ActivationStore, LanguageModel
 from temporal_sae.data import TextFiles

@@ -1,4 +1,4 @@
-"""What a config names on the hub is brought into a folder, and what a job lacks is told."""
+"""Fetching brings a config's names on the hub into a folder; checking tells what is missing."""
 
 import shlex
 import shutil

@@ -67,7 +67,7 @@ def ordered_rows(stream, n):
 
 
 def treated(option, factor, rows, more=None):
-    """What is left of `more`, with the limit that `rows` set."""
+    """Return the rest of `more`, with the limit that `rows` set."""
     outliers = Outliers(option, factor)
     outliers.measure([rows])
     return outliers.treat(Rows(rows if more is None else more)).x, outliers

@@ -51,7 +51,7 @@ def at(folder, hook_name):
 
 
 def outputs(model, *paths):
-    """What modules return, and what the hidden states are, in transformers' own forward pass."""
+    """Return the modules' outputs and the hidden states of transformers' own forward pass."""
     found = {}
     handles = [
         model.model.get_submodule(path).register_forward_hook(

@@ -45,7 +45,7 @@ def source(small_model, text_folder):
 
 
 def by_hand(source, seed, n_batches):
-    """What the model gives, by (document, position), as tokens are counted in the texts."""
+    """Return the model's activations by (document, position), counted in the texts."""
     tokenizer, found = source.model.tokenizer, {}
     stream = []
     for number, (_, text) in enumerate(source.text.documents("train", seed, 0)):

@@ -33,7 +33,7 @@ def rows(world, topics):
 
 
 def within(observed, expected, n):
-    """Where a count of n draws may lie: five standard deviations."""
+    """Return the bounds of a count of n draws: five standard deviations."""
     expected = torch.as_tensor(expected, dtype=torch.float64)
     spread = (expected * (1 - expected) / n).sqrt()
     return ((observed - expected).abs() <= 5 * spread + 1e-9).all()

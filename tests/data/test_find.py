@@ -1,4 +1,4 @@
-"""Which files a path stands for: every file once, nothing that is none, nothing from runs."""
+"""A path stands for every file once, for no folder, and for nothing from runs."""
 
 import json
 import os

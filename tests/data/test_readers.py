@@ -1,4 +1,4 @@
-"""Which names are read, and by what; nothing that lies in a folder is run."""
+"""Each name is read by its own reader; nothing that lies in a folder is run."""
 
 import bz2
 import gzip

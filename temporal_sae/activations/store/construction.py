@@ -1,4 +1,4 @@
-"""Who builds a store and mends it: this process, or another that it waits for."""
+"""Build and mend a store, or wait for another process that does."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HOW_TO_BUILD = (
 
 
 class Construction:
-    """What a process does for a store that is missing, unfinished or damaged.
+    """The work on a store that is missing, unfinished or damaged.
 
     Args:
         folder: of the store.
