@@ -304,7 +304,7 @@ def streamed(model: Path, text: Path) -> Named:
         batches = [next(stream) for _ in range(6)]
         read[f"~x {n}"] = torch.stack([batch.x for batch in batches])
         read[f"~ordered {n}"] = torch.cat([r.x for batch in batches for r in batch.ordered])
-        read[f"places {n}"] = str(torch.stack([batch.rows.places for batch in batches]).tolist())
+        read[f"places {n}"] = torch.stack([batch.rows.places for batch in batches])
         read[f"cursor {n}"] = str(stream.state_dict()["reader"])
     return read
 
