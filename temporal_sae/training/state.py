@@ -32,6 +32,7 @@ class TrainingState:
     health: Health
     stopwatches: dict[str, Stopwatch]
     step: int = 0
+    saved_at: int | None = None
     steps_negligible: int = 0
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)

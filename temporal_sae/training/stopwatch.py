@@ -25,19 +25,33 @@ class Clock:
     """
 
     def __init__(self, seconds: float = 0.0, tokens: int = 0) -> None:
-        self._last = now()
-        self._began = self._last - seconds
+        self._seconds = self._last = seconds
         self._tokens = tokens
+        self._since: float | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time inside the block."""
+        self._since = now()
+        try:
+            yield
+        finally:
+            self._seconds, self._since = self.seconds(), None
+
+    def add(self, seconds: float) -> None:
+        """Count seconds that have passed elsewhere; negative ones were not this run's."""
+        self._seconds += seconds
 
     def seconds(self) -> float:
         """Seconds of training, of all parts of the run."""
-        return now() - self._began
+        return self._seconds + (0.0 if self._since is None else now() - self._since)
 
     def tokens_per_second(self, tokens: int) -> float:
         """Return the rate since the last call, or the beginning, after `tokens` in all."""
-        time, trained = now() - self._last, tokens - self._tokens
-        self._last, self._tokens = self._last + time, tokens
-        return trained / max(time, 1e-9)
+        seconds = self.seconds()
+        rate = (tokens - self._tokens) / max(seconds - self._last, 1e-9)
+        self._last, self._tokens = seconds, tokens
+        return rate
 
 
 class Stopwatch:

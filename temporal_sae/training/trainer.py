@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,36 +32,20 @@ from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.initial import check_sample, fit_encoder, geometric_median
-from temporal_sae.training.interrupts import PREEMPTION, StopRequest
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.schedule import learning_rate_factor
-from temporal_sae.training.snapshots import Snapshots, check_keep_every, is_kept
+from temporal_sae.training.snapshots import Snapshots, check_keep_every
 from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore, snapshot
-from temporal_sae.training.stopwatch import Clock, Stopwatch
+from temporal_sae.training.stopwatch import Stopwatch
+from temporal_sae.training.together import Lane, train_together
 
 log = logging.getLogger(__name__)
 
 SAMPLE_FOR_BIAS = 8192
 LONGEST_WARMUP, LONGEST_SILENCE = 1000, 10_000_000  # steps and tokens, where none are given
 SPARSE = {"auto": None, "sparse": True, "dense": False}
-
-
-class Stopped(Exception):
-    """Training stopped at a step boundary because of a signal; a checkpoint has been written."""
-
-    def __init__(self, step: int, signal_number: int) -> None:
-        super().__init__(f"stopped at step {step}")
-        self.step, self.signal_number = step, signal_number
-
-
-class Preempted(SystemExit):
-    """A cluster ends the process, which goes on later; a checkpoint has been written."""
-
-    def __init__(self, step: int, code: Any) -> None:
-        super().__init__(code)
-        self.step = step
 
 
 @component("trainer")
@@ -183,44 +166,31 @@ class Trainer:
                 activations are all equal; or they have ended or cannot be read on, with a
                 checkpoint written; or the checkpoint in the folder is of another run.
         """
-        parts.complete(self.batch_size)
-        run = self._start(parts)
-        run.clock = Clock(run.seconds, run.step * self.batch_size)
-        with StopRequest() as stop, parts.progress:
-            parts.progress.start_at(run.step, run.step * self.batch_size)
-            while run.step < self.total_steps:
-                self._step(parts, run)
-                run.seconds = run.clock.seconds()
-                if parts.snapshots and is_kept(run.step, self.keep_every):
-                    self._keep(parts.snapshots, parts.sae, run)
-                asked = stop.agreed()
-                if asked or run.step % self.checkpoint_every == 0:
-                    self._save(parts, run)
-                if asked == PREEMPTION:
-                    self._hand_on(stop, run)
-                elif asked and stop.ends(asked):
-                    raise distributed.collective(Stopped(run.step, asked))
-            self._save(parts, run)
-        return run
+        lane = Lane(self, parts)
+        train_together([lane])
+        if lane.error is not None:
+            raise lane.error
+        return lane.run
 
-    def _save(self, parts: Parts, run: TrainingState) -> None:
+    def save(self, parts: Parts, run: TrainingState) -> None:
+        """Write a checkpoint, unless there is one of this step."""
         run.health.raise_if_not_finite()
-        if parts.checkpoints.keep:
+        if parts.checkpoints.keep and run.saved_at != run.step:
             state = snapshot(parts, run)
             distributed.on_rank_zero(lambda: parts.checkpoints.save(run.step, state))
+            run.saved_at = run.step
 
-    def _keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
+    def keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
+        """Keep the SAE as it is, for good."""
         run.health.raise_if_not_finite()
         distributed.on_rank_zero(lambda: snapshots.keep(run.step, sae))
 
-    def _hand_on(self, stop: StopRequest, run: TrainingState) -> None:
-        try:
-            stop.hand_on()
-        except SystemExit as leaving:
-            raise distributed.collective(Preempted(run.step, leaving.code)) from None
+    def start(self, parts: Parts) -> TrainingState:
+        """Return a fresh state, or that of the newest whole checkpoint, with the parts in it.
 
-    def _start(self, parts: Parts) -> TrainingState:
-        """Fresh state, or that of the newest whole checkpoint."""
+        Raises:
+            InvalidOption, RunError: see `fit`.
+        """
         if self.keep_every is not None and parts.snapshots is None:
             raise InvalidOption("keep_every", self.keep_every, "null without Parts.snapshots")
         sae, device = parts.sae, parts.sae.W_dec.device
@@ -239,6 +209,7 @@ class Trainer:
             self._initialise(parts)
         else:
             restore(parts, run, state)
+            run.saved_at = run.step
             if run.step > self.total_steps:
                 raise RunError(
                     f"the newest checkpoint is of step {run.step:,}, and num_tokens ends at step "
@@ -268,7 +239,12 @@ class Trainer:
         for tensor in parts.sae.state_dict().values():
             distributed.broadcast_(tensor)
 
-    def _step(self, parts: Parts, run: TrainingState) -> None:
+    def step(self, parts: Parts, run: TrainingState) -> None:
+        """Train on the next batch.
+
+        Raises:
+            RunError: see `fit`.
+        """
         batch = self._next_batch(parts, run)
         x = distributed.local_shard(batch.x)
         context = StepContext(run.step, run.dead.mask_if_any(), self.sparse)
@@ -306,7 +282,7 @@ class Trainer:
         except RunError as error:
             if not run.step:
                 raise
-            self._save(parts, run)
+            self.save(parts, run)
             step = f"step {run.step}"
             kept = f"a checkpoint of {step} has been written" if parts.checkpoints.keep else step
             told = f"{error}; {kept}"

@@ -189,7 +189,7 @@ def test_no_clock_runs_while_kernels_are_compiled(caplog):
     import_module("temporal_sae.kernels.threads")  # brings the compiler
     watch, clock = Stopwatch(CPU), Clock(seconds=5.0)
     before = time.perf_counter()
-    with caplog.at_level(logging.INFO, "temporal_sae"), watch.running():
+    with caplog.at_level(logging.INFO, "temporal_sae"), watch.running(), clock.running():
         numba.njit(lambda x: x[0] + 1)(np.arange(3.0))
     compiling = time.perf_counter() - before
     assert watch.seconds() < compiling / 2
@@ -200,11 +200,24 @@ def test_a_rate_is_that_since_the_last_one():
     clock = Clock(seconds=1000.0, tokens=500)
     rates = []
     for tokens, seconds in ((600, 0.02), (700, 0.2), (1700, 0.02)):
-        time.sleep(seconds)
+        with clock.running():
+            time.sleep(seconds)
         rates.append(clock.tokens_per_second(tokens))
     assert 100 < rates[0] <= 100 / 0.02
     assert rates[1] <= 100 / 0.2
     assert 1000 < rates[2] <= 1000 / 0.02
+
+
+def test_a_clock_stands_still_between_its_blocks_and_takes_what_is_added():
+    clock = Clock(seconds=1000.0)
+    with clock.running():
+        time.sleep(0.02)
+        within = clock.seconds()
+    counted = clock.seconds()
+    time.sleep(0.02)
+    assert 1000.02 <= within <= counted == clock.seconds()
+    clock.add(-1000.0)
+    assert clock.seconds() == counted - 1000.0
 
 
 def test_wandb_goes_online_only_with_a_key(monkeypatch, tmp_path):

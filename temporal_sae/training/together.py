@@ -1,0 +1,184 @@
+"""Several SAEs, trained side by side on one stream, each as it would be alone.
+
+A round trains every SAE on the same batch, one after the other. One that goes on from a later step
+waits until the others have come there; one that fails ends alone. Each has its own random state, so
+that the bits are those that it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from signal import Signals
+from typing import TYPE_CHECKING, Any
+
+from temporal_sae import distributed, signals
+from temporal_sae.training.interrupts import PREEMPTION, StopRequest
+from temporal_sae.training.parts import Parts
+from temporal_sae.training.snapshots import is_kept
+from temporal_sae.training.state import TrainingState, rng_state, set_rng_state
+from temporal_sae.training.stopwatch import Clock
+from temporal_sae.training.streams import StreamView
+
+if TYPE_CHECKING:
+    from temporal_sae.training.trainer import Trainer
+
+
+class Stopped(Exception):
+    """Training stopped at a step boundary because of a signal; a checkpoint has been written."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step, self.signal_number = step, signal_number
+
+
+class Preempted(SystemExit):
+    """A cluster ends the process, which goes on later; a checkpoint has been written."""
+
+    def __init__(self, step: int, code: Any) -> None:
+        super().__init__(code)
+        self.step = step
+
+
+class Lane:
+    """The training of one SAE among several.
+
+    It begins with the random state there is when it is made.
+
+    Args:
+        trainer: does its steps.
+        parts: of the training.
+        view: that `parts.batches` is, where the stream is shared.
+        about: is entered around all that is done for this SAE alone.
+
+    Attributes:
+        state: of the training, once it has begun.
+        error: that has ended it; None while it goes on and when it is complete.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        parts: Parts,
+        view: StreamView | None = None,
+        about: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.trainer, self.parts, self.view, self._about = trainer, parts, view, about
+        self.state: TrainingState | None = None
+        self.error: BaseException | None = None
+        self._random = rng_state(parts.sae.W_dec.device)
+
+    @property
+    def is_open(self) -> bool:
+        """True while there are steps to do."""
+        return self.error is None and not self._is_complete()
+
+    @property
+    def run(self) -> TrainingState:
+        """The state of a training that has begun."""
+        assert self.state is not None
+        return self.state
+
+    def begin(self) -> None:
+        """Begin afresh, or where the newest checkpoint was written."""
+        with self._alone():
+            self.parts.complete(self.trainer.batch_size)
+            run = self.trainer.start(self.parts)
+            run.clock = Clock(run.seconds, run.step * self.trainer.batch_size)
+            if self.view is not None:
+                self.view.join(run.step)
+            self.state = run
+
+    def advance(self) -> None:
+        """Do a step, and save what is due after it."""
+        with self._alone():
+            run, trainer, parts = self.run, self.trainer, self.parts
+            with run.clock.running():
+                trainer.step(parts, run)
+                if self.view is not None:
+                    run.clock.add(self.view.settle())
+                run.seconds = run.clock.seconds()
+                if parts.snapshots and is_kept(run.step, trainer.keep_every):
+                    trainer.keep(parts.snapshots, parts.sae, run)
+                if run.step % trainer.checkpoint_every == 0 or self._is_complete():
+                    trainer.save(parts, run)
+
+    def save(self) -> None:
+        """Save where it is, unless that is done."""
+        with self._alone():
+            self.trainer.save(self.parts, self.run)
+
+    def end(self, error: BaseException) -> None:
+        """End it by an error that all processes have."""
+        self.error = distributed.collective(error)
+
+    def show_beginning(self) -> None:
+        """Show how far it is before the first step."""
+        if self.state is not None:
+            step = self.state.step
+            self.parts.progress.start_at(step, step * self.trainer.batch_size)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Work for this SAE, with its own random state; an error ends it, and no other."""
+        device = self.parts.sae.W_dec.device
+        set_rng_state(self._random, device)
+        try:
+            with self._about():
+                yield
+            self._random = rng_state(device)
+        except Exception as error:  # noqa: BLE001 - raised by whoever has asked for this SAE
+            signals.obey()
+            self.error = error
+        if self.view is not None and not self.is_open:
+            self.view.leave()
+
+    def _is_complete(self) -> bool:
+        return self.state is not None and self.state.step >= self.trainer.total_steps
+
+
+class _NoneGoesOn(Exception):
+    """No lane is to be trained further, for whatever signal has come meanwhile."""
+
+
+def train_together(lanes: Sequence[Lane]) -> None:
+    """Train every lane to its end, or until a signal asks to stop; the lanes tell how they ended.
+
+    Of an SAE that is stopped a checkpoint has been written, and its error is `Stopped`, or
+    `Preempted` where the handler of SIGUSR2 ends the process. With several processes there is one
+    lane.
+
+    Raises:
+        KeyboardInterrupt: a second Ctrl-C.
+    """
+    for lane in lanes:
+        lane.begin()
+    with suppress(_NoneGoesOn), StopRequest() as stop, ExitStack() as displays:
+        for lane in lanes:
+            displays.enter_context(lane.parts.progress)
+            lane.show_beginning()
+        while going := [lane for lane in lanes if lane.is_open]:
+            step = min(lane.run.step for lane in going)
+            for lane in going:
+                if lane.run.step == step:
+                    lane.advance()
+            if asked := stop.agreed():
+                _obey(asked, stop, [lane for lane in going if lane.error is None])
+        if any(lane.error is not None for lane in lanes):
+            raise _NoneGoesOn
+
+
+def _obey(asked: Signals, stop: StopRequest, lanes: Sequence[Lane]) -> None:
+    """Save all lanes, and end them where the signal asks for that."""
+    for lane in lanes:
+        lane.save()
+    lanes = [lane for lane in lanes if lane.error is None]
+    if asked == PREEMPTION:
+        try:
+            stop.hand_on()
+        except SystemExit as leaving:
+            for lane in lanes:
+                lane.end(Preempted(lane.run.step, leaving.code))
+    elif stop.ends(asked):
+        for lane in lanes:
+            lane.end(Stopped(lane.run.step, asked))
