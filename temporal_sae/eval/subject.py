@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
@@ -106,3 +106,13 @@ class Evaluation(Protocol):
     def run(self, subject: Subject) -> Outcome:
         """Evaluate, skipping what `subject.files` holds for the same SAE and options."""
         ...
+
+    def run_together(self, subjects: Sequence[Subject]) -> list[Outcome | Exception]:
+        """Evaluate several SAEs; the error of one is its answer, and the others go on."""
+        answers: list[Outcome | Exception] = []
+        for subject in subjects:
+            try:
+                answers.append(self.run(subject))
+            except Exception as error:  # noqa: BLE001 - told with the SAE that it belongs to
+                answers.append(error)
+        return answers

@@ -1,5 +1,11 @@
 """One run, from the composed config to its folder."""
 
-from temporal_sae.experiment.run import run_experiment
+from temporal_sae.experiment.together import (
+    Ending,
+    Request,
+    run_experiment,
+    run_together,
+    stream_of,
+)
 
-__all__ = ["run_experiment"]
+__all__ = ["Ending", "Request", "run_experiment", "run_together", "stream_of"]

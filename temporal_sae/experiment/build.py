@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from temporal_sae.activations import ActivationSource, ActivationStream
+from temporal_sae.activations import ActivationSource
 from temporal_sae.distributed import world_size
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int, check_words
 from temporal_sae.eval import Evaluation
@@ -21,7 +22,7 @@ from temporal_sae.experiment.construct import (
     naming,
     plain,
 )
-from temporal_sae.experiment.memory import check_memory
+from temporal_sae.experiment.memory import Room, check_memory
 from temporal_sae.experiment.results import check_objective
 from temporal_sae.experiment.source import build_source, check_split, fitted, open_source
 from temporal_sae.sae import SparseAutoencoder, load_sae
@@ -30,6 +31,7 @@ from temporal_sae.sae.start import check_start
 from temporal_sae.training import Trainer
 from temporal_sae.training.loggers import MetricsLogger
 from temporal_sae.training.parts import Tracker
+from temporal_sae.training.streams import SharedStream, StreamView
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class Components(EvaluationComponents):
     tracker: Any
     penalty: Any
     trainer: Trainer
-    stream: ActivationStream
+    stream: StreamView
     logger: MetricsLogger
     memory: dict[str, int]
     finetune: SparseAutoencoder | None
@@ -103,8 +105,13 @@ class Cheap:
     finetune: SparseAutoencoder | None
 
 
-def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
+def build_cheap(cfg: DictConfig, folder: Path, source: ActivationSource | None = None) -> Cheap:
     """Instantiate what takes no time, and judge the options of the rest.
+
+    Args:
+        cfg: of the run.
+        folder: of the run.
+        source: of another run with the same options, which this one shares; None: its own.
 
     Raises:
         InvalidOption, RunError: as for `build_components`.
@@ -126,25 +133,34 @@ def build_cheap(cfg: DictConfig, folder: Path) -> Cheap:
     check_objective(cfg.objective, evaluation)
     tracker: Tracker = build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)
-    source = build_source(cfg, device, folder)
+    if source is None:
+        source = build_source(cfg, device, folder)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
     check_words("finetune", cfg.finetune, null=True)
     finetune = None if cfg.finetune is None else load_sae(cfg.finetune)
     return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger, finetune)
 
 
-def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
+def build_components(
+    cfg: DictConfig, cheap: Cheap, streams: Callable[[Cheap], SharedStream], room: Room
+) -> Components:
     """Instantiate every group for a run; fallible parts come first.
+
+    Args:
+        cfg: of the run.
+        cheap: the components that there are.
+        streams: gives the stream of the run's source, which is open then.
+        room: of the runs beside this one.
 
     Raises:
         InvalidOption: an option is not allowed; its name carries the group.
         RunError: the text does not fill a sequence, or the run does not fit in memory.
+        NoRoom: it does not fit beside the other runs.
     """
-    trainer, source = cheap.trainer, cheap.source
+    source = cheap.source
     open_source(source)
-    in_order = cfg.tracker.get("stream") == "ordered"
     with naming("activations"):
-        stream = source.stream(trainer.batch_size, cheap.seed, ordered=in_order)
+        shared = streams(cheap)
     check_split(source, "train")
     evaluation = fitted(cheap.evaluation, source)
     check_objective(cfg.objective, evaluation)
@@ -153,7 +169,7 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         check_start(planned, cheap.finetune)
     with naming("eval"):
         evaluation.check(source, planned)
-    memory = check_memory(cfg, cheap, evaluation, planned)
+    memory = check_memory(cfg, cheap, evaluation, planned, room)
     torch.manual_seed(cheap.seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=source.d_in).to(cheap.device)
     tracker = build(cfg, "tracker", n_latents=sae.d_sae, device=cheap.device)
@@ -167,12 +183,17 @@ def build_components(cfg: DictConfig, cheap: Cheap) -> Components:
         sae=sae,
         tracker=tracker,
         penalty=cheap.penalty,
-        trainer=trainer,
-        stream=stream,
+        trainer=cheap.trainer,
+        stream=shared.view(ordered=is_in_order(cfg)),
         logger=cheap.logger,
         memory=memory,
         finetune=cheap.finetune,
     )
+
+
+def is_in_order(cfg: DictConfig) -> bool:
+    """Return whether a run's tracker takes the rows in stream order."""
+    return bool(cfg.tracker.get("stream") == "ordered")
 
 
 def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,47 @@ log = logging.getLogger(__name__)
 
 COLUMNS = 79
 NO_BREAK = "\N{NO-BREAK SPACE}"
+PHASES = ("training", "evaluation")
+
+
+class NoRoom(Exception):
+    """A run does not fit beside those that there are, and would by itself."""
+
+
+class Room:
+    """What is free when several runs begin side by side, and what they take of it.
+
+    The source is there once, and so is a batch of an evaluation, which takes one SAE at a time.
+    """
+
+    def __init__(self) -> None:
+        self.free: Free | None = None
+        self.n_runs = 0
+        self._taken = dict.fromkeys(PHASES, 0)
+
+    def take(self, items: Mapping[str, Planned], shared: Collection[str]) -> None:
+        """Count a run in.
+
+        Args:
+            items: all that it takes.
+            shared: those of them that are there once.
+        """
+        self.n_runs += 1
+        own = {name: item for name, item in items.items() if name not in shared}
+        for phase in PHASES:
+            self._taken[phase] += n_bytes(coming(own, phase))
+
+    def after(self, items: Mapping[str, Planned], phase: str) -> int:
+        """Return the bytes that are needed in a phase with one more run."""
+        return self._taken[phase] + n_bytes(coming(items, phase))
 
 
 def check_memory(
-    cfg: DictConfig, cheap: Cheap, evaluation: Evaluation, sae: SparseAutoencoder
+    cfg: DictConfig,
+    cheap: Cheap,
+    evaluation: Evaluation,
+    sae: SparseAutoencoder,
+    room: Room | None = None,
 ) -> dict[str, int]:
     """Bytes of a process by purpose; printed, and refused with them where they exceed what is free.
 
@@ -38,44 +75,56 @@ def check_memory(
         cheap: the components that take no memory yet.
         evaluation: of the SAE when it is trained.
         sae: with shapes only.
+        room: of the runs beside this one, which is counted in.
 
     Raises:
         RunError: it does not fit; the message names the keys of the largest parts.
+        NoRoom: it does not fit beside the other runs.
     """
-    items = planned_items(cheap, evaluation, sae)
+    room = room or Room()
+    of_source, of_evaluation = cheap.source.planned_bytes(), evaluation.planned_bytes
+    shared = {**of_source, **of_evaluation(cheap.source, sae)}
+    items = planned_items(cheap, of_source, shared, sae)
     device = cheap.source.device
-    free = free_memory(device)
-    budget = {name: item.n_bytes for name, item in items.items()}
-    log.info("%s", in_lines(budget, free))
-    phase, coming = the_larger_phase(items)
-    needed = sum(item.n_bytes for item in coming.values())
+    free = room.free = room.free if room.n_runs else free_memory(device)
+    phase = max(PHASES, key=lambda each: room.after(items, each))
+    needed = room.after(items, phase)
     if free is not None and needed > free.n_bytes:
+        if room.n_runs:
+            raise NoRoom
         held = " and the ".join(name for name, item in items.items() if item.held)
         beside = f" beside the {held}" if held else ""
+        helps = what_helps(cfg, coming(items, phase), needed - free.n_bytes)
         raise RunError(
             f"the run needs {needed / MIB:,.0f} MiB of memory in {phase}{beside}, and {free} are "
-            f"free on {device}; {what_helps(cfg, coming, needed - free.n_bytes)}"
+            f"free on {device}; {helps}"
         )
+    budget = {name: item.n_bytes for name, item in items.items()}
+    log.info("%s", in_lines(budget, free))
+    room.take(items, shared)
     return budget
 
 
-def the_larger_phase(items: Mapping[str, Planned]) -> tuple[str, dict[str, Planned]]:
-    """Return `training` or `evaluation`, and what it will take: what is held has been taken."""
-    phases = {
-        phase: {n: i for n, i in items.items() if not i.held and i.phase in ("", phase)}
-        for phase in ("training", "evaluation")
-    }
-    return max(phases.items(), key=lambda found: sum(i.n_bytes for i in found[1].values()))
+def coming(items: Mapping[str, Planned], phase: str) -> dict[str, Planned]:
+    """Return the items that a phase will take: what is held has been taken."""
+    return {n: i for n, i in items.items() if not i.held and i.phase in ("", phase)}
+
+
+def n_bytes(items: Mapping[str, Planned]) -> int:
+    """Return the bytes of all items."""
+    return sum(item.n_bytes for item in items.values())
 
 
 def planned_items(
-    cheap: Cheap, evaluation: Evaluation, sae: SparseAutoencoder
+    cheap: Cheap,
+    of_source: Mapping[str, Planned],
+    shared: Mapping[str, Planned],
+    sae: SparseAutoencoder,
 ) -> dict[str, Planned]:
     """Return the memory of a run by purpose, as its components say; first what is held already."""
-    tracker, loss, source = cheap.tracker, cheap.penalty, cheap.source
+    tracker, loss = cheap.tracker, cheap.penalty
     k = min(sae.tracked_latents, sae.d_sae)
     works = loss.ortho_weight and (tracker.gives_weights or not loss.needs_tracker)
-    of_source = source.planned_bytes()
     weights = sum(p.nbytes for p in sae.parameters())
     # Gradients, moments, batches, buffer and penalty are gone when the evaluation begins.
     in_training = {
@@ -86,7 +135,7 @@ def planned_items(
     }
     return {
         **{name: item for name, item in of_source.items() if item.held},
-        **evaluation.planned_bytes(source, sae),
+        **{name: item for name, item in shared.items() if name not in of_source},
         "SAE in evaluation": Planned(weights, ("sae.d_sae",), phase="evaluation"),
         **{name: replace(item, phase="training") for name, item in in_training.items()},
         **tracker.planned_bytes(sae.d_sae, k, cheap.device),

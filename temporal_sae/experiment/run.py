@@ -1,28 +1,28 @@
-"""One run from its config to its report."""
+"""One run, in the phases that several runs can go through side by side."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from temporal_sae import distributed, signals
+from temporal_sae.activations import ActivationSource
 from temporal_sae.commands import launch_command, module_command
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
-from temporal_sae.eval import decoder_metrics
-from temporal_sae.experiment.build import Components, build_cheap, build_components, uses_cuda
-from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
+from temporal_sae.eval import Outcome, Subject, decoder_metrics
+from temporal_sae.experiment.build import Cheap, Components, build_cheap, build_components
 from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder, extends
+from temporal_sae.experiment.memory import NoRoom, Room
 from temporal_sae.experiment.record import environment, peak_memory
 from temporal_sae.experiment.results import (
     cost_section,
@@ -41,22 +41,26 @@ from temporal_sae.files import write_atomically, write_json
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub
-from temporal_sae.terminal import Forgiving
 from temporal_sae.tracker.stability import StabilityMonitor
 from temporal_sae.training import (
     About,
     Checkpoints,
-    MetricsLogger,
+    Lane,
     NoLogger,
     Parts,
     Preempted,
     ProgressDisplay,
+    SharedStream,
     Snapshots,
     Stopped,
 )
 from temporal_sae.training.loggers import Metrics
 
 log = logging.getLogger(__name__)
+
+# Of the processes after the first, as the command line ends the first (see `cli`).
+EXIT_CODES = {InvalidOption: 2, RunError: 2, distributed.ProcessLost: 2, EvaluationFailed: 3}
+OTHER_ERROR = 1
 
 
 class Trained(NamedTuple):
@@ -68,146 +72,231 @@ class Trained(NamedTuple):
     co_activation: dict[str, Any]
 
 
-# Of the processes after the first, as the command line ends the first (see `cli`).
-EXIT_CODES = {InvalidOption: 2, RunError: 2, distributed.ProcessLost: 2, EvaluationFailed: 3}
-OTHER_ERROR = 1
+class Run:
+    """A run and its folder; the methods are called in the order in which they stand here.
 
-
-def run_experiment(
-    cfg: DictConfig,
-    folder: str | Path,
-    overrides: list[str] | None = None,
-    console: Console | None = None,
-) -> float:
-    """Train, evaluate and report one run; continues what the folder already holds.
-
-    Where the environment tells of several processes they share the work; all of them call this.
+    An error in one of them ends the run, and is kept in `error`; what is called after that does
+    nothing. Of several processes all call the methods, and the first one writes.
 
     Args:
         cfg: a composed config with the groups of `conf/`.
         folder: receives everything that the run leaves.
         overrides: the command line, for the record.
-        console: where progress and the summary are printed.
+        about: is entered around all that is done for this run alone.
 
-    Returns:
-        The metric that `cfg.objective` names.
-
-    Raises:
-        InvalidOption, RunError: something a person can correct.
-        EvaluationFailed: the SAE is trained and saved, and some evaluation has failed; the same
-            command in the same folder repeats only those.
-        Stopped: a signal ended training; a checkpoint has been written.
-        Preempted: a cluster ends the process, and has queued the run again.
-        SystemExit: in a process that is not the first, where the first says what went wrong.
+    Attributes:
+        error: that has ended it; None while it goes on and when it has finished.
+        objective: the metric that `cfg.objective` names, once it has finished.
     """
-    try:
-        with distributed.process_group(uses_cuda(cfg.device)):
-            return _run(cfg, Path(folder), overrides or [], console)
-    except Exception as error:
-        signals.obey()  # what a swallowed signal leaves half done may fail in any way
-        if distributed.is_left_to_rank_zero(error) and not isinstance(error, Stopped):
-            raise SystemExit(EXIT_CODES.get(type(error), OTHER_ERROR)) from None
-        raise
 
+    def __init__(
+        self,
+        cfg: DictConfig,
+        folder: Path,
+        overrides: Sequence[str] = (),
+        about: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.cfg, self.overrides, self.about = cfg.copy(), list(overrides), about
+        self._is_first = distributed.is_rank_zero()
+        # Each process may have got another folder, such as one with the time in its name.
+        shared = distributed.on_rank_zero(folder.absolute)
+        self.folder = RunFolder(folder if self._is_first else shared)
+        self.path = self.folder.path
+        self.error: BaseException | None = None
+        self.objective: float | None = None
+        self.continued: dict[str, Any] | None = None
+        self.lane: Lane | None = None
+        self._record: dict[str, Any] = {}
+        self._is_over = False
+        self._began = time.monotonic()
 
-def _run(cfg: DictConfig, folder: Path, overrides: list[str], console: Console | None) -> float:
-    """Run one process of an experiment; rank 0 has the folder and writes."""
-    began, is_first = time.monotonic(), distributed.is_rank_zero()
-    console = (console or Console()) if is_first else Console(quiet=True)
-    console.file = cast(IO[str], Forgiving(console.file))
-    shared = distributed.on_rank_zero(folder.absolute)  # each process may have got another one
-    run_folder = RunFolder(folder if is_first else shared)
-    cheap = distributed.raise_on_all_ranks(lambda: build_cheap(cfg, run_folder.path))
-    cfg = cfg.copy()
-    cfg.seed = cheap.seed  # a whole number, where 1e3 has been typed
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    # Before anything slow: a folder that has to be refused is refused at once.
-    continued = distributed.on_rank_zero(
-        lambda: run_folder.claim(config, cfg.overwrite, cheap.source)
-    )
-    try:
-        with threads_of(continued, cheap.device):
-            parts = distributed.raise_on_all_ranks(lambda: build_components(cfg, cheap))
-            distributed.on_rank_zero(run_folder.make_ready)
-            record = describe(cfg, config, overrides, parts) if is_first else {}
-            if is_first:
-                changes = run_folder.changes_of_source(parts.source, continued, config)
-                record["data"] = source_section(parts.source, continued, changes)
-                record |= lengths_before(continued, config)
-            parts.logger = parts.logger if is_first else NoLogger()
-            with closing(parts.logger):
-                objective = _work(cfg, config, overrides, parts, run_folder, record, console, began)
-    finally:
-        if is_first:
-            run_folder.release()
-    if cfg.push_to_hub is not None and is_first:
-        upload(run_folder.path / "sae", cfg.push_to_hub)
-    return objective
+    @property
+    def goes_on(self) -> bool:
+        """True until it has ended, by an error or well."""
+        return not self._is_over
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work for this run only: an error ends it."""
+        try:
+            with self.about():
+                yield
+        except NoRoom:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised by whoever has asked for the run
+            signals.obey()  # what a swallowed signal leaves half done may fail in any way
+            self.end(error)
 
-def _work(
-    cfg: DictConfig,
-    config: dict[str, Any],
-    overrides: list[str],
-    parts: Components,
-    run_folder: RunFolder,
-    record: dict[str, Any],
-    console: Console,
-    began: float,
-) -> float:
-    """Train and evaluate in a folder that is the run's own; returns the objective."""
-    is_first = distributed.is_rank_zero()
+    def claim(self, source: ActivationSource | None = None) -> None:
+        """Build what takes no time, and make the folder this run's own: both may be refused.
 
-    def write(record: dict[str, Any]) -> None:
-        if is_first:
-            run_folder.write(with_what_was_left_out(record, parts.source))
+        Args:
+            source: of another run with the same options, which this one shares.
+        """
+        with self.alone():
+            make = partial(build_cheap, self.cfg, self.path, source)
+            self.cheap: Cheap = distributed.raise_on_all_ranks(make)
+            self.cfg.seed = self.cheap.seed  # a whole number, where 1e3 has been typed
+            # Before anything slow: a folder that has to be refused is refused at once.
+            self.continued = distributed.on_rank_zero(
+                lambda: self.folder.claim(self.config, self.cfg.overwrite, self.cheap.source)
+            )
 
-    try:
-        write(record)
-        if is_first:
-            save_config(cfg, overrides, run_folder.path)
-            write_listing(run_folder.path, parts.source)
-        parts.logger.start(About(config, overrides))
-        with deterministic_on_cpu(parts.device):
-            trained = _train(parts, run_folder.path, console)
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config as plain dictionaries, all resolved."""
+        resolved: Any = OmegaConf.to_container(self.cfg, resolve=True)
+        return dict(resolved)
 
-            def finish() -> float:
-                signals.obey()
-                judged = _judge(cfg, config, parts, run_folder.path, trained)
-                objective, outcome, failures = judged
-                record.update(outcome, wall_seconds=time.monotonic() - began)
-                write({**record, "status": "failed" if failures else "finished"})
-                say_what_was_left_out(record, parts.source)
-                build_report(run_folder.path)
-                print_summary(run_folder.path, console)
-                if failures:
-                    raise EvaluationFailed(failures)
-                return objective
+    def build(self, streams: Callable[[Cheap], SharedStream], room: Room) -> None:
+        """Build the components, and write the record of a run that begins.
 
-            return distributed.on_rank_zero(finish)
-    except BaseException as error:
-        if run_folder.path.is_dir():
-            write({**record, **why_ended(signals.as_stop(error))})
-        elif isinstance(error, Exception):
-            raise removed(run_folder.path, error) from error
-        raise
+        Args:
+            streams: gives the stream of the run's source.
+            room: of the runs beside this one.
+
+        Raises:
+            NoRoom: it does not fit beside the others; it may be built later.
+        """
+        with self.alone():
+            self.parts: Components = distributed.raise_on_all_ranks(
+                lambda: build_components(self.cfg, self.cheap, streams, room)
+            )
+            distributed.on_rank_zero(self.folder.make_ready)
+            if not self._is_first:
+                self.parts.logger = NoLogger()
+            else:
+                self._record = self._describe()
+                self._write(self._record)
+                save_config(self.cfg, self.overrides, self.path)
+                write_listing(self.path, self.parts.source)
+            self.parts.logger.start(About(self.config, self.overrides))
+
+    def _describe(self) -> dict[str, Any]:
+        """Return the record of a run that begins."""
+        source = self.parts.source
+        changes = self.folder.changes_of_source(source, self.continued, self.config)
+        return {
+            "status": "running",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": self.cfg.seed,
+            "command": launch_command(self.overrides),
+            "config": self.config,
+            "memory_budget_bytes": self.parts.memory,
+            "processes": distributed.world_size(),
+            **environment(self.parts.device),
+            "data": source_section(source, self.continued, changes),
+            **lengths_before(self.continued, self.config),
+        }
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._is_first:
+            self.folder.write(with_what_was_left_out(record, self.parts.source))
+
+    def enter_training(self, progress: ProgressDisplay) -> Lane:
+        """Return the training, to be done beside those of other runs."""
+        parts = self.parts
+        of_training = Parts(
+            sae=parts.sae,
+            batches=parts.stream,
+            tracker=parts.tracker,
+            penalty=parts.penalty,
+            logger=parts.logger,
+            checkpoints=Checkpoints(self.path / CHECKPOINTS),
+            progress=progress,
+            stability=StabilityMonitor() if parts.tracker.gives_weights else None,
+            snapshots=Snapshots(self.path / "snapshots", partial(save_sae, parts)),
+            finetune=parts.finetune,
+        )
+        self.lane = Lane(parts.trainer, of_training, parts.stream, self.about)
+        return self.lane
+
+    def leave_training(self) -> None:
+        """Take over how it has ended; what only training needs is given back."""
+        lane, self.lane = self.lane, None
+        assert lane is not None
+        if lane.error is not None:
+            self.end(lane.error)
+            return
+        with self.alone():
+            stability = lane.parts.stability
+            found = stability.summary(self.parts.tracker) if stability else {}
+            self._trained = Trained(lane.run.step, lane.run.metrics, lane.run.seconds, found)
+
+    def subject(self) -> Subject:
+        """Save the SAE, and return it with all that it is judged by."""
+        parts, trained = self.parts, self._trained
+        saved = self.path / "sae"
+        saved.mkdir(exist_ok=True)
+        save_sae(parts, parts.sae, trained.step, saved)
+        self._results: dict[str, Any] = {
+            training_title(parts.source): training_section(
+                parts, self.cfg.seed, trained.step, trained.metrics
+            ),
+            "co-activation results": {**trained.co_activation, **decoder_metrics(parts.sae.W_dec)},
+            "cost": cost_section(parts, trained.metrics, trained.seconds),
+        }
+        return subject_of(parts.sae, saved, parts, self.config, self.path / "eval")
+
+    def conclude(self, evaluated: Outcome, console: Console) -> None:
+        """Write what has come out, and print a summary.
+
+        Raises:
+            RunError: the objective is not a finite number.
+            EvaluationFailed: some evaluation has failed.
+        """
+        results, parts, trained = self._results | evaluated.sections, self.parts, self._trained
+        write_json(self.path / "results.json", results)
+        record = self._record
+        record |= {
+            "training_seconds": trained.seconds,  # of all parts of a continued run
+            "tokens_per_second": trained.metrics["tokens"] / max(trained.seconds, 1e-9),
+            "peak_memory_bytes": peak_memory(parts.device),
+        }
+        parts.logger.summarise(summary_of(results))
+        if not evaluated.failures:
+            self.objective = record["objective"] = find_objective(self.cfg.objective, results)
+            parts.logger.summarise({"objective": self.objective})
+        record["wall_seconds"] = time.monotonic() - self._began
+        self._write({**record, "status": "failed" if evaluated.failures else "finished"})
+        say_what_was_left_out(record, parts.source)
+        build_report(self.path)
+        print_summary(self.path, console)
+        if evaluated.failures:
+            raise EvaluationFailed(evaluated.failures)
+
+    def finish(self) -> None:
+        """Close what is open once all is written, and upload the SAE where that is asked for."""
+        self._is_over = True
+        self.parts.logger.finish(0)
+        if self._is_first:
+            self.folder.release()
+        if self.cfg.push_to_hub is not None and self._is_first:
+            upload(self.path / "sae", self.cfg.push_to_hub)
+
+    def end(self, error: BaseException) -> None:
+        """Note why the run has not finished, and let others use its folder."""
+        if self._is_over:
+            return
+        self.error, self._is_over = error, True
+        try:
+            if self._record and self.path.is_dir():
+                self._write({**self._record, **why_ended(signals.as_stop(error))})
+            elif self._record and isinstance(error, Exception):
+                self.error = removed(self.path, error)
+        except OSError as problem:
+            self.error = problem
+        finally:
+            if hasattr(self, "parts"):
+                self.parts.logger.finish(exit_code_of(signals.as_stop(error)))
+            if self._is_first:
+                self.folder.release()
 
 
 def removed(folder: Path, error: Exception) -> RunError:
     """Return the error of a run whose folder somebody has removed."""
     told = RunError(f"{folder}: the folder was removed while the run was going on")
     return distributed.collective(told) if distributed.is_collective(error) else told
-
-
-@contextmanager
-def closing(logger: MetricsLogger) -> Iterator[None]:
-    """Close a logger however the run inside ends, with the exit code that this has alone."""
-    try:
-        yield
-    except BaseException as error:
-        logger.finish(exit_code_of(signals.as_stop(error)))
-        raise
-    logger.finish(0)
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -217,22 +306,6 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return EXIT_CODES.get(type(error), OTHER_ERROR)
-
-
-def describe(
-    cfg: DictConfig, config: dict[str, Any], overrides: list[str], parts: Components
-) -> dict[str, Any]:
-    """Return the record of a run that begins."""
-    return {
-        "status": "running",
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": cfg.seed,
-        "command": launch_command(overrides),
-        "config": config,
-        "memory_budget_bytes": parts.memory,
-        "processes": distributed.world_size(),
-        **environment(parts.device),
-    }
 
 
 def lengths_before(continued: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
@@ -253,61 +326,6 @@ def why_ended(error: BaseException) -> dict[str, str]:
         return {"status": "stopped", "reason": "preempted: queued again"}
     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
     return {"status": "stopped" if stopped else "failed", "reason": f"{error}"}
-
-
-def _train(parts: Components, folder: Path, console: Console) -> Trained:
-    """Train, in all processes; what only training needs is given back."""
-    stability = StabilityMonitor() if parts.tracker.gives_weights else None
-    of_training = Parts(
-        sae=parts.sae,
-        batches=parts.stream,
-        tracker=parts.tracker,
-        penalty=parts.penalty,
-        logger=parts.logger,
-        checkpoints=Checkpoints(folder / CHECKPOINTS),
-        progress=ProgressDisplay(parts.trainer.total_steps, console),
-        stability=stability,
-        snapshots=Snapshots(folder / "snapshots", partial(save_sae, parts)),
-        finetune=parts.finetune,
-    )
-    with parts.stream.released():
-        trained = parts.trainer.fit(of_training)
-    co_activation = stability.summary(parts.tracker) if stability else {}
-    return Trained(trained.step, trained.metrics, trained.seconds, co_activation)
-
-
-def _judge(
-    cfg: DictConfig,
-    config: dict[str, Any],
-    parts: Components,
-    folder: Path,
-    trained: Trained,
-) -> tuple[float, dict[str, Any], dict[str, str]]:
-    """Save and evaluate; returns the objective, what the record gains, and what failed."""
-    (folder / "sae").mkdir(exist_ok=True)
-    save_sae(parts, parts.sae, trained.step, folder / "sae")
-    results: dict[str, Any] = {
-        training_title(parts.source): training_section(
-            parts, cfg.seed, trained.step, trained.metrics
-        ),
-        "co-activation results": {**trained.co_activation, **decoder_metrics(parts.sae.W_dec)},
-        "cost": cost_section(parts, trained.metrics, trained.seconds),
-    }
-    subject = subject_of(parts.sae, folder / "sae", parts, config, folder / "eval")
-    evaluated = parts.evaluation.run(subject)
-    results |= evaluated.sections
-    write_json(folder / "results.json", results)
-    outcome = {
-        "training_seconds": trained.seconds,  # of all parts of a continued run
-        "tokens_per_second": trained.metrics["tokens"] / max(trained.seconds, 1e-9),
-        "peak_memory_bytes": peak_memory(parts.device),
-    }
-    parts.logger.summarise(summary_of(results))
-    if evaluated.failures:
-        return math.nan, outcome, evaluated.failures
-    objective = find_objective(cfg.objective, results)
-    parts.logger.summarise({"objective": objective})
-    return objective, outcome, {}
 
 
 def save_sae(parts: Components, sae: SparseAutoencoder, step: int, folder: Path) -> None:

@@ -92,6 +92,51 @@ class ProgressDisplay:
         return [f"{rate:,.0f} tokens/s", f"eta {duration(seconds_left)}"]
 
 
+class JointProgress(ProgressDisplay):
+    """One display for SAEs that are trained side by side; numbers are of the first at each step.
+
+    Args:
+        total_steps: of the longest training.
+        console: where to print.
+        n_saes: how many there are.
+    """
+
+    def __init__(self, total_steps: int, console: Console, n_saes: int) -> None:
+        super().__init__(total_steps, console)
+        self._note, self._shown, self._n_open = f"{n_saes} SAEs", -1, 0
+
+    def __enter__(self) -> JointProgress:
+        self._n_open += 1
+        if self._n_open == 1:
+            super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._n_open -= 1
+        if not self._n_open:
+            super().__exit__(kind, error, trace)
+
+    def start_at(self, step: int, tokens: int) -> None:
+        """Rates are judged from where the SAE begins that is least far."""
+        if not self._recent or step < self._recent[0][1]:
+            self._recent.clear()
+            super().start_at(step, tokens)
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the numbers of a step that has not been shown."""
+        if step > self._shown:
+            self._shown = step
+            super().show(step, metrics)
+
+    def _speed(self, time: float, step: int, metrics: dict[str, float]) -> list[str]:
+        return [self._note, *super()._speed(time, step, metrics)]
+
+
 class NoProgress(ProgressDisplay):
     """Shows nothing."""
 

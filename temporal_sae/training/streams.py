@@ -6,12 +6,13 @@ stream, and of the seconds that reading took its share.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.errors import RunError
 from temporal_sae.training.checkpoint import State
-from temporal_sae.training.parts import Batches
 from temporal_sae.training.stopwatch import now
 
 
@@ -19,10 +20,10 @@ class SharedStream:
     """A stream whose batches several views hand out, each batch to all before the next is read.
 
     Args:
-        stream: gives the batches.
+        stream: gives the batches, a `Batches`.
     """
 
-    def __init__(self, stream: Batches) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.views: list[StreamView] = []
         self._drawn: int | None = None  # batches, None before the first view has begun
@@ -128,15 +129,18 @@ class StreamView:
     def sample(self, n: int) -> Tensor:
         """As the stream's own, at its beginning."""
         self.shared.begin()
-        return self.shared.stream.sample(n)
+        sample: Tensor = self.shared.stream.sample(n)
+        return sample
 
     def metrics(self) -> dict[str, Tensor]:
         """As the stream's own."""
-        return self.shared.stream.metrics()
+        metrics: dict[str, Tensor] = self.shared.stream.metrics()
+        return metrics
 
     def state_dict(self) -> State:
         """Return the state of the stream, which has handed out nothing since this view's last."""
-        return self.shared.stream.state_dict()
+        state: State = self.shared.stream.state_dict()
+        return state
 
     def load_state_dict(self, state: State) -> None:
         """Keep a state until it is known how many batches lie before it."""

@@ -1,0 +1,266 @@
+"""Runs from their configs to their reports: one, or several that share a stream of activations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from temporal_sae import distributed, signals
+from temporal_sae.eval import Outcome, Subject
+from temporal_sae.experiment.build import Cheap, is_in_order, uses_cuda
+from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
+from temporal_sae.experiment.memory import NoRoom, Room
+from temporal_sae.experiment.run import EXIT_CODES, OTHER_ERROR, Run
+from temporal_sae.terminal import Forgiving
+from temporal_sae.training import Preempted, SharedStream, Stopped, train_together
+from temporal_sae.training.progress import JointProgress, ProgressDisplay
+
+OF_STREAM = ("activations", "model", "data", "seed", "device")
+About = Callable[[int], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that is asked for.
+
+    Attributes:
+        cfg: a composed config with the groups of `conf/`.
+        folder: receives everything that the run leaves.
+        overrides: the command line, for the record.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    overrides: Sequence[str] = ()
+
+
+class Ending(NamedTuple):
+    """The end of a run: its objective where it has finished, and otherwise an error."""
+
+    objective: float | None
+    error: BaseException | None
+
+
+def run_experiment(
+    cfg: DictConfig,
+    folder: str | Path,
+    overrides: list[str] | None = None,
+    console: Console | None = None,
+) -> float:
+    """Train, evaluate and report one run; continues what the folder already holds.
+
+    Where the environment tells of several processes they share the work; all of them call this.
+
+    Args:
+        cfg: a composed config with the groups of `conf/`.
+        folder: receives everything that the run leaves.
+        overrides: the command line, for the record.
+        console: where progress and the summary are printed.
+
+    Returns:
+        The metric that `cfg.objective` names.
+
+    Raises:
+        InvalidOption, RunError: something a person can correct.
+        EvaluationFailed: the SAE is trained and saved, and some evaluation has failed; the same
+            command in the same folder repeats only those.
+        Stopped: a signal ended training; a checkpoint has been written.
+        Preempted: a cluster ends the process, and has queued the run again.
+        SystemExit: in a process that is not the first, where the first says what went wrong.
+    """
+    try:
+        with distributed.process_group(uses_cuda(cfg.device)):
+            request = Request(cfg, Path(folder), overrides or ())
+            (ending,) = run_together([request], console=console or Console())
+            if ending.error is not None:
+                raise ending.error
+    except Exception as error:
+        signals.obey()  # what a swallowed signal leaves half done may fail in any way
+        if distributed.is_left_to_rank_zero(error) and not isinstance(error, Stopped):
+            raise SystemExit(EXIT_CODES.get(type(error), OTHER_ERROR)) from None
+        raise
+    return cast(float, ending.objective)
+
+
+def run_together(
+    requests: Sequence[Request],
+    about: About = lambda number: nullcontext(),
+    console: Console | None = None,
+) -> list[Ending]:
+    """Train runs of one stream side by side, evaluate and report them; an error ends one alone.
+
+    Each becomes to the bit what it would be by itself. Where memory does not suffice for all of
+    them the others follow in further rounds.
+
+    Args:
+        requests: the runs; `stream_of` their configs is the same.
+        about: entered with a run's place among them around all that is done for it alone.
+        console: where progress is printed, and of a single run its summary.
+
+    Returns:
+        How each has ended.
+
+    Raises:
+        Stopped, Preempted, KeyboardInterrupt: a signal has stopped all that had not finished.
+    """
+    if console is None or not distributed.is_rank_zero():
+        console = Console(quiet=True)
+    console.file = cast(IO[str], Forgiving(console.file))
+    runs = [
+        Run(request.cfg, request.folder, request.overrides, partial(about, number))
+        for number, request in enumerate(requests)
+    ]
+    try:
+        for run in runs:
+            run.claim(runs[0].cheap.source if hasattr(runs[0], "cheap") else None)
+        for group in by_threads([run for run in runs if run.goes_on]):
+            while group:
+                group = Round(group, console).finish()
+    except BaseException as error:
+        for run in runs:
+            run.end(error)
+        raise
+    return [Ending(run.objective, run.error) for run in runs]
+
+
+def stream_of(cfg: Mapping[str, Any]) -> str:
+    """Return a text that is the same for runs which can be trained on one stream.
+
+    Args:
+        cfg: a composed config, all resolved.
+    """
+    shared = {key: cfg.get(key) for key in OF_STREAM}
+    return json.dumps([shared, cfg["trainer"]["batch_size"]], sort_keys=True, default=str)
+
+
+def by_threads(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs in groups: those that go on with other numbers of threads go by themselves.
+
+    On the CPU the last bits depend on that number.
+    """
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        began_with = (run.continued or {}).get("threads")
+        usual = began_with in (None, torch.get_num_threads())
+        groups.setdefault("usual" if usual else began_with, []).append(run)
+    return [*groups.values()]
+
+
+class Round:
+    """Runs side by side, as many as memory allows.
+
+    Args:
+        runs: they have claimed their folders, and share a source.
+        console: where progress is printed.
+    """
+
+    def __init__(self, runs: Sequence[Run], console: Console) -> None:
+        self.runs, self.console = list(runs), console
+        self._shared: SharedStream | None = None
+
+    def finish(self) -> list[Run]:
+        """Do what is to be done, and return the runs for which there was no room."""
+        cheap, room = self.runs[0].cheap, Room()
+        with threads_of(self.runs[0].continued, cheap.device):
+            waiting = [run for run in self.runs if not self._is_built(run, room)]
+            self.runs = [run for run in self.runs if run.goes_on and run not in waiting]
+            with deterministic_on_cpu(cheap.device):
+                self._train()
+                self._judge([run for run in self.runs if run.goes_on])
+        return waiting
+
+    def _is_built(self, run: Run, room: Room) -> bool:
+        """Build a run, and return whether there was room for it."""
+        try:
+            run.build(self._stream, room)
+        except NoRoom:
+            return False
+        return True
+
+    def _stream(self, cheap: Cheap) -> SharedStream:
+        """Return the stream of all, which is made for the first of them."""
+        if self._shared is None:
+            ordered = any(is_in_order(run.cfg) for run in self.runs)
+            stream = cheap.source.stream(cheap.trainer.batch_size, cheap.seed, ordered=ordered)
+            self._shared = SharedStream(stream)
+        return self._shared
+
+    def _train(self) -> None:
+        """Train, in all processes."""
+        if not self.runs or self._shared is None:
+            return
+        total_steps = max(run.parts.trainer.total_steps for run in self.runs)
+        progress = ProgressDisplay(total_steps, self.console)
+        if len(self.runs) > 1:
+            progress = JointProgress(total_steps, self.console, len(self.runs))
+        with self._shared.stream.released():
+            lanes = [run.enter_training(progress) for run in self.runs]
+            train_together(lanes)
+        del lanes  # and with them what only training needs
+        for run in self.runs:
+            run.leave_training()
+        stops = [e for run in self.runs if isinstance(e := run.error, (Stopped, Preempted))]
+        if stops and len(self.runs) > 1:
+            raise stops[0]
+
+    def _judge(self, runs: Sequence[Run]) -> None:
+        """Evaluate in the first process, and end all in order."""
+        for group in by_evaluation(runs):
+            judge = partial(self._judge_group, group)
+            if len(group) > 1:
+                judge()
+                continue
+            with group[0].alone():  # of several processes all get the answer, or the error
+                group[0].objective = distributed.on_rank_zero(judge)
+        for run in runs:
+            if run.goes_on:
+                with run.about():
+                    run.finish()
+
+    def _judge_group(self, runs: Sequence[Run]) -> float | None:
+        """Evaluate runs with one evaluation.
+
+        Returns:
+            The objective of a single one.
+
+        Raises:
+            Exception: a single one's.
+        """
+        signals.obey()
+        console = self.console if len(self.runs) == 1 else Console(quiet=True)
+        subjects: dict[Run, Subject] = {}
+        for run in runs:
+            with run.alone():
+                subjects[run] = run.subject()
+        evaluation = runs[0].parts.evaluation
+        found = evaluation.run_together([*subjects.values()]) if subjects else []
+        for run, outcome in zip(subjects, found, strict=True):
+            with run.alone():
+                run.conclude(answered(outcome), console)
+        if len(runs) == 1 and runs[0].error is not None:
+            raise runs[0].error
+        return runs[0].objective
+
+
+def by_evaluation(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs in groups that are evaluated alike."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.config["eval"], default=str), []).append(run)
+    return [*groups.values()]
+
+
+def answered(outcome: Outcome | Exception) -> Outcome:
+    """Return the outcome of an evaluation, or raise what has come instead."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
