@@ -170,6 +170,7 @@ class Run:
                 self._write(self._record)
                 save_config(self.cfg, self.overrides, self.path)
                 write_listing(self.path, self.parts.source)
+            self.lane = self._training()  # now: it begins with the random state that the build left
             self.parts.logger.start(About(self.config, self.overrides))
 
     def _describe(self) -> dict[str, Any]:
@@ -193,7 +194,7 @@ class Run:
         if self._is_first:
             self.folder.write(with_what_was_left_out(record, self.parts.source))
 
-    def enter_training(self, progress: ProgressDisplay) -> Lane:
+    def _training(self) -> Lane:
         """Return the training, to be done beside those of other runs."""
         parts = self.parts
         of_training = Parts(
@@ -203,12 +204,16 @@ class Run:
             penalty=parts.penalty,
             logger=parts.logger,
             checkpoints=Checkpoints(self.path / CHECKPOINTS),
-            progress=progress,
             stability=StabilityMonitor() if parts.tracker.gives_weights else None,
             snapshots=Snapshots(self.path / "snapshots", partial(save_sae, parts)),
             finetune=parts.finetune,
         )
-        self.lane = Lane(parts.trainer, of_training, parts.stream, self.about)
+        return Lane(parts.trainer, of_training, parts.stream, self.about)
+
+    def enter_training(self, progress: ProgressDisplay) -> Lane:
+        """Return the training, to be done beside those of other runs, which shows how far it is."""
+        assert self.lane is not None
+        self.lane.parts.progress = progress
         return self.lane
 
     def leave_training(self) -> None:
