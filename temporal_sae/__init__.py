@@ -19,9 +19,9 @@ if sys.argv[:1] == ["-m"]:
 
 
 def __getattr__(name: str) -> Any:
-    """Return `train` once it is asked for: importing it takes a second that others save."""
-    if name != "train":
+    """Return `train` or `train_many` once asked for: importing them takes a second others save."""
+    if name not in ("train", "train_many"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from temporal_sae.library import train
+    from temporal_sae import library
 
-    return train
+    return getattr(library, name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from temporal_sae import train
+from temporal_sae import train, train_many
 from temporal_sae.activations import Harvest, SyntheticActivations
 from temporal_sae.activations.given import as_source
 from temporal_sae.data import TextFiles
@@ -393,3 +393,47 @@ def test_results_in_a_folder_are_those_that_are_returned(tmp_path):
     run = train(X, num_tokens=2000, folder=tmp_path, **SIZES)
     (section,) = json.loads((tmp_path / "results.json").read_text()).values()
     assert section["metrics"]["reconstruction_quality"]["mse"] == run.metrics["mse"]
+
+
+def test_several_saes_become_what_each_becomes_alone(tmp_path):
+    saes = [
+        {"k": 4},
+        {"sae": "standard", "d_sae": 32},
+        {"k": 8, "tracker": None, "loss": None, "folder": tmp_path / "plain"},
+        {"k": 2, "tracker": {"stream": "ordered", "window_size": 100}, "num_tokens": 2000},
+    ]
+    options = {"batch_size": 64, "num_tokens": 4000, "progress": False}
+    together = train_many(X, saes, d_sae=64, **options)
+    for result, own in zip(together, saes, strict=True):
+        alone = train(X, **{"d_sae": 64, **options, **own, "folder": None})
+        assert result.metrics == alone.metrics
+        assert torch.equal(result.sae.W_dec, alone.sae.W_dec)
+        assert [line["step"] for line in result.history] == [line["step"] for line in alone.history]
+    assert load_sae(tmp_path / "plain" / "sae").k == 8
+
+
+def test_one_of_several_that_fails_is_told_in_its_place():
+    saes = [{"k": 4}, {"k": 4, "lr": 1e30, "grad_clip": None}]
+    good, bad = train_many(X, saes, d_sae=64, num_tokens=4000, batch_size=64, progress=False)
+    assert good.metrics["l0"] == 4
+    assert isinstance(bad, RunError) and "is not finite" in str(bad)
+
+
+@pytest.mark.parametrize(
+    ("saes", "options", "message"),
+    [
+        ([], {}, "saes=.*must be a list of dictionaries"),
+        ({"k": 4}, {}, "saes=.*must be a list of dictionaries"),
+        ([{"k": 4}, {"k": 4, "seed": 1}], {}, "saes.1.seed=1: must be given for all"),
+        (
+            [{"k": 4, "folder": "a"}, {"k": 8, "folder": "a"}],
+            {},
+            "saes.folder='a': must be another",
+        ),
+        ([{"k": 4}], {"folder": "a"}, "folder='a': must be given for each"),
+        ([{"kk": 4}], {}, "kk=4: must be one of k,"),
+    ],
+)
+def test_mistakes_in_several_are_one_line(saes, options, message):
+    with pytest.raises((InvalidOption, RunError), match=message):
+        train_many(X, saes, num_tokens=640, progress=False, **options)

@@ -184,16 +184,11 @@ def build_components(
         tracker=tracker,
         penalty=cheap.penalty,
         trainer=cheap.trainer,
-        stream=shared.view(ordered=is_in_order(cfg)),
+        stream=shared.view(ordered=tracker.stream == "ordered"),
         logger=cheap.logger,
         memory=memory,
         finetune=cheap.finetune,
     )
-
-
-def is_in_order(cfg: DictConfig) -> bool:
-    """Return whether a run's tracker takes the rows in stream order."""
-    return bool(cfg.tracker.get("stream") == "ordered")
 
 
 def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:

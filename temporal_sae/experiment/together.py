@@ -16,7 +16,7 @@ from rich.console import Console
 
 from temporal_sae import distributed, signals
 from temporal_sae.eval import Outcome, Subject
-from temporal_sae.experiment.build import Cheap, is_in_order, uses_cuda
+from temporal_sae.experiment.build import Cheap, uses_cuda
 from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.memory import NoRoom, Room
 from temporal_sae.experiment.run import EXIT_CODES, OTHER_ERROR, Run
@@ -189,9 +189,7 @@ class Round:
     def _stream(self, cheap: Cheap) -> SharedStream:
         """Return the stream of all, which is made for the first of them."""
         if self._shared is None:
-            ordered = any(is_in_order(run.cfg) for run in self.runs)
-            stream = cheap.source.stream(cheap.trainer.batch_size, cheap.seed, ordered=ordered)
-            self._shared = SharedStream(stream)
+            self._shared = SharedStream(cheap.source.stream(cheap.trainer.batch_size, cheap.seed))
         return self._shared
 
     def _train(self) -> None:

@@ -1,93 +1,32 @@
-"""Train an SAE on activations, and evaluate it."""
+"""Train SAEs on activations, and evaluate them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from temporal_sae.activations import ActivationSource, ActivationStream
+from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.given import as_source
 from temporal_sae.activations.source import ROWS
-from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.errors import InvalidOption, RunError, check_int
 from temporal_sae.eval import AutoEvaluation
 from temporal_sae.experiment.build import choose_device
 from temporal_sae.experiment.determinism import deterministic_on_cpu
-from temporal_sae.files import write_json
-from temporal_sae.library.folder import CallFolder
-from temporal_sae.library.parts import (
-    ARCHITECTURE,
-    divided,
-    find_start,
-    make_penalty,
-    make_sae,
-    make_tracker,
-)
-from temporal_sae.metrics import finite_leaves
+from temporal_sae.library.call import Call, Shared, TrainedSAE, Wanted
 from temporal_sae.sae import SparseAutoencoder
-from temporal_sae.training import (
-    About,
-    JsonlLogger,
-    NoLogger,
-    Parts,
-    ProgressDisplay,
-    Stopped,
-    Trainer,
-)
-from temporal_sae.training.checkpoint import NoCheckpoints
-from temporal_sae.training.loggers import Metrics
-from temporal_sae.training.progress import NoProgress
-from temporal_sae.training.state import TrainingState
+from temporal_sae.training import Lane, ProgressDisplay, SharedStream, Stopped, train_together
+from temporal_sae.training.progress import JointProgress, NoProgress
 
 STEPS_WANTED = 500  # of short runs, as long as batches do not get too small
 SMALLEST_BATCH, LARGEST_BATCH = 64, 2048
 MOST_HELD_OUT = 4096  # rows of an iterable
-
-
-@dataclass(repr=False)
-class TrainedSAE:
-    """The result of `train`.
-
-    Attributes:
-        sae: takes activations as they are: the scale of the input is folded in.
-        tracker: with the running averages of all pairs, as training has left them.
-        history: the metrics of the logged steps, each with its `step`.
-        metrics: numbers on held-out activations, such as `explained_variance`, `l0`, `dead_share`.
-        source: the activations.
-        scale: by which they were divided in training.
-        seconds: that training took.
-    """
-
-    sae: SparseAutoencoder
-    tracker: Any
-    history: list[Metrics]
-    metrics: Metrics
-    source: ActivationSource
-    scale: float
-    seconds: float
-
-    def __repr__(self) -> str:
-        shown = ("explained_variance", "l0")
-        scores = [f"{name}={self.metrics[name]:.3g}" for name in shown if name in self.metrics]
-        what = f"{self.sae.trained_as}, {self.sae.d_sae} latents, {self.source.name}"
-        return f"TrainedSAE({', '.join([what, *scores])})"
-
-    def save(self, folder: str | Path) -> None:
-        """Write the SAE, so that `load_sae` and SAELens read it."""
-        self.sae.save(folder, self.source.metadata())
-
-
-class _History(NoLogger):
-    """Keeps the metrics in memory."""
-
-    def __init__(self) -> None:
-        self.steps: list[Metrics] = []
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        self.steps.append({"step": step, **metrics})
+OF_ONE = tuple(field.name for field in fields(Wanted) if field.name != "options")
+OF_ALL = ("batch_size", "seed", "device", "held_out_fraction", "progress", "n_sequences")
 
 
 def train(
@@ -137,89 +76,159 @@ def train(
         InvalidOption, RunError: in one line, what is wrong and what is allowed.
         KeyboardInterrupt: Ctrl-C; a checkpoint is in the folder, if there is one.
     """
-    start = find_start(finetune)
-    if sae is None:
-        sae = ARCHITECTURE if start is None else start.trained_as
-    of_trainer, of_sae = divided(options, sae)
-    check_int("n_sequences", n_sequences, 1)
-    where = choose_device("auto" if device is None else str(device))
-    place = None if folder is None else CallFolder(folder, options.get("resume") == "never")
-    earlier = None if place is None else place.earlier
-    held_out_rows = earlier["held_out_rows"] if earlier else held_out_rows_for(num_tokens)
-    source = as_source(x, where, held_out_fraction, held_out_rows)
-    source.open()
-    source.why_not(ROWS)  # raises where held-out rows are damaged, and not only after all training
-    n_tokens = length_for(source, num_tokens)
-    if batch_size is None:
-        batch_size = earlier["batch_size"] if earlier else batch_size_for(n_tokens)
-    batch_size = check_batch(source, batch_size)
-    cuda = [source.device] if source.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda), deterministic_on_cpu(source.device):
-        torch.manual_seed(check_int("seed", seed, 0))
-        trainer = Trainer(num_tokens=n_tokens, batch_size=batch_size, **of_trainer)
-        model = make_sae(sae, source.d_in, d_sae, start, of_sae).to(source.device)
-        history = _History()
-        parts = Parts(
-            sae=model,
-            batches=None,
-            tracker=make_tracker(tracker, model.d_sae, source.device),
-            penalty=make_penalty(loss),
-            finetune=start,
-            logger=history if place is None else JsonlLogger(place.path),
-            checkpoints=NoCheckpoints() if place is None else place.checkpoints,
-            progress=display(trainer, progress),
-        )
-        parts.penalty.check_tracker(parts.tracker)
-        ordered = parts.tracker.stream == "ordered"
-        parts.batches = stream = source.stream(batch_size, seed, ordered)
-        if place is not None:
-            place.begin(
-                {
-                    "batch_size": batch_size,
-                    "held_out_rows": held_out_rows,
-                    "held_out_fraction": held_out_fraction,
-                    "sae": sae,
-                    "d_sae": model.d_sae,
-                    "tracker": tracker,
-                    "loss": loss,
-                    "finetune": finetune,
-                    "seed": seed,
-                    **options,
-                }
-            )
-        state = fitted(trainer, parts, stream)
-        sections = evaluated(model, source, n_sequences)
-    steps = history.steps if place is None else place.history()
-    metrics = dict(leaf for part in sections.values() for leaf in finite_leaves(part["metrics"]))
-    result = TrainedSAE(model, parts.tracker, steps, metrics, source, stream.scale, state.seconds)
-    if place is not None:
-        result.save(place.path / "sae")
-        write_json(place.path / "results.json", sections)
+    wanted = Wanted(sae, d_sae, tracker, loss, num_tokens, finetune, folder, options)
+    shared = Shared(batch_size, seed, held_out_fraction)
+    (result,) = trained(x, [wanted], shared, device, progress, n_sequences)
+    if not isinstance(result, TrainedSAE):
+        raise result
     return result
 
 
-def display(trainer: Trainer, progress: bool) -> ProgressDisplay | NoProgress:
-    """Return the display of how far training is, or none."""
-    return ProgressDisplay(trainer.total_steps, Console()) if progress else NoProgress()
+def train_many(
+    x: Any,
+    saes: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    held_out_fraction: float = 0.1,
+    progress: bool = True,
+    n_sequences: int = 256,
+    **options: Any,
+) -> list[TrainedSAE | Exception]:
+    """Train several SAEs side by side on the same batches, which are read once.
 
+    Each becomes to the bit what `train` makes of it alone with the same `batch_size`.
 
-def held_out_rows_for(num_tokens: int | None) -> int:
-    """Return how many rows of an iterable are held out: a tenth of a short run."""
-    if num_tokens is None:
-        return MOST_HELD_OUT
-    return min(MOST_HELD_OUT, -(-check_int("num_tokens", num_tokens, 1) // 10))
+    Args:
+        x: as in `train`.
+        saes: for each SAE its own arguments of `train`, such as `{"sae": "topk", "k": 8}`.
+        batch_size, seed, device, held_out_fraction, progress, n_sequences: as in `train`.
+        options: further arguments of all SAEs that do not have their own.
 
-
-def length_for(source: ActivationSource, num_tokens: int | None) -> int:
-    """Return the rows to train on.
+    Returns:
+        What has become of each, in their order; in the place of one whose training has failed,
+        the error.
 
     Raises:
-        InvalidOption: they are not given, and nobody knows how many there are.
+        InvalidOption, RunError: in one line, what is wrong; nothing has been trained.
+        KeyboardInterrupt: Ctrl-C; of each there is a checkpoint in its folder, if it has one.
     """
-    n_tokens = source.rows_in_pass if num_tokens is None else num_tokens
-    if n_tokens is None:
-        raise InvalidOption("num_tokens", None, f"given for {source.name}, whose length is unknown")
-    return n_tokens
+    wanted = [each_wanted(n, own, options) for n, own in enumerate(checked_list(saes))]
+    shared = Shared(batch_size, seed, held_out_fraction)
+    return trained(x, wanted, shared, device, progress, n_sequences)
+
+
+def checked_list(saes: Any) -> list[Mapping[str, Any]]:
+    """Return the arguments of each SAE.
+
+    Raises:
+        InvalidOption: they are not in a list of dictionaries, or have an argument of all.
+    """
+    is_list = isinstance(saes, Sequence) and len(saes) > 0
+    if not is_list or not all(isinstance(own, Mapping) for own in saes):
+        allowed = 'a list of dictionaries of arguments, such as [{"k": 8}, {"k": 16}]'
+        raise InvalidOption("saes", saes, allowed)
+    for n, own in enumerate(saes):
+        for name in OF_ALL:
+            if name in own:
+                allowed = "given for all, beside the list, since they train on the same batches"
+                raise InvalidOption(f"saes.{n}.{name}", own[name], allowed)
+    folders = [str(own["folder"]) for own in saes if own.get("folder") is not None]
+    objects = [id(own["sae"]) for own in saes if isinstance(own.get("sae"), SparseAutoencoder)]
+    for name, given in (("folder", folders), ("sae", objects)):
+        if len(given) > len({*given}):
+            raise InvalidOption(f"saes.{name}", given[0], "another one for each SAE")
+    return list(saes)
+
+
+def each_wanted(number: int, own: Mapping[str, Any], options: Mapping[str, Any]) -> Wanted:
+    """Return the arguments of one SAE, those of all included."""
+    if "folder" in options:
+        raise InvalidOption("folder", options["folder"], "given for each SAE, in its dictionary")
+    every = {**options, **own}
+    named = {name: every.pop(name) for name in OF_ONE if name in every}
+    return Wanted(**named, options=every)
+
+
+def trained(
+    x: Any,
+    wanted: Sequence[Wanted],
+    shared: Shared,
+    device: str | torch.device | None,
+    progress: bool,
+    n_sequences: int,
+) -> list[TrainedSAE | Exception]:
+    """Train and evaluate; of an SAE whose training fails the error is returned.
+
+    Raises:
+        InvalidOption, RunError, KeyboardInterrupt: see `train_many`.
+    """
+    calls = [Call(each) for each in wanted]
+    shared.seed = check_int("seed", shared.seed, 0)
+    check_int("n_sequences", n_sequences, 1)
+    where = choose_device("auto" if device is None else str(device))
+    source = opened(x, calls, shared, where)
+    cuda = [source.device] if source.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda), deterministic_on_cpu(source.device):
+        stream = source.stream(shared.batch_size or 1, shared.seed)
+        on_stream = SharedStream(stream)
+        lanes = [call.training(source, on_stream, shared) for call in calls]
+        show(lanes, progress)
+        with stream.released():
+            train_together(lanes)
+        for lane in lanes:
+            if isinstance(lane.error, Stopped):
+                raise KeyboardInterrupt(str(lane.error)) from None
+        return [finished(call, source, n_sequences) for call in calls]
+
+
+def opened(x: Any, calls: Sequence[Call], shared: Shared, device: torch.device) -> ActivationSource:
+    """Return the source of the activations, open, and complete what all SAEs share.
+
+    Raises:
+        InvalidOption, RunError: it cannot be read; or folders hold calls on other batches.
+    """
+    earlier = [call.earlier for call in calls if call.earlier is not None]
+    known = {(e["held_out_rows"], e["batch_size"]) for e in earlier}
+    if len(known) > 1:
+        raise RunError("folder: they hold trainings on other batches; continue them one by one")
+    rows, batch = next(iter(known), (None, None))
+    lengths = [call.wanted.num_tokens for call in calls]
+    shared.held_out_rows = held_out_rows_for(lengths) if rows is None else rows
+    source = as_source(x, device, shared.held_out_fraction, shared.held_out_rows)
+    source.open()
+    source.why_not(ROWS)  # raises where held-out rows are damaged, and not only after all training
+    if shared.batch_size is None:
+        shared.batch_size = batch or batch_size_for(max(call.length(source) for call in calls))
+    shared.batch_size = check_batch(source, shared.batch_size)
+    return source
+
+
+def show(lanes: Sequence[Lane], progress: bool) -> None:
+    """Let trainings show how far they are, where that is wanted."""
+    steps = max(lane.trainer.total_steps for lane in lanes)
+    display: ProgressDisplay = NoProgress()
+    if progress:
+        display = ProgressDisplay(steps, Console())
+        if len(lanes) > 1:
+            display = JointProgress(steps, Console(), len(lanes))
+    for lane in lanes:
+        lane.parts.progress = display
+
+
+def finished(call: Call, source: ActivationSource, n_sequences: int) -> TrainedSAE | Exception:
+    """Return what has been trained, evaluated, or the error that has ended it."""
+    if isinstance(call.lane.error, Exception):
+        return call.lane.error
+    call.fold_scale()
+    return call.result(source, evaluated(call.model, source, n_sequences))
+
+
+def held_out_rows_for(lengths: Sequence[int | None]) -> int:
+    """Return how many rows of an iterable are held out: a tenth of a short run."""
+    known = [-(-n_tokens // 10) for n_tokens in lengths if n_tokens is not None]
+    return min(MOST_HELD_OUT, max(known)) if len(known) == len(lengths) else MOST_HELD_OUT
 
 
 def batch_size_for(n_tokens: int) -> int:
@@ -238,22 +247,6 @@ def check_batch(source: ActivationSource, batch_size: int) -> int:
         allowed = f"at most {source.buffer_tokens:,}, the rows that are mixed"
         raise InvalidOption("batch_size", batch_size, allowed)
     return batch_size
-
-
-def fitted(trainer: Trainer, parts: Parts, stream: ActivationStream) -> TrainingState:
-    """Train, and fold the scale of the input into the SAE.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C.
-    """
-    parts.logger.start(About({}))
-    try:
-        with stream.released():
-            state = trainer.fit(parts)
-    except Stopped as stopped:
-        raise KeyboardInterrupt(str(stopped)) from None
-    parts.sae.fold_input_scale(stream.scale)
-    return state
 
 
 def evaluated(sae: SparseAutoencoder, source: ActivationSource, n_sequences: int) -> dict[str, Any]:

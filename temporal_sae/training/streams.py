@@ -20,7 +20,7 @@ class SharedStream:
     """A stream whose batches several views hand out, each batch to all before the next is read.
 
     Args:
-        stream: gives the batches, a `Batches`.
+        stream: gives the batches, a `Batches`; rows in stream order too once its `ordered` is set.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -37,6 +37,8 @@ class SharedStream:
         Args:
             ordered: hand out the rows in stream order too.
         """
+        if ordered:
+            self.stream.ordered = True
         self.views.append(StreamView(self, ordered))
         return self.views[-1]
 
