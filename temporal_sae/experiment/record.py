@@ -1,4 +1,4 @@
-"""The record of how a run was made."""
+"""The record of how a run was made and how it has ended."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
+
+from temporal_sae import distributed, signals
+from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
+from temporal_sae.experiment.folder import extends
+from temporal_sae.files import write_atomically
+from temporal_sae.training import Preempted, Stopped
 
 PACKAGES = ("temporal_sae", "torch", "transformers", "hydra-core", "numpy")
+# Of the processes after the first, as the command line ends the first (see `cli`).
+EXIT_CODES = {InvalidOption: 2, RunError: 2, distributed.ProcessLost: 2, EvaluationFailed: 3}
+OTHER_ERROR = 1
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -66,3 +76,41 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code of a run that has not finished."""
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return signals.exit_code(error)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return EXIT_CODES.get(type(error), OTHER_ERROR)
+
+
+def lengths_before(continued: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the record on the lengths that a run had before it was extended."""
+    if continued is None:
+        return {}
+    earlier = continued.get("extended_from_tokens", [])
+    if extends(continued["config"], config):
+        earlier = [*earlier, continued["config"]["trainer"]["num_tokens"]]
+    return {"extended_from_tokens": earlier} if earlier else {}
+
+
+def why_ended(error: BaseException) -> dict[str, str]:
+    """Return the record's status and reason of a run that has not finished."""
+    if isinstance(error, Preempted):
+        return {"status": "stopped", "reason": f"preempted at step {error.step}: queued again"}
+    if isinstance(error, SystemExit):  # the handler of SIGUSR2, while no training loop takes it
+        return {"status": "stopped", "reason": "preempted: queued again"}
+    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
+    return {"status": "stopped" if stopped else "failed", "reason": f"{error}"}
+
+
+def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
+    """`.hydra/config.yaml` and `.hydra/overrides.yaml`, as Hydra would have written them."""
+    (folder / ".hydra").mkdir(exist_ok=True)
+    write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    write_atomically(
+        folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides))
+    )

@@ -17,13 +17,20 @@ from rich.console import Console
 from temporal_sae import distributed, signals
 from temporal_sae.activations import ActivationSource
 from temporal_sae.commands import launch_command, module_command
-from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
+from temporal_sae.errors import EvaluationFailed, RunError
 from temporal_sae.eval import Outcome, Subject, decoder_metrics
 from temporal_sae.experiment.build import Cheap, Components, build_cheap, build_components
 from temporal_sae.experiment.evaluate import subject_of
-from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder, extends
+from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder
 from temporal_sae.experiment.memory import NoRoom, Room
-from temporal_sae.experiment.record import environment, peak_memory
+from temporal_sae.experiment.record import (
+    environment,
+    exit_code_of,
+    lengths_before,
+    peak_memory,
+    save_config,
+    why_ended,
+)
 from temporal_sae.experiment.results import (
     cost_section,
     find_objective,
@@ -37,7 +44,7 @@ from temporal_sae.experiment.source_record import (
     with_what_was_left_out,
     write_listing,
 )
-from temporal_sae.files import write_atomically, write_json
+from temporal_sae.files import write_json
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub
@@ -48,19 +55,13 @@ from temporal_sae.training import (
     Lane,
     NoLogger,
     Parts,
-    Preempted,
     ProgressDisplay,
     SharedStream,
     Snapshots,
-    Stopped,
 )
 from temporal_sae.training.loggers import Metrics
 
 log = logging.getLogger(__name__)
-
-# Of the processes after the first, as the command line ends the first (see `cli`).
-EXIT_CODES = {InvalidOption: 2, RunError: 2, distributed.ProcessLost: 2, EvaluationFailed: 3}
-OTHER_ERROR = 1
 
 
 class Trained(NamedTuple):
@@ -304,35 +305,6 @@ def removed(folder: Path, error: Exception) -> RunError:
     return distributed.collective(told) if distributed.is_collective(error) else told
 
 
-def exit_code_of(error: BaseException) -> int:
-    """Return the exit code of a run that has not finished."""
-    if isinstance(error, (Stopped, KeyboardInterrupt)):
-        return signals.exit_code(error)
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return EXIT_CODES.get(type(error), OTHER_ERROR)
-
-
-def lengths_before(continued: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the record on the lengths that a run had before it was extended."""
-    if continued is None:
-        return {}
-    earlier = continued.get("extended_from_tokens", [])
-    if extends(continued["config"], config):
-        earlier = [*earlier, continued["config"]["trainer"]["num_tokens"]]
-    return {"extended_from_tokens": earlier} if earlier else {}
-
-
-def why_ended(error: BaseException) -> dict[str, str]:
-    """Return the record's status and reason of a run that has not finished."""
-    if isinstance(error, Preempted):
-        return {"status": "stopped", "reason": f"preempted at step {error.step}: queued again"}
-    if isinstance(error, SystemExit):  # the handler of SIGUSR2, while no training loop takes it
-        return {"status": "stopped", "reason": "preempted: queued again"}
-    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-    return {"status": "stopped" if stopped else "failed", "reason": f"{error}"}
-
-
 def save_sae(parts: Components, sae: SparseAutoencoder, step: int, folder: Path) -> None:
     """Write an SAE of this run; from now on it takes activations as the model gives them."""
     sae.fold_input_scale(parts.stream.scale)
@@ -355,12 +327,3 @@ def upload(folder: Path, repo_id: str) -> None:
     except RunError as error:
         again = module_command("temporal_sae.sae.hub", str(folder), repo_id)
         log.warning("%s; to repeat it: %s", error, again)
-
-
-def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
-    """`.hydra/config.yaml` and `.hydra/overrides.yaml`, as Hydra would have written them."""
-    (folder / ".hydra").mkdir(exist_ok=True)
-    write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
-    write_atomically(
-        folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides))
-    )

@@ -19,7 +19,8 @@ from temporal_sae.eval import Outcome, Subject
 from temporal_sae.experiment.build import Cheap, uses_cuda
 from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.memory import NoRoom, Room
-from temporal_sae.experiment.run import EXIT_CODES, OTHER_ERROR, Run
+from temporal_sae.experiment.record import EXIT_CODES, OTHER_ERROR
+from temporal_sae.experiment.run import Run
 from temporal_sae.terminal import Forgiving
 from temporal_sae.training import Preempted, SharedStream, Stopped, train_together
 from temporal_sae.training.progress import JointProgress, ProgressDisplay
