@@ -1,10 +1,12 @@
 """A second pass that begins at the hook gives what the whole pass gives, to the bit."""
 
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
 
 from temporal_sae.activations import LanguageModel
+from temporal_sae.errors import InvalidOption
 from tests.activations.tiny_models import FAMILIES, save_model
 
 TOKENS = torch.arange(2, 50).view(2, 24)
@@ -26,9 +28,9 @@ def model(tmp_path_factory, request):
     return LanguageModel(str(folder), "blocks.1.hook_resid_post")
 
 
-def layers_of(model):
-    lists = [m for m in model.model.modules() if isinstance(m, nn.ModuleList)]
-    return next(m for m in lists if len(m) == model.n_layers and hasattr(m[0], "forward"))
+def text_layers(model):
+    path = model.at("blocks.0.hook_resid_post").point.path
+    return model.model.get_submodule(path.rpartition(".")[0])
 
 
 def path_of(model, module):
@@ -40,25 +42,15 @@ def runs(model, action):
     layers = text_layers(model)
     counts = [0] * len(layers)
 
-    def count(n):
-        def counted(*_):
-            counts[n] += 1
+    def ran(n, *_):
+        counts[n] += 1
 
-        return counted
-
-    handles = [
-        layer.mlp.register_forward_hook(count(n)) for n, layer in enumerate(layers)
-    ]
+    handles = [x.mlp.register_forward_hook(partial(ran, n)) for n, x in enumerate(layers)]
     try:
         return counts, action()
     finally:
         for handle in handles:
             handle.remove()
-
-
-def text_layers(model):
-    path = model.at("blocks.0.hook_resid_post").point.path
-    return model.model.get_submodule(path.rpartition(".")[0])
 
 
 def some(hidden):
@@ -84,9 +76,8 @@ def same(model, first_layer):
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("place", PLACES)
 def test_places_by_their_names(model, layer, place):
-    if place == "resid_mid" and model.model.config.model_type == "gpt_neox":
-        if model.model.config.use_parallel_residual:
-            pytest.skip("nothing lies between attention and MLP")
+    if place == "resid_mid" and getattr(model.model.config, "use_parallel_residual", False):
+        pytest.skip("nothing lies between attention and MLP")
     same(model.at(f"blocks.{layer}.hook_{place}"), layer + (place == "resid_post"))
 
 
@@ -102,3 +93,67 @@ def test_modules_of_a_layer_and_their_inputs(model):
 def test_a_place_outside_of_all_layers_takes_the_whole_pass(model):
     embedding = path_of(model, model.model.get_input_embeddings())
     same(model.at(embedding), 0)
+
+
+# --- models that need more of the layers before than the stream ----------------------------------
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A model of three layers, read before the last one."""
+    folder = save_model(tmp_path, "llama", num_hidden_layers=3)
+    return LanguageModel(str(folder), "blocks.2.hook_resid_pre")
+
+
+def test_a_layer_that_reads_what_an_earlier_one_has_left(llama):
+    first, _, last = text_layers(llama)
+    left = {}
+    first.mlp.register_forward_hook(lambda _, args, out: left.update(out=out))
+    last.mlp.register_forward_hook(lambda _, args, out: out + left.pop("out"))
+    same(llama, 0)
+
+
+def test_a_layer_that_is_changed_by_what_an_earlier_one_has_left(llama):
+    first, _, last = text_layers(llama)
+    left = []
+    first.mlp.register_forward_hook(lambda _, args, out: left.append(out))
+    last.mlp.register_forward_hook(lambda _, args, out: out + (left.pop() if left else 0))
+    same(llama, 0)
+
+
+def test_a_layer_that_returns_more_than_the_stream(llama):
+    before, last = text_layers(llama)[1:]
+    forward = before.forward
+    before.forward = lambda *args, **kwargs: (forward(*args, **kwargs), torch.ones(()))
+    last.register_forward_pre_hook(lambda _, args: (args[0][0], *args[1:]))
+    same(llama, 0)
+    before.forward = lambda *args, **kwargs: (forward(*args, **kwargs), None)
+    same(llama.at("blocks.2.hook_resid_mid"), 2)
+
+
+def test_a_layer_that_writes_into_the_stream_it_reads(llama):
+    text_layers(llama)[2].register_forward_pre_hook(lambda _, args: (args[0].add_(1), *args[1:]))
+    same(llama, 0)
+
+
+# --- where the weights are -----------------------------------------------------------------------
+
+
+def test_weights_that_wait_in_their_files_come_with_the_first_pass(tmp_path):
+    folder = save_model(tmp_path, "llama", num_hidden_layers=3)
+    model = LanguageModel(str(folder), "blocks.0.hook_resid_post", "bfloat16")
+    assert model.bytes_before_hook() < model.nbytes()
+    same(model, 1)
+
+
+def test_a_model_spread_over_the_devices_there_are(tmp_path):
+    pytest.importorskip("accelerate")
+    folder = save_model(tmp_path, "llama", num_hidden_layers=3)
+    spread = LanguageModel(str(folder), "blocks.1.hook_resid_post", device_map="auto")
+    same(spread, 2)
+
+
+def test_a_model_without_a_head_is_refused(tmp_path):
+    model = LanguageModel(str(save_model(tmp_path, "bert")), "blocks.0.hook_resid_post")
+    with pytest.raises(InvalidOption, match="a causal language model"):
+        model.plain_pass(TOKENS)
