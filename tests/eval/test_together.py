@@ -103,25 +103,27 @@ def test_known_features_are_compared_with_several_saes_at_once(tmp_path):
     assert len(files) == 2 * 3 and files == written(tmp_path / "together")
 
 
-def runs_of_layers(model):
-    """Return how often each layer runs, counted from now on."""
-    counts = [0] * model.n_layers
+@pytest.fixture
+def runs(small_model):
+    """How often each layer has run."""
+    counts = [0] * small_model.n_layers
 
     def ran(n, *_):
         counts[n] += 1
 
-    for n, layer in enumerate(model.model.model.layers):
-        layer.mlp.register_forward_hook(partial(ran, n))
-    return counts
+    layers = enumerate(small_model.model.model.layers)
+    handles = [layer.mlp.register_forward_hook(partial(ran, n)) for n, layer in layers]
+    yield counts
+    for handle in handles:
+        handle.remove()
 
 
-def test_what_does_not_depend_on_the_sae_is_computed_once(random_gemma, sources, tmp_path):
-    first = sources[0]
-    subjects = subjects_in(tmp_path, [first])
-    counts = runs_of_layers(first.language_model)
+def test_what_does_not_depend_on_the_sae_is_computed_once(sources, runs, tmp_path):
+    subjects = subjects_in(tmp_path, sources[:1])
+    runs[:] = [0, 0, 0]
     CORE.run_together(subjects)
     before, behind = BATCHES_OF_ROWS + BATCHES_OF_TEXT, BATCHES_OF_TEXT * (2 + len(subjects))
-    assert counts == [before, before, behind]
+    assert runs == [before, before, behind]
 
 
 def test_what_the_files_hold_is_not_computed_again(sources, tmp_path):
