@@ -1,5 +1,6 @@
 """A second pass that begins at the hook gives what the whole pass gives, to the bit."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -134,6 +135,21 @@ def test_a_layer_that_returns_more_than_the_stream(llama):
 def test_a_layer_that_writes_into_the_stream_it_reads(llama):
     text_layers(llama)[2].register_forward_pre_hook(lambda _, args: (args[0].add_(1), *args[1:]))
     same(llama, 0)
+
+
+def test_passes_of_two_threads_are_not_in_each_others_way(llama):
+    """A model that is read at several places is used by threads that read ahead."""
+    other = llama.at("blocks.0.hook_resid_post")
+    logits, behind = llama.plain_pass(TOKENS)
+    expected, activations = behind(some), other.activations(TOKENS)
+
+    def elsewhere():
+        return [(other.activations(TOKENS), other.logits(TOKENS)) for _ in range(20)]
+
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(elsewhere)
+        assert all(torch.equal(behind(some), expected) for _ in range(60))
+    assert all(torch.equal(x, activations) and torch.equal(y, logits) for x, y in found.result())
 
 
 # --- where the weights are -----------------------------------------------------------------------
