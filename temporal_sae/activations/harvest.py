@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from temporal_sae import distributed
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.loading import DTYPES
 from temporal_sae.activations.prefetch import AUTO
-from temporal_sae.activations.rows import KIND, TOKEN, Rows
-from temporal_sae.activations.source import LANGUAGE_MODEL, ActivationSource
+from temporal_sae.activations.rows import KIND, TOKEN, Reader, Rows
+from temporal_sae.activations.shared import SharedPasses
+from temporal_sae.activations.source import LANGUAGE_MODEL, PLACES_BYTES, ActivationSource
 from temporal_sae.data import Split, TextSource, TokenSequences, is_text
 from temporal_sae.data.kinds import USUAL, are_of, check_kinds
 from temporal_sae.errors import InvalidOption, RunError, check_bool, check_int
@@ -139,6 +140,35 @@ class Harvest(ActivationSource):
         """Return the training rows in the order of the text, without end."""
         return HarvestReader(self, self.sequences("train", seed))
 
+    def readers(self, seed: int, hook_names: Sequence[str]) -> list[Reader]:
+        """Return a reader for each of several places, which share the passes of the model.
+
+        Each gives the rows, and has the states, of the only reader of a source at that place. They
+        may be read in any order, and in several threads; see `shared`.
+
+        Raises:
+            InvalidOption: the model has no such place.
+        """
+        places = [self.language_model.at(name).hook_name for name in hook_names]
+        shared = SharedPasses(self.reader(seed), self._most_rows_waiting(), self.reads_on)
+        return [shared.reader(place) for place in places]
+
+    def _most_rows_waiting(self) -> int:
+        """Rows that wait for a reader while another is ahead, at most."""
+        return self.buffer_tokens + (1 + self.chunks_ahead) * self.rows_at_once
+
+    def waiting_bytes(self, hook_names: Sequence[str]) -> dict[str, Planned]:
+        """Return the bytes that `readers` of these places take beside their own buffers, at most.
+
+        While one fills its buffer, the rows of all others wait.
+        """
+        widths = [self.language_model.at(name).d_in for name in hook_names]
+        n_values = sum(widths) - min(widths)
+        row = n_values * self.dtype.itemsize + (len(widths) - 1) * PLACES_BYTES
+        n_bytes = self._most_rows_waiting() * row
+        keys = ("activations.buffer_tokens", "activations.lm_batch_size")
+        return {"rows of other places": Planned(n_bytes, keys, phase="training")}
+
     @torch.no_grad()
     def held_out(self, n_sequences: int, batch_sequences: int, seed: int = 0) -> Iterator[Rows]:
         """Yield held-out sequences in the order of the text; BOS and separators are left out."""
@@ -197,19 +227,36 @@ class HarvestReader:
         self.source, self.sequences = source, sequences
 
     def read(self) -> Rows:
-        """Each of several processes computes a part of the rows for all."""
+        """Return the next rows at the place of the model.
+
+        Each of several processes computes a part of the rows for all.
+        """
         model = self.source.language_model
+        return self._read(lambda tokens: [model.activations(tokens)])[0]
+
+    def read_at(self, hook_names: Sequence[str]) -> dict[str, Rows]:
+        """Return the next rows at several places of the model, by name, from one pass."""
+        model = self.source.language_model
+        found = self._read(lambda tokens: [*model.activations_at(tokens, hook_names).values()])
+        return dict(zip(hook_names, found, strict=True))
+
+    def _read(self, activations: Callable[[Tensor], list[Tensor]]) -> list[Rows]:
         rows = self._read_text()
         tokens = rows[..., TOKEN].long()
         own = distributed.local_shard(tokens)
         # Where there are more processes than sequences, one that nobody needs shows the width.
-        x = model.activations(own if len(own) else tokens[:1])[: len(own)]
-        x = torch.cat(distributed.all_gather(x)) if distributed.world_size() > 1 else x
+        found = activations(own if len(own) else tokens[:1])
         # Chosen on the CPU, where the tokens are, so that a GPU need not be waited for.
         left_out = are_of(rows[..., KIND], self.source.exclude)
         counted = (~left_out).flatten().nonzero()[:, 0]
-        chosen = x.flatten(0, 1)[counted.to(x.device, non_blocking=True)]
-        return Rows(chosen, rows.flatten(0, 1)[counted][:, :KIND])
+        places = rows.flatten(0, 1)[counted][:, :KIND]
+
+        def chosen(x: Tensor) -> Tensor:
+            x = x[: len(own)]
+            x = torch.cat(distributed.all_gather(x)) if distributed.world_size() > 1 else x
+            return x.flatten(0, 1)[counted.to(x.device, non_blocking=True)]
+
+        return [Rows(chosen(x), places) for x in found]
 
     def _read_text(self) -> Int[Tensor, "sequences context 4"]:
         """Return the next sequences; where the text cannot be read on, they are still to come."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import signature
+from threading import RLock
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from temporal_sae.activations.behind_hook import (
+    can_be_kept,
+    continues,
+    kept,
+    layers_before,
+    skipped,
+)
 from temporal_sae.activations.blocks import find_layers
 from temporal_sae.activations.hooks import (
     Edit,
@@ -70,8 +79,7 @@ class LanguageModel:
         local_files_only: bool = False,
     ) -> None:
         self.name, self.dtype = name, dtype
-        if not isinstance(hook_name, str):
-            raise InvalidOption("hook_name", hook_name, "a name such as blocks.3.hook_resid_post")
+        check_hook_name(hook_name)
         options = LoadOptions(
             dtype=dtype,
             revision=revision,
@@ -87,6 +95,23 @@ class LanguageModel:
         self._takes_cache = "use_cache" in signature(self.model.forward).parameters
         self._placement = self._place(loaded, options)
         self._points: dict[str, HookPoint] = {}
+        self._continues: dict[str, bool] = {}  # by place: whether a pass may begin behind it
+        self._one_pass = RLock()  # hooks on the modules are in the way of every other pass
+        self._look_at(hook_name)
+
+    def at(self, hook_name: str) -> LanguageModel:
+        """Return the same model, with the same weights in memory, read at another place.
+
+        Raises:
+            InvalidOption: the model has no such place.
+        """
+        check_hook_name(hook_name)
+        other = copy.copy(self)
+        other._look_at(hook_name)
+        return other
+
+    def _look_at(self, hook_name: str) -> None:
+        """Set the place that is read, and what is known of it."""
         self.point = self._find(hook_name)
         self.hook_name = self.point.name
         self.d_in = self._read(self._probe(), [self.point])[0].shape[-1]
@@ -147,9 +172,12 @@ class LanguageModel:
             captured[point] = hidden
             if len(captured) == len(wanted):
                 raise _Reached
+            if isinstance(hidden, Tensor):  # what follows may add to it in place
+                captured[point] = hidden.clone()
             return hidden
 
-        with edited({point: partial(capture, point) for point in wanted}), suppress(_Reached):
+        edits = {point: partial(capture, point) for point in wanted}
+        with self._one_pass, edited(edits), suppress(_Reached):
             self._forward(tokens)
         for point in points:
             hidden = captured.get(point)
@@ -184,12 +212,50 @@ class LanguageModel:
             assert edit is not None
             return edit(hidden.to(self.device)).to(hidden.device)
 
-        with edited({self.point: elsewhere} if edit else {}):
+        with self._one_pass, edited({self.point: elsewhere} if edit else {}):
             logits: Tensor = self._forward(tokens).logits
         return logits.to(self.device)
 
+    @torch.no_grad()
+    def plain_pass(
+        self, tokens: Int[Tensor, "sequences context"]
+    ) -> tuple[Float[Tensor, "sequences context vocab"], Callable[[Edit], Tensor]]:
+        """Run the model untouched, and keep what it takes to run it again from the hook on.
+
+        Returns:
+            The logits, and a function that returns those with an edit at the hook, as `logits`
+            does, but runs only the layer of the hook and those behind it, where the model can. The
+            edit returns a tensor of its own. Until the function is let go, it holds the stream
+            before the hook.
+        """
+        layers = self._layers_before() if self._can_continue() else ()
+        with self._one_pass, kept(layers) as outputs:
+            logits = self.logits(tokens)
+        if not can_be_kept(outputs):
+            return logits, partial(self.logits, tokens)
+
+        def behind(edit: Edit) -> Tensor:
+            with self._one_pass, skipped(layers, outputs[0]):
+                return self.logits(tokens, edit)
+
+        return logits, behind
+
+    def _layers_before(self) -> Sequence[nn.Module]:
+        _, layers = find_layers(self.model, self.n_layers)
+        return layers_before(self.point, list(layers))
+
+    def _can_continue(self) -> bool:
+        if self.point.path not in self._continues:
+            whole = partial(self.logits, self._probe())
+            with self._one_pass:
+                self._continues[self.point.path] = continues(whole, self._layers_before())
+        return self._continues[self.point.path]
+
     def bytes_before_hook(self) -> int:
-        """Bytes of the weights that the activations need; the others may wait in their files."""
+        """Bytes of the weights that were in memory once the place had been read.
+
+        Those that are only needed behind it may wait in their files.
+        """
         return self._before_hook
 
     def forward_bytes(self, n_tokens: int) -> int:
@@ -210,3 +276,9 @@ class LanguageModel:
             return sum(p.nbytes for p in self.model.parameters())
         of = self._placement.dtype_of
         return sum(p.numel() * of(p).itemsize for p in self.model.parameters())
+
+
+def check_hook_name(value: Any) -> None:
+    """Raise InvalidOption unless `value` could be the name of a place."""
+    if not isinstance(value, str):
+        raise InvalidOption("hook_name", value, "a name such as blocks.3.hook_resid_post")

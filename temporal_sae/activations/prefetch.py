@@ -113,13 +113,18 @@ class Prefetched:
         self._state = None
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """Rows with the reader's state behind them, or the error in their place."""
 
     rows: Rows | None = None
     state: dict[str, Any] | None = None
     error: BaseException | None = None
     ready: torch.cuda.Event | None = None  # on CUDA, once they have been computed
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return 0 if self.rows is None else len(self.rows)
 
     def rows_on_current_stream(self, device: torch.device) -> Rows:
         """Return the rows for use by what follows; their memory is kept as long as that takes."""
@@ -138,7 +143,7 @@ class _Worker:
 
     def __init__(self, reader: Reader, n_chunks: int, device: torch.device) -> None:
         self.reader = reader
-        self.n_free, self.chunks = Semaphore(n_chunks), SimpleQueue[_Chunk]()
+        self.n_free, self.chunks = Semaphore(n_chunks), SimpleQueue[Chunk]()
         self.is_over = False
         self.stream = None
         if device.type == "cuda":
@@ -158,14 +163,14 @@ class _Worker:
             if chunk.error is not None:
                 return
 
-    def _read(self) -> _Chunk:
+    def _read(self) -> Chunk:
         try:
             with torch.no_grad(), torch.cuda.stream(self.stream):  # None: as it is
                 rows = self.reader.read()
                 ready = self.stream.record_event() if self.stream else None
-            return _Chunk(rows, self.reader.state_dict(), ready=ready)
+            return Chunk(rows, self.reader.state_dict(), ready=ready)
         except BaseException as error:  # noqa: BLE001 - raised where the rows are asked for
-            return _Chunk(error=error)
+            return Chunk(error=error)
 
     def stop(self, seconds: float | None = None) -> None:
         """End after the chunk that is being read; wait for that, if need be only so long."""

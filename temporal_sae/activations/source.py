@@ -117,13 +117,21 @@ class ActivationSource(StreamOptions, ABC):
         """
         return chunks_ahead(self.prefetch, self.reads_on, self.device)
 
-    def stream(self, batch_size: int, seed: int, ordered: bool = False) -> ActivationStream:
+    def stream(
+        self, batch_size: int, seed: int, ordered: bool = False, reader: Reader | None = None
+    ) -> ActivationStream:
         """Return the endless, resumable training stream.
+
+        Args:
+            batch_size: rows of a batch.
+            seed: fixes the order of the rows.
+            ordered: hand out the rows in stream order too.
+            reader: gives the training rows, where they are not read for this stream alone.
 
         Raises:
             InvalidOption: the buffer is smaller than a batch, or several processes read ahead.
         """
-        reader, at_once = self.reader(seed), self.rows_at_once
+        reader, at_once = reader or self.reader(seed), self.rows_at_once
         if n_chunks := self.chunks_ahead:
             reader = Prefetched(reader, n_chunks, self.reads_on)
         # A buffer that is larger than a pass would hold the same rows several times.

@@ -5,26 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.source import TRUTH
 from temporal_sae.eval.core import CoreEvaluation
 from temporal_sae.eval.ground_truth import GroundTruthEvaluation
 from temporal_sae.eval.rows import ActivationsEvaluation
-from temporal_sae.eval.subject import Evaluation, Outcome, Subject
+from temporal_sae.eval.subject import Evaluation, Outcome, Subject, given
+from temporal_sae.eval.together import SharedEvaluation
 from temporal_sae.machine import Planned
 from temporal_sae.metrics import Metric
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
-
-
-class Measuring(Evaluation, Protocol):
-    """An evaluation that needs no folder."""
-
-    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]: ...
 
 
 @component("eval")
@@ -39,7 +34,7 @@ class AutoEvaluation(CoreEvaluation):
     name: ClassVar[str] = "auto"
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def candidates(self) -> tuple[Sequence[Measuring], ...]:
+    def candidates(self) -> tuple[Sequence[SharedEvaluation], ...]:
         """Evaluations, those that stand for each other together, the first choice first."""
         n, at_once, seed = self.n_sparsity_sequences, self.lm_batch_size, self.seed
         core = CoreEvaluation(at_once, self.n_reconstruction_sequences, n, seed)
@@ -56,7 +51,7 @@ class AutoEvaluation(CoreEvaluation):
         """Return those of the candidates that the source allows."""
         return Several(self.chosen(source))
 
-    def chosen(self, source: ActivationSource) -> tuple[Measuring, ...]:
+    def chosen(self, source: ActivationSource) -> tuple[SharedEvaluation, ...]:
         """Return those of the candidates that the source allows; tell what is left out, and why."""
         chosen = []
         for among in self.candidates():
@@ -99,9 +94,23 @@ class Several(Evaluation):
 
     def run(self, subject: Subject) -> Outcome:
         """Run each of them."""
-        outcome = Outcome()
+        return given(self.run_together([subject])[0])
+
+    def run_together(self, subjects: Sequence[Subject]) -> list[Outcome | Exception]:
+        """Run each of them for all; an SAE for which one fails is left out by those that follow."""
+        outcomes: list[Outcome | Exception] = [Outcome() for _ in subjects]
         for part in self.parts:
-            found = part.run(subject)
-            outcome.sections |= found.sections
-            outcome.failures |= found.failures
-        return outcome
+            going = [n for n, before in enumerate(outcomes) if isinstance(before, Outcome)]
+            found = part.run_together([subjects[n] for n in going])
+            for number, outcome in zip(going, found, strict=True):
+                outcomes[number] = joined(outcomes[number], outcome)
+        return outcomes
+
+
+def joined(first: Outcome | Exception, then: Outcome | Exception) -> Outcome | Exception:
+    """Return both outcomes as one, or the first error."""
+    if isinstance(first, Exception):
+        return first
+    if isinstance(then, Exception):
+        return then
+    return Outcome(first.sections | then.sections, first.failures | then.failures)

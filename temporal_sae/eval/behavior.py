@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
+from temporal_sae.activations.hooks import Edit
 from temporal_sae.eval.sequence_sums import SequenceSums, nonzero
 from temporal_sae.metrics import CORE_SECTION, Metric, declare
 from temporal_sae.sae import SparseAutoencoder
@@ -33,44 +33,66 @@ METRICS = declare(
 )
 
 
-class BehaviorSums:
-    """Cross-entropy and KL divergence, summed over the next-token predictions of each sequence.
+class PlainPredictions:
+    """What the language model predicts of a batch as it is, and what it loses by zeros at the hook.
 
-    Three forward passes: as it is, with the reconstruction, with zeros. Special tokens keep their
-    original activations in all three.
+    Special tokens keep their original activations in every pass.
+
+    Args:
+        model: the language model, and the place in it.
+        tokens: of some sequences.
+        ordinary: marks the positions that may be replaced.
     """
 
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._sums = SequenceSums()
-
-    def add(
+    def __init__(
         self,
-        tokens: Int[Tensor, "sequences context"],
         model: LanguageModel,
-        sae: SparseAutoencoder,
+        tokens: Int[Tensor, "sequences context"],
         ordinary: Bool[Tensor, "sequences context"],
     ) -> None:
-        """Take in a batch of sequences; `ordinary` marks the positions that may be replaced."""
-        replaced = ordinary.to(model.device)[..., None]
+        logits, self._behind_hook = model.plain_pass(tokens)
+        self._original = next_token_log_probabilities(logits)
+        del logits  # as large as anything here, and the next pass has its own
+        self._replaced = ordinary.to(model.device)[..., None]
+        self._targets = tokens[:, 1:].to(self._original.device)
+        self.n_predicted = self._targets.numel()
+        self.ce = cross_entropy(self._original, self._targets)
+        self.ce_zero, self.kl_zero = self.compared(torch.zeros_like)
 
-        def reconstruct(x: Tensor) -> Tensor:
-            return sae.decode(sae.encode(x.to(sae.W_dec.dtype))).to(x.dtype)
+    def compared(
+        self, edit: Edit
+    ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, " sequences"]]:
+        """Return cross-entropy and KL divergence with the activations replaced by `edit` of them.
 
-        original = next_token_log_probabilities(model.logits(tokens))
-        targets = tokens[:, 1:].to(original.device)
-        sums = {"ce": cross_entropy(original, targets)}
-        edits: dict[str, Callable[[Tensor], Tensor]] = {
-            "sae": reconstruct,
-            "zero": torch.zeros_like,
-        }
-        for name, edit in edits.items():
-            logits = model.logits(tokens, lambda h, e=edit: torch.where(replaced, e(h), h))  # type: ignore[misc]
-            edited = next_token_log_probabilities(logits)
-            sums[f"ce_{name}"] = cross_entropy(edited, targets)
-            sums[f"kl_{name}"] = kl_divergence(original, edited)
-        self._sums.add(**sums)
-        self.tokens += targets.numel()
+        Both are sums over the next-token predictions of each sequence, in nats.
+        """
+        logits = self._behind_hook(lambda h: torch.where(self._replaced, edit(h), h))
+        edited = next_token_log_probabilities(logits)
+        return cross_entropy(edited, self._targets), kl_divergence(self._original, edited)
+
+
+class BehaviorSums:
+    """Cross-entropy and KL divergence with an SAE, summed over the predictions of each sequence.
+
+    Args:
+        sae: its reconstruction replaces the activations.
+    """
+
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        self.tokens = 0
+        self._sae, self._sums = sae, SequenceSums()
+
+    def add(self, plain: PlainPredictions) -> None:
+        """Take in a batch of sequences."""
+        ce, kl = plain.compared(self._reconstruct)
+        self._sums.add(
+            ce=plain.ce, ce_zero=plain.ce_zero, kl_zero=plain.kl_zero, ce_sae=ce, kl_sae=kl
+        )
+        self.tokens += plain.n_predicted
+
+    def _reconstruct(self, x: Tensor) -> Tensor:
+        sae = self._sae
+        return sae.decode(sae.encode(x.to(sae.W_dec.dtype))).to(x.dtype)
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the metrics in SAEBench's groups; a perfect SAE scores 1, one of zeros 0."""

@@ -10,24 +10,25 @@ are left as they are and not counted, whatever training did with them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from temporal_sae import schemas
-from temporal_sae.activations import ActivationSource, Harvest
+from temporal_sae.activations import ActivationSource, Harvest, LanguageModel
 from temporal_sae.activations.rows import TOKEN
 from temporal_sae.activations.source import LANGUAGE_MODEL, ROWS, TEXT
 from temporal_sae.data import is_text
 from temporal_sae.errors import keep_int
 from temporal_sae.eval import behavior
-from temporal_sae.eval.behavior import BehaviorSums
+from temporal_sae.eval.behavior import BehaviorSums, PlainPredictions
 from temporal_sae.eval.memory import of_batches
-from temporal_sae.eval.rows import measure_rows, metrics_of_rows
-from temporal_sae.eval.subject import Evaluation, Outcome, Subject
+from temporal_sae.eval.rows import OnRows, metrics_of_rows
+from temporal_sae.eval.together import SharedEvaluation, Together
 from temporal_sae.machine import Planned
 from temporal_sae.metrics import CORE_SECTION, Metric
 from temporal_sae.registry import component
@@ -37,7 +38,7 @@ from temporal_sae.sae import SparseAutoencoder
 @component("eval")
 @component("eval.core")
 @dataclass(frozen=True)
-class CoreEvaluation(Evaluation):
+class CoreEvaluation(SharedEvaluation):
     """Options of the evaluation.
 
     Attributes:
@@ -79,21 +80,6 @@ class CoreEvaluation(Evaluation):
         """Return the memory of a forward pass."""
         return of_batches(self.batches, source.sequence_rows, source, sae)
 
-    def run(self, subject: Subject) -> Outcome:
-        """Measure, write `core.json`, and give it back as the core section."""
-        options = asdict(self)
-        section = subject.files.find(self.name, options, schemas.CoreScores)
-        if section is None:
-            section = self.sections(subject.sae, subject.source)[CORE_SECTION]
-            subject.files.write(self.name, options, section)
-        return Outcome({CORE_SECTION: section})
-
-    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
-        """Measure without writing anything."""
-        harvest = cast(Harvest, source)
-        about = core_section(sae, harvest, asdict(self))
-        return {CORE_SECTION: {**about, **self._measure(sae, harvest)}}
-
     def measure(self, sae: SparseAutoencoder, source: Harvest) -> dict[str, dict[str, float]]:
         """Return all metrics, grouped as SAEBench groups them.
 
@@ -101,26 +87,52 @@ class CoreEvaluation(Evaluation):
             sae: takes activations of the language model as they are (input scale folded in).
             source: language model and text, and the sequence length and BOS policy of training.
         """
-        metrics: dict[str, dict[str, float]] = self._measure(sae, source)["metrics"]
+        metrics: dict[str, dict[str, float]] = self.sections(sae, source)[CORE_SECTION]["metrics"]
         return metrics
 
     @torch.no_grad()
-    def _measure(self, sae: SparseAutoencoder, source: Harvest) -> dict[str, Any]:
-        n_sequences = self.n_sparsity_sequences
-        found = measure_rows(sae, source, n_sequences, self.lm_batch_size, self.seed)
-        sums = BehaviorSums()
-        model = source.language_model
-        sequences = source.held_out_rows(self.seed)
-        for rows in in_batches(sequences, self.n_reconstruction_sequences, self.lm_batch_size):
-            sums.add(rows[..., TOKEN].long(), model, sae, is_text(rows))
+    def measure_together(
+        self, saes: Sequence[SparseAutoencoder], source: ActivationSource
+    ) -> list[dict[str, Any] | Exception]:
+        """Return the section of each SAE, or the error that it has raised."""
+        harvest, at_once = cast(Harvest, source), self.lm_batch_size
+        together = Together(lambda sae: _Scores(OnRows(sae, source), BehaviorSums(sae)), saes)
+        rows = source.held_out(self.n_sparsity_sequences, at_once, self.seed)
+        together.take(rows, lambda scores, batch: scores.rows.add(batch))
+        together.each(lambda scores: scores.rows.end())
+        sequences = harvest.held_out_rows(self.seed)
+        plain = plain_predictions(
+            harvest.language_model, in_batches(sequences, self.n_reconstruction_sequences, at_once)
+        )
+        together.take(plain, lambda scores, batch: scores.behavior.add(batch))
+        return together.answers(partial(self._section, harvest))
+
+    def _section(self, source: Harvest, found: _Scores) -> dict[str, Any]:
+        of_rows, of_model = found.rows.sums, found.behavior
         token_stats = {
-            "total_tokens_eval_reconstruction": sums.tokens,
-            "total_tokens_eval_sparsity_variance": found.sums.tokens,
+            "total_tokens_eval_reconstruction": of_model.tokens,
+            "total_tokens_eval_sparsity_variance": of_rows.tokens,
         }
         return {
-            "metrics": {**sums.metrics(), **found.metrics(), "token_stats": token_stats},
-            "intervals": found.sums.intervals(self.seed) | sums.intervals(self.seed),
+            **core_section(found.rows.sae, source, asdict(self)),
+            "metrics": {**of_model.metrics(), **found.rows.metrics(), "token_stats": token_stats},
+            "intervals": of_rows.intervals(self.seed) | of_model.intervals(self.seed),
         }
+
+
+class _Scores(NamedTuple):
+    """What is measured of one SAE."""
+
+    rows: OnRows
+    behavior: BehaviorSums
+
+
+def plain_predictions(
+    model: LanguageModel, batches: Iterable[Int[Tensor, "sequences context 4"]]
+) -> Iterator[PlainPredictions]:
+    """Yield the predictions on each batch."""
+    for rows in batches:
+        yield PlainPredictions(model, rows[..., TOKEN].long(), is_text(rows))
 
 
 def core_section(

@@ -14,6 +14,7 @@ their |cosines| is largest (the assignment of Hungarian matching). Then
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -23,11 +24,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae import schemas
-from temporal_sae.activations import ActivationSource, SyntheticActivations, World
+from temporal_sae.activations import ActivationSource, Rows, SyntheticActivations, World
 from temporal_sae.activations.source import ROWS, TRUTH
 from temporal_sae.errors import keep_int
 from temporal_sae.eval.memory import of_batches
-from temporal_sae.eval.subject import Evaluation, Outcome, Subject
+from temporal_sae.eval.together import SharedEvaluation, Together
 from temporal_sae.latents import Latents
 from temporal_sae.machine import Planned
 from temporal_sae.metrics import Metric, declare
@@ -47,7 +48,7 @@ METRICS = declare(
 
 @component("eval")
 @dataclass(frozen=True)
-class GroundTruthEvaluation(Evaluation):
+class GroundTruthEvaluation(SharedEvaluation):
     """Options of the evaluation.
 
     Attributes:
@@ -65,6 +66,8 @@ class GroundTruthEvaluation(Evaluation):
 
     name: ClassVar[str] = "ground_truth"
     needs: ClassVar[frozenset[str]] = frozenset({ROWS, TRUTH})
+    section: ClassVar[str] = TRUTH_SECTION
+    schema: ClassVar[Any] = schemas.TruthScores
 
     def __post_init__(self) -> None:
         keep_int(self, "n_sequences", 1)
@@ -86,34 +89,22 @@ class GroundTruthEvaluation(Evaluation):
             "cosines with features": cosines,
         }
 
-    def run(self, subject: Subject) -> Outcome:
-        """Measure, write `ground_truth.json`, and give it back as a section."""
-        options = asdict(self)
-        section = subject.files.find(self.name, options, schemas.TruthScores)
-        if section is None:
-            section = self.sections(subject.sae, subject.source)[TRUTH_SECTION]
-            subject.files.write(self.name, options, section)
-        return Outcome({TRUTH_SECTION: section})
-
-    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
-        """Measure without writing anything."""
-        found = self.measure(sae, cast(SyntheticActivations, source))
-        return {TRUTH_SECTION: {"eval_cfg": asdict(self), **found}}
-
-    @torch.no_grad()
     def measure(self, sae: SparseAutoencoder, source: SyntheticActivations) -> dict[str, Any]:
         """Return `metrics`, and by feature `matches`: its latent, |cosine| and F1."""
+        section: dict[str, Any] = self.sections(sae, source)[TRUTH_SECTION]
+        return section
+
+    @torch.no_grad()
+    def measure_together(
+        self, saes: Sequence[SparseAutoencoder], source: ActivationSource
+    ) -> list[dict[str, Any] | Exception]:
+        """Return the section of each SAE, or the error that it has raised."""
         source.open()
-        world = cast(World, source.truth)
-        latent, cosine = match(world.directions, sae.W_dec)
-        counts = Counts(world, latent)
-        for rows, features in source.held_out_with_truth(
-            self.n_sequences, self.batch_sequences, self.seed
-        ):
-            counts.add(features, sae.encode(rows.x.to(sae.W_dec.dtype)))
-        mcc = float(cosine.sum()) / min(sae.d_sae, len(cosine))
-        matches = {"latent": latent.tolist(), "cosine": cosine.tolist(), "f1": counts.f1().tolist()}
-        return {"metrics": {"mcc": mcc, **counts.metrics()}, "matches": matches}
+        known = cast(SyntheticActivations, source)
+        together = Together(partial(Counts, cast(World, source.truth)), saes)
+        batches = known.held_out_with_truth(self.n_sequences, self.batch_sequences, self.seed)
+        together.take(batches, Counts.add)
+        return together.answers(lambda counts: {"eval_cfg": asdict(self), **counts.scores()})
 
 
 def match(
@@ -138,20 +129,27 @@ class Counts:
 
     Args:
         world: the features.
-        latent: of each of them, -1 for none.
+        sae: has the latents.
+
+    Attributes:
+        latent: of each feature, -1 for none.
+        cosine: of the two, without its sign.
     """
 
-    def __init__(self, world: World, latent: Int[Tensor, " n_features"]) -> None:
-        self.world, self.latent = world, latent
-        n = len(latent)
+    def __init__(self, world: World, sae: SparseAutoencoder) -> None:
+        self.world, self.sae = world, sae
+        self.latent, self.cosine = match(world.directions, sae.W_dec)
+        n = len(self.latent)
         self.fired, self.active, self.both = (torch.zeros(n, dtype=torch.int64) for _ in range(3))
         n_parents = len(world.parents)
         self.with_child, self.absorbed = (
             torch.zeros(n_parents, dtype=torch.int64) for _ in range(2)
         )
 
-    def add(self, features: Latents, latents: Latents) -> None:
-        """Count a batch of rows."""
+    def add(self, batch: tuple[Rows, Latents]) -> None:
+        """Count a batch of rows, and the features that are in them."""
+        rows, features = batch
+        latents = self.sae.encode(rows.x.to(self.sae.W_dec.dtype))
         n_features = len(self.latent)
         fires = marks(features, n_features).cpu()
         d_sae = int(max(self.latent.max(), latents.indices.max())) + 1
@@ -167,6 +165,14 @@ class Counts:
         childs_latent = (has_child & active[:, children]).any(-1)
         self.with_child += has_child.any(-1).sum(0)
         self.absorbed += (childs_latent & ~active[:, parents]).sum(0)
+
+    def scores(self) -> dict[str, Any]:
+        """Return `metrics`, and by feature `matches`: its latent, |cosine| and F1."""
+        latent, cosine = self.latent, self.cosine
+        mcc = float(cosine.sum()) / min(self.sae.d_sae, len(cosine))
+        f1 = self.f1().tolist()
+        matches = {"latent": latent.tolist(), "cosine": cosine.tolist(), "f1": f1}
+        return {"metrics": {"mcc": mcc, **self.metrics()}, "matches": matches}
 
     def f1(self) -> Float[Tensor, " n_features"]:
         """Return 2 · both / (fired + active), 0 where neither ever was."""

@@ -34,8 +34,9 @@ def of_batches(
     if model is None:
         return items
     rest = model.nbytes() - model.bytes_before_hook()
-    vocab = int(model.model.config.get_text_config().vocab_size)
-    logits = LOGITS * largest * rows * vocab * FLOAT
+    config = model.model.config.get_text_config()
+    # A pass that begins at the hook begins with the stream there, which is kept for it.
+    logits = largest * rows * (LOGITS * int(config.vocab_size) + int(config.hidden_size)) * FLOAT
     smaller = (*options, "activations.context_size")
     items = {"logits in evaluation": in_evaluation(logits, smaller), **items}
     return items | ({"rest of the language model": in_evaluation(rest, ())} if rest else {})

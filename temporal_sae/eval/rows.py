@@ -16,14 +16,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from temporal_sae import schemas
-from temporal_sae.activations import ActivationSource
+from temporal_sae.activations import ActivationSource, Rows
 from temporal_sae.activations.source import ROWS
 from temporal_sae.errors import RunError, keep_int
 from temporal_sae.eval import reconstruction
 from temporal_sae.eval.memory import of_batches
 from temporal_sae.eval.reconstruction import ReconstructionSums
-from temporal_sae.eval.subject import Evaluation, Outcome, Subject
+from temporal_sae.eval.together import SharedEvaluation, Together
 from temporal_sae.latents import Latents
 from temporal_sae.machine import Planned
 from temporal_sae.metrics import CORE_SECTION, Metric, declare
@@ -62,23 +61,6 @@ def metrics_of_rows() -> tuple[Metric, ...]:
     return tuple(metric for metric in (*reconstruction.METRICS, *of_measures) if metric.compared)
 
 
-@dataclass(frozen=True)
-class OnRows:
-    """Sums of one pass over held-out rows."""
-
-    sums: ReconstructionSums
-    measures: Sequence[Measure]
-
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Return all metrics in SAEBench's groups."""
-        groups = self.sums.metrics()
-        for measure in self.measures:
-            values = measure.compute()
-            for metric in measure.metrics:
-                groups.setdefault(metric.groups[-1], {})[metric.name] = values[metric.name]
-        return groups
-
-
 class PairStability:
     """Stability of pairs of latents in stream order, by a tracker of its own.
 
@@ -107,49 +89,57 @@ class PairStability:
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-@torch.no_grad()
-def measure_rows(
-    sae: SparseAutoencoder,
-    source: ActivationSource,
-    n_sequences: int,
-    batch_sequences: int,
-    seed: int,
-    pairs: PairStability | None = None,
-) -> OnRows:
-    """Encode and decode held-out rows.
+class OnRows:
+    """What is measured of one SAE on held-out rows.
 
     Args:
         sae: takes rows as the source gives them (input scale folded in).
-        source: has held-out rows.
-        n_sequences: how many sequences of them.
-        batch_sequences: sequences at once.
-        seed: their order.
+        source: of the rows.
         pairs: takes in the latents as well.
-
-    Raises:
-        RunError: there are none.
     """
-    sums = ReconstructionSums(sae.d_in, source.device)
-    measures: list[Measure] = [cls(sae, source.device) for cls in components("measure")]
-    for rows in source.held_out(n_sequences, batch_sequences, seed):
-        x = rows.x.to(sae.W_dec.dtype)
-        latents = sae.encode(x)
-        x_hat = sae.decode(latents)
-        sums.add(x, latents, x_hat, rows.sequences)
-        for measure in measures:
+
+    def __init__(
+        self, sae: SparseAutoencoder, source: ActivationSource, pairs: PairStability | None = None
+    ) -> None:
+        self.sae, self.source, self.pairs = sae, source, pairs
+        self.sums = ReconstructionSums(sae.d_in, source.device)
+        self.measures: list[Measure] = [cls(sae, source.device) for cls in components("measure")]
+
+    def add(self, rows: Rows) -> None:
+        """Encode and decode a batch."""
+        x = rows.x.to(self.sae.W_dec.dtype)
+        latents = self.sae.encode(x)
+        x_hat = self.sae.decode(latents)
+        self.sums.add(x, latents, x_hat, rows.sequences)
+        for measure in self.measures:
             measure.add(x, latents, x_hat)
-        if pairs is not None:
-            pairs.add(latents)
-    if not sums.tokens:
-        raise RunError(f"there are no rows for the evaluation: {source.held_out_advice}")
-    if not sums.varies:
-        log.warning("the held-out activations are all equal: explained variance is undefined")
-    return OnRows(sums, measures)
+        if self.pairs is not None:
+            self.pairs.add(latents)
+
+    def end(self) -> None:
+        """Judge the rows once all have come.
+
+        Raises:
+            RunError: there were none.
+        """
+        if not self.sums.tokens:
+            raise RunError(f"there are no rows for the evaluation: {self.source.held_out_advice}")
+        if not self.sums.varies:
+            log.warning("the held-out activations are all equal: explained variance is undefined")
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return all metrics in SAEBench's groups."""
+        groups = self.sums.metrics()
+        for measure in self.measures:
+            values = measure.compute()
+            for metric in measure.metrics:
+                groups.setdefault(metric.groups[-1], {})[metric.name] = values[metric.name]
+        return groups
 
 
 @component("eval")
 @dataclass(frozen=True)
-class ActivationsEvaluation(Evaluation):
+class ActivationsEvaluation(SharedEvaluation):
     """Options of the evaluation.
 
     Attributes:
@@ -185,24 +175,27 @@ class ActivationsEvaluation(Evaluation):
         batches = {"batch_sequences": self.batch_sequences}
         return of_batches(batches, source.sequence_rows, source, sae)
 
-    def run(self, subject: Subject) -> Outcome:
-        """Measure, write `activations.json`, and give it back as the core section."""
-        options = asdict(self)
-        section = subject.files.find(self.name, options, schemas.CoreScores)
-        if section is None:
-            section = self.sections(subject.sae, subject.source)[CORE_SECTION]
-            subject.files.write(self.name, options, section)
-        return Outcome({CORE_SECTION: section})
+    @torch.no_grad()
+    def measure_together(
+        self, saes: Sequence[SparseAutoencoder], source: ActivationSource
+    ) -> list[dict[str, Any] | Exception]:
+        """Return the section of each SAE, or the error that it has raised."""
 
-    def sections(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:
-        """Measure without writing anything."""
-        pairs = PairStability(sae, self.window_size, source.device)
-        found = measure_rows(sae, source, self.n_sequences, self.batch_sequences, self.seed, pairs)
+        def begin(sae: SparseAutoencoder) -> OnRows:
+            return OnRows(sae, source, PairStability(sae, self.window_size, source.device))
+
+        together = Together(begin, saes)
+        together.take(
+            source.held_out(self.n_sequences, self.batch_sequences, self.seed), OnRows.add
+        )
+        together.each(OnRows.end)
+        return together.answers(self._section)
+
+    def _section(self, found: OnRows) -> dict[str, Any]:
         tokens = {"total_tokens_eval_sparsity_variance": found.sums.tokens}
-        stability = {PAIRS: pairs.compute()}
-        section = {
+        stability = {PAIRS: found.pairs.compute()} if found.pairs is not None else {}
+        return {
             "eval_cfg": asdict(self),
             "metrics": {**found.metrics(), **stability, "token_stats": tokens},
             "intervals": found.sums.intervals(self.seed),
         }
-        return {CORE_SECTION: section}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from traceback import clear_frames
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
+from temporal_sae import signals
 from temporal_sae.activations import ActivationSource, Harvest, LanguageModel
 from temporal_sae.eval.files import EvaluationFiles
 from temporal_sae.machine import Planned
 from temporal_sae.metrics import Metric
 from temporal_sae.sae import SparseAutoencoder
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,29 @@ class Evaluation(Protocol):
         ...
 
     def run_together(self, subjects: Sequence[Subject]) -> list[Outcome | Exception]:
-        """Evaluate several SAEs; the error of one is its answer, and the others go on."""
-        answers: list[Outcome | Exception] = []
-        for subject in subjects:
-            try:
-                answers.append(self.run(subject))
-            except Exception as error:  # noqa: BLE001 - told with the SAE that it belongs to
-                answers.append(error)
-        return answers
+        """Evaluate several SAEs.
+
+        Args:
+            subjects: their sources differ in the place that is read alone.
+
+        Returns:
+            The outcome of each, or the error that keeps it from having one.
+        """
+        return [attempt(partial(self.run, subject)) for subject in subjects]
+
+
+def attempt(action: Callable[[], R]) -> R | Exception:
+    """Return what an action returns, or the error that it raises."""
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001 - `given` raises it
+        signals.obey()  # what a swallowed signal leaves half done may fail in any way
+        clear_frames(error.__traceback__)  # the others need the room of the tensors in them
+        return error
+
+
+def given(answer: R | Exception) -> R:
+    """Return the answer, or raise the error that stands in its place."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

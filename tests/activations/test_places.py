@@ -211,3 +211,47 @@ def test_the_forward_pass_ends_behind_the_last_of_several_places(folder, family)
     assert list(found) == names and reached == []
     for name in names:
         assert torch.equal(found[name], at(folder, name).activations(TOKENS))
+
+
+@each("llama")
+def test_one_model_read_at_several_places(folder, family):
+    model = at(folder, "blocks.0.hook_resid_post")
+    other = model.at("blocks.1.hook_mlp_out")
+    alone = at(folder, "blocks.1.hook_mlp_out")
+    assert (other.hook_name, other.layer, other.d_in) == ("blocks.1.hook_mlp_out", 1, 24)
+    assert model.hook_name == "blocks.0.hook_resid_post" and model.layer == 0
+    assert other.model is model.model and other.tokenizer is model.tokenizer
+    assert torch.equal(other.activations(TOKENS), alone.activations(TOKENS))
+    assert torch.equal(other.logits(TOKENS, torch.neg), alone.logits(TOKENS, torch.neg))
+    assert not torch.equal(model.logits(TOKENS, torch.neg), alone.logits(TOKENS, torch.neg))
+    assert model.at("model.layers.1.mlp.up_proj").d_in == 32
+    for wrong in ("blocks.2.hook_resid_post", 7):
+        with pytest.raises(InvalidOption) as refused:
+            model.at(wrong)
+        assert refused.value.option == "hook_name"
+
+
+def test_weights_of_one_model_come_when_a_place_needs_them(tmp_path):
+    folder = save_model(tmp_path, "llama", num_hidden_layers=4)
+
+    def read(hook_name):
+        return LanguageModel(str(folder), hook_name, "bfloat16")
+
+    first, deep = "blocks.0.hook_resid_post", "blocks.2.hook_resid_post"
+    model = read(first)
+    other = model.at(deep)
+    assert model.bytes_before_hook() == read(first).bytes_before_hook()
+    assert other.bytes_before_hook() == read(deep).bytes_before_hook() < model.nbytes()
+    dtypes = [layer.mlp.up_proj.weight.dtype for layer in model.model.model.layers]
+    assert dtypes == [torch.bfloat16] * 3 + [torch.float32]
+    assert other.at(first).bytes_before_hook() == other.bytes_before_hook()  # they are there
+
+
+@each("llama")
+def test_what_is_added_in_place_behind_one_of_several_places_is_not_read_there(folder, family):
+    model = at(folder, "blocks.1.hook_resid_post")
+    hook = "blocks.0.hook_resid_post"
+    alone = model.at(hook).activations(TOKENS)
+    last = model.model.model.layers[1]
+    last.register_forward_pre_hook(lambda _, args: (args[0].add_(1), *args[1:]))
+    assert torch.equal(model.activations_at(TOKENS, [hook, model.hook_name])[hook], alone)

@@ -68,6 +68,11 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+def failing(sections, failures):
+    """Return what stands in for an evaluation, with that outcome for each SAE."""
+    return lambda _, subjects: [Outcome(sections, failures) for _ in subjects]
+
+
 def core(folder):
     return results(folder)["core evaluation results"]["metrics"]
 
@@ -87,7 +92,7 @@ def test_what_is_done_is_not_done_again_unless_an_option_differs(run, monkeypatc
     main([str(run), *SMALL])
     before = core(run)
     with monkeypatch.context() as patch:
-        patch.setattr(CoreEvaluation, "measure", lambda *_: pytest.fail("measured again"))
+        patch.setattr(CoreEvaluation, "measure_together", lambda *_: pytest.fail("again"))
         main([str(run), *SMALL])
     main([str(run), "eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=8"])
     assert core(run) != before
@@ -120,7 +125,7 @@ def test_a_run_whose_evaluation_failed_is_finished_once_it_has_been_repaired(run
 
     changed(run / "run.json", failed)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(CoreEvaluation, "run", lambda *_: Outcome({}, {"two": "again no luck"}))
+        patch.setattr(CoreEvaluation, "run_together", failing({}, {"two": "again no luck"}))
         main([str(run), *SMALL])
     assert record()["status"] == "failed"
     main([str(run), *SMALL])
@@ -198,7 +203,7 @@ def test_no_such_folder(tmp_path, capsys):
 
 def test_what_fails_is_told_by_the_exit_code_and_done_by_the_next_call(run, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(CoreEvaluation, "run", lambda *_: Outcome({"one": {}}, {"two": "no luck"}))
+        patch.setattr(CoreEvaluation, "run_together", failing({"one": {}}, {"two": "no luck"}))
         with pytest.raises(SystemExit) as stop:
             main([str(run), *SMALL])
     assert stop.value.code == 3

@@ -105,13 +105,15 @@ def test_the_consecutive_penalty_takes_four_matrices_of_all_pairs():
     assert item.n_bytes == 4 * 50 * 50 * 4
 
 
-def test_an_evaluation_takes_six_times_the_logits_and_three_times_the_latents(small_model):
+def test_an_evaluation_takes_six_times_the_logits_the_stream_and_three_times_the_latents(
+    small_model,
+):
     with torch.device("meta"):
         sae = StandardSAE(16, 100)
     evaluation = CoreEvaluation(lm_batch_size=3)
     items = evaluation.planned_bytes(opened(small_model, context_size=32), sae)
     assert sizes(items) == {
-        "logits in evaluation": 6 * 3 * 32 * 2048 * 4,
+        "logits in evaluation": 3 * 32 * (6 * 2048 + 16) * 4,
         "latents in evaluation": 3 * 3 * 32 * 100 * 4,
         "rest of the language model": small_model.nbytes() - small_model.bytes_before_hook(),
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.prefetch import AUTO
-from temporal_sae.activations.rows import Rows
+from temporal_sae.activations.rows import Reader, Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, TEXT, ActivationSource
 from temporal_sae.activations.store.builder import Builder
 from temporal_sae.activations.store.construction import Construction
@@ -139,7 +139,9 @@ class ActivationStore(ActivationSource):
 
     # Reading.
 
-    def stream(self, batch_size: int, seed: int, ordered: bool = False) -> ActivationStream:
+    def stream(
+        self, batch_size: int, seed: int, ordered: bool = False, reader: Reader | None = None
+    ) -> ActivationStream:
         """Return the endless, resumable training stream.
 
         Raises:
@@ -150,7 +152,7 @@ class ActivationStore(ActivationSource):
                 "tracker.stream='ordered': must be shuffled with activations=store, whose rows are "
                 "in random order on the disk; activations=harvest reads a text in its order"
             )
-        return super().stream(batch_size, seed)
+        return super().stream(batch_size, seed, reader=reader)
 
     def reader(self, seed: int) -> StoreReader:
         """Return the training rows, pass after pass."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -221,20 +222,22 @@ def ablated_cross_entropies(
     At counted tokens x becomes x - Σ_j f_j(x) d_j over the set, so that what the SAE does not
     reconstruct stays. Tokens that do not count are left as they are. Float64, in nats.
     """
-    hidden: list[Tensor] = []
+    logits, behind_hook = model.plain_pass(tokens.ids)
+    results = [cross_entropies(logits, tokens)]
+    del logits  # each pass has its own
+    counted = tokens.counted.to(model.device)
+    acts: Tensor | None = None
 
-    def read(x: Tensor) -> Tensor:
-        hidden.append(x)
-        return x
-
-    results = [cross_entropies(model.logits(tokens.ids, read), tokens)]
-    counted = tokens.counted.to(hidden[0].device)
-    acts = sae.encode_dense(hidden[0][counted].to(sae.W_dec.dtype))
-    for latents in ablations:
-        removed = torch.zeros_like(hidden[0])
+    def without(latents: Tensor, x: Tensor) -> Tensor:
+        nonlocal acts
+        if acts is None:
+            acts = sae.encode_dense(x[counted].to(sae.W_dec.dtype))
+        removed = torch.zeros_like(x)
         removed[counted] = (acts[:, latents] @ sae.W_dec[latents]).to(removed.dtype)
-        logits = model.logits(tokens.ids, lambda x, r=removed: x - r)  # type: ignore[misc]
-        results.append(cross_entropies(logits, tokens))
+        return x - removed
+
+    for latents in ablations:
+        results.append(cross_entropies(behind_hook(partial(without, latents)), tokens))
     return torch.stack(results, dim=1)
 
 

@@ -103,6 +103,11 @@ class TasksEvaluation(Evaluation):
             except InvalidOption as error:
                 raise error.within(task) from None
 
+    def run_together(self, subjects: Sequence[Subject]) -> list[Outcome | Exception]:
+        """Do the core evaluation for all at once, then the tasks for one after the other."""
+        self.core.run_together(subjects)  # `run` finds what it has written
+        return super().run_together(subjects)
+
     def run(self, subject: Subject) -> Outcome:
         """Return the core evaluation, then each task; one that fails does not stop the others."""
         outcome = Outcome()

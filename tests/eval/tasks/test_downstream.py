@@ -1,6 +1,7 @@
 """Ablation of a class's latents: what it costs, by hand and on planted classes."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,9 @@ class EchoModel:
     def logits(self, tokens, edit=None):
         x = self.activations(tokens)
         return 5 * (edit(x) if edit else x)
+
+    def plain_pass(self, tokens):
+        return self.logits(tokens), partial(self.logits, tokens)
 
 
 class SimpleTokenizer:
