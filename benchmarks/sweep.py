@@ -121,7 +121,7 @@ def floor(jobs: list[DictConfig]) -> tuple[float, float]:
             for cfg in jobs:
                 stream = SharedStream(Replayed(*rest))
                 cheap = build_cheap(cfg, Path(folder), first.source)
-                parts = build_components(cfg, cheap, lambda _, s=stream: s, Room())
+                parts = build_components(cfg, cheap, lambda s=stream: s, Room())
                 stability = StabilityMonitor() if parts.tracker.gives_weights else None
                 batches = parts.stream
                 of_training = Parts(

@@ -44,6 +44,7 @@ class Harvest(ActivationSource):
     """
 
     reads = "data"
+    shares_passes = True
     text: TextSource
 
     def __init__(

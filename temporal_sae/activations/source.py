@@ -48,6 +48,8 @@ class ActivationSource(StreamOptions, ABC):
         changed: whether a run goes on where what it reads is not what it has begun with: `refuse`
             or `accept`.
         reads: the config group that says what is read.
+        shares_passes: sources that differ in the place of the language model alone can be read
+            together; it has `readers` then, as `Harvest` has.
         sequence_rows: rows of a held-out sequence, at most.
         held_out_advice: helps where there is too little to evaluate on, in words.
     """
@@ -62,6 +64,7 @@ class ActivationSource(StreamOptions, ABC):
     truth: Any = None
     changed: str = "refuse"
     reads: ClassVar[str] = "activations"
+    shares_passes: ClassVar[bool] = False
     sequence_rows: int = 128
     held_out_advice: str = "give activations.held_out_fraction a larger value, or use eval=none"
 

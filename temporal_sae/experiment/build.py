@@ -105,13 +105,19 @@ class Cheap:
     finetune: SparseAutoencoder | None
 
 
-def build_cheap(cfg: DictConfig, folder: Path, source: ActivationSource | None = None) -> Cheap:
+def build_cheap(
+    cfg: DictConfig,
+    folder: Path,
+    source: ActivationSource | None = None,
+    other: ActivationSource | None = None,
+) -> Cheap:
     """Instantiate what takes no time, and judge the options of the rest.
 
     Args:
         cfg: of the run.
         folder: of the run.
         source: of another run with the same options, which this one shares; None: its own.
+        other: of a run that reads the same language model at another place.
 
     Raises:
         InvalidOption, RunError: as for `build_components`.
@@ -134,7 +140,7 @@ def build_cheap(cfg: DictConfig, folder: Path, source: ActivationSource | None =
     tracker: Tracker = build(cfg, "tracker", n_latents=1, device="cpu")
     build_without_memory(cfg, d_in=1)
     if source is None:
-        source = build_source(cfg, device, folder)
+        source = build_source(cfg, device, folder, other)
     logger: MetricsLogger = build(cfg, "logger", folder=folder)
     check_words("finetune", cfg.finetune, null=True)
     finetune = None if cfg.finetune is None else load_sae(cfg.finetune)
@@ -142,14 +148,14 @@ def build_cheap(cfg: DictConfig, folder: Path, source: ActivationSource | None =
 
 
 def build_components(
-    cfg: DictConfig, cheap: Cheap, streams: Callable[[Cheap], SharedStream], room: Room
+    cfg: DictConfig, cheap: Cheap, stream: Callable[[], SharedStream], room: Room
 ) -> Components:
     """Instantiate every group for a run; fallible parts come first.
 
     Args:
         cfg: of the run.
         cheap: the components that there are.
-        streams: gives the stream of the run's source, which is open then.
+        stream: gives the stream of the run's source, which is open then.
         room: of the runs beside this one.
 
     Raises:
@@ -160,7 +166,7 @@ def build_components(
     source = cheap.source
     open_source(source)
     with naming("activations"):
-        shared = streams(cheap)
+        shared = stream()
     check_split(source, "train")
     evaluation = fitted(cheap.evaluation, source)
     check_objective(cfg.objective, evaluation)

@@ -40,6 +40,7 @@ class Room:
     def __init__(self) -> None:
         self.free: Free | None = None
         self.n_runs = 0
+        self.beside: dict[str, Planned] = {}  # of no single run
         self._taken = dict.fromkeys(PHASES, 0)
 
     def take(self, items: Mapping[str, Planned], shared: Collection[str]) -> None:
@@ -83,7 +84,7 @@ def check_memory(
     """
     room = room or Room()
     of_source, of_evaluation = cheap.source.planned_bytes(), evaluation.planned_bytes
-    shared = {**of_source, **of_evaluation(cheap.source, sae)}
+    shared = {**of_source, **of_evaluation(cheap.source, sae), **room.beside}
     items = planned_items(cheap, of_source, shared, sae)
     device = cheap.source.device
     free = room.free = room.free if room.n_runs else free_memory(device)

@@ -128,14 +128,17 @@ class Run:
             signals.obey()  # what a swallowed signal leaves half done may fail in any way
             self.end(error)
 
-    def claim(self, source: ActivationSource | None = None) -> None:
+    def claim(
+        self, source: ActivationSource | None = None, other: ActivationSource | None = None
+    ) -> None:
         """Build what takes no time, and make the folder this run's own: both may be refused.
 
         Args:
             source: of another run with the same options, which this one shares.
+            other: that of a run which reads the same language model at another place.
         """
         with self.alone():
-            make = partial(build_cheap, self.cfg, self.path, source)
+            make = partial(build_cheap, self.cfg, self.path, source, other)
             self.cheap: Cheap = distributed.raise_on_all_ranks(make)
             self.cfg.seed = self.cheap.seed  # a whole number, where 1e3 has been typed
             # Before anything slow: a folder that has to be refused is refused at once.
@@ -149,11 +152,11 @@ class Run:
         resolved: Any = OmegaConf.to_container(self.cfg, resolve=True)
         return dict(resolved)
 
-    def build(self, streams: Callable[[Cheap], SharedStream], room: Room) -> None:
+    def build(self, stream: Callable[[], SharedStream], room: Room) -> None:
         """Build the components, and write the record of a run that begins.
 
         Args:
-            streams: gives the stream of the run's source.
+            stream: gives the stream of the run's source, which is open then.
             room: of the runs beside this one.
 
         Raises:
@@ -161,7 +164,7 @@ class Run:
         """
         with self.alone():
             self.parts: Components = distributed.raise_on_all_ranks(
-                lambda: build_components(self.cfg, self.cheap, streams, room)
+                lambda: build_components(self.cfg, self.cheap, stream, room)
             )
             distributed.on_rank_zero(self.folder.make_ready)
             if not self._is_first:

@@ -27,10 +27,18 @@ log = logging.getLogger(__name__)
 WORDS = {ROWS: "held-out rows", LANGUAGE_MODEL: "a language model", TEXT: "text", TRUTH: "a truth"}
 
 
-def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> ActivationSource:
+def build_source(
+    cfg: DictConfig, device: torch.device, folder: Path, other: ActivationSource | None = None
+) -> ActivationSource:
     """Instantiate the source of activations with those of its arguments that it names.
 
     The language model is loaded when the source is opened.
+
+    Args:
+        cfg: with the groups of the source.
+        device: where batches shall be.
+        folder: the run's own.
+        other: a source of the same language model, which is then not loaded again.
     """
     options = plain(cfg["activations"])
     target = options.get(TARGET) if isinstance(options, dict) else None
@@ -41,6 +49,11 @@ def build_source(cfg: DictConfig, device: torch.device, folder: Path) -> Activat
 
     def load() -> LanguageModel:
         try:
+            if other is not None:
+                other.open()
+                assert other.model is not None
+                with naming("model"):
+                    return other.model.at(plain(cfg["model"])["hook_name"])
             model: LanguageModel = build(cfg, "model", device=device)
         except InvalidOption as error:
             raise RunError(str(error)) from error  # it names its group: no other goes before

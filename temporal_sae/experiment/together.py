@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from temporal_sae import distributed, signals
-from temporal_sae.eval import Outcome, Subject
-from temporal_sae.experiment.build import Cheap, uses_cuda
+from temporal_sae.activations import ActivationSource, Harvest
+from temporal_sae.activations.rows import Reader
+from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.eval import Subject
+from temporal_sae.eval.subject import given
+from temporal_sae.experiment.build import uses_cuda
+from temporal_sae.experiment.construct import TARGET
 from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.memory import NoRoom, Room
 from temporal_sae.experiment.record import EXIT_CODES, OTHER_ERROR
 from temporal_sae.experiment.run import Run
+from temporal_sae.registry import components, names_of
 from temporal_sae.terminal import Forgiving
 from temporal_sae.training import Preempted, SharedStream, Stopped, train_together
 from temporal_sae.training.progress import JointProgress, ProgressDisplay
@@ -121,8 +127,11 @@ def run_together(
         for number, request in enumerate(requests)
     ]
     try:
+        sources: dict[Any, ActivationSource] = {}
         for run in runs:
-            run.claim(runs[0].cheap.source if hasattr(runs[0], "cheap") else None)
+            run.claim(sources.get(place_of(run)), next(iter(sources.values()), None))
+            if run.goes_on:
+                sources.setdefault(place_of(run), run.cheap.source)
         for group in by_threads([run for run in runs if run.goes_on]):
             while group:
                 group = Round(group, console).finish()
@@ -140,7 +149,16 @@ def stream_of(cfg: Mapping[str, Any]) -> str:
         cfg: a composed config, all resolved.
     """
     shared = {key: cfg.get(key) for key in OF_STREAM}
+    target = (shared["activations"] or {}).get(TARGET)
+    known = (cls for cls in components("activations") if target in names_of(cls))
+    if any(cls.shares_passes for cls in known) and shared["model"]:
+        shared["model"] = {k: v for k, v in shared["model"].items() if k != "hook_name"}
     return json.dumps([shared, cfg["trainer"]["batch_size"]], sort_keys=True, default=str)
+
+
+def place_of(run: Run) -> Any:
+    """Return the place of the language model that a run reads, None where there is none."""
+    return OmegaConf.select(run.cfg, "model.hook_name")
 
 
 def by_threads(runs: Sequence[Run]) -> list[list[Run]]:
@@ -166,7 +184,7 @@ class Round:
 
     def __init__(self, runs: Sequence[Run], console: Console) -> None:
         self.runs, self.console = list(runs), console
-        self._shared: SharedStream | None = None
+        self._streams: dict[Any, SharedStream] = {}
 
     def finish(self) -> list[Run]:
         """Do what is to be done, and return the runs for which there was no room."""
@@ -182,29 +200,41 @@ class Round:
     def _is_built(self, run: Run, room: Room) -> bool:
         """Build a run, and return whether there was room for it."""
         try:
-            run.build(self._stream, room)
+            run.build(partial(self._stream, run, room), room)
         except NoRoom:
             return False
         return True
 
-    def _stream(self, cheap: Cheap) -> SharedStream:
-        """Return the stream of all, which is made for the first of them."""
-        if self._shared is None:
-            self._shared = SharedStream(cheap.source.stream(cheap.trainer.batch_size, cheap.seed))
-        return self._shared
+    def _stream(self, run: Run, room: Room) -> SharedStream:
+        """Return the stream of a run's place; they are made for all places together."""
+        if not self._streams:
+            sources = {place_of(each): each.cheap.source for each in self.runs}
+            opened = {place: source for place, source in sources.items() if can_open(source)}
+            batch_size, seed = run.cheap.trainer.batch_size, run.cheap.seed
+            readers: Sequence[Reader | None] = [None]
+            if len(opened) > 1:
+                places, first = [*opened], cast(Harvest, run.cheap.source)
+                readers, room.beside = first.readers(seed, places), first.waiting_bytes(places)
+            for (place, source), reader in zip(opened.items(), readers, strict=True):
+                stream = source.stream(batch_size, seed, reader=reader)
+                self._streams[place] = SharedStream(stream)
+        return self._streams[place_of(run)]
 
     def _train(self) -> None:
         """Train, in all processes."""
-        if not self.runs or self._shared is None:
+        if not self.runs:
             return
         total_steps = max(run.parts.trainer.total_steps for run in self.runs)
         progress = ProgressDisplay(total_steps, self.console)
         if len(self.runs) > 1:
             progress = JointProgress(total_steps, self.console, len(self.runs))
-        with self._shared.stream.released():
+        with ExitStack() as streams:
+            for place in {place_of(run): None for run in self.runs}:
+                streams.enter_context(self._streams[place].stream.released())
             lanes = [run.enter_training(progress) for run in self.runs]
             train_together(lanes)
         del lanes  # and with them what only training needs
+        self._streams.clear()
         for run in self.runs:
             run.leave_training()
         stops = [e for run in self.runs if isinstance(e := run.error, (Stopped, Preempted))]
@@ -244,10 +274,19 @@ class Round:
         found = evaluation.run_together([*subjects.values()]) if subjects else []
         for run, outcome in zip(subjects, found, strict=True):
             with run.alone():
-                run.conclude(answered(outcome), console)
+                run.conclude(given(outcome), console)
         if len(runs) == 1 and runs[0].error is not None:
             raise runs[0].error
         return runs[0].objective
+
+
+def can_open(source: ActivationSource) -> bool:
+    """Return whether a source opens; where it does not, each of its own runs is told why."""
+    try:
+        source.open()
+    except (InvalidOption, RunError):
+        return False
+    return True
 
 
 def by_evaluation(runs: Sequence[Run]) -> list[list[Run]]:
@@ -256,10 +295,3 @@ def by_evaluation(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         groups.setdefault(json.dumps(run.config["eval"], default=str), []).append(run)
     return [*groups.values()]
-
-
-def answered(outcome: Outcome | Exception) -> Outcome:
-    """Return the outcome of an evaluation, or raise what has come instead."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome

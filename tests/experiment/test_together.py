@@ -37,6 +37,7 @@ JOBS = {
     "standard": ["sae=standard", "sae.d_sae=64", "trainer.lr=0.01"],
     "short": ["trainer.num_tokens=1024"],
     "other_kind": ["sae=batch_topk", "sae.d_sae=32", "sae.k=4"],
+    "other_place": ["model.hook_name=blocks.0.hook_resid_post"],
     "other_evaluation": ["eval.n_sparsity_sequences=4", "objective=l0"],
 }
 
@@ -78,13 +79,13 @@ def test_each_leaves_what_it_leaves_alone_and_the_text_is_read_once(
     request_for, tmp_path, monkeypatch
 ):
     passes = []
-    real = LanguageModel.activations
+    real = LanguageModel._forward
 
-    def activations(self, tokens):
+    def forward(self, tokens):
         passes.append(len(tokens))
         return real(self, tokens)
 
-    monkeypatch.setattr(LanguageModel, "activations", activations)
+    monkeypatch.setattr(LanguageModel, "_forward", forward)
     requests = [request_for(f"together/{name}", *options) for name, options in JOBS.items()]
     assert len({stream_of(request.cfg) for request in requests}) == 1
     endings = run_together(requests)
@@ -102,12 +103,14 @@ def test_what_cannot_be_is_refused_alone_and_leaves_nothing(request_for, tmp_pat
     requests = [
         request_for("good"),
         request_for("bad", "sae.k=1000"),
+        request_for("nowhere", "model.hook_name=blocks.9.hook_resid_post"),
         request_for("wild", "trainer.lr=1e30", "trainer.grad_clip=null"),
     ]
-    good, bad, wild = run_together(requests)
+    good, bad, nowhere, wild = run_together(requests)
     assert good.error is None
     assert isinstance(bad.error, InvalidOption) and "sae.k=1000" in str(bad.error)
     assert not (tmp_path / "bad").exists()
+    assert "model.hook_name=blocks.9.hook_resid_post" in str(nowhere.error)
     assert isinstance(wild.error, RunError) and "is not finite" in str(wild.error)
     record = json.loads((tmp_path / "wild" / "run.json").read_text())
     assert (record["status"], record["reason"]) == ("failed", str(wild.error))
@@ -214,6 +217,8 @@ def test_what_is_logged_of_one_is_logged_within_its_context(request_for, caplog)
         ("sae.d_sae=32", True),
         ("trainer.num_tokens=4096", True),
         ("trainer.batch_size=64", False),
+        ("model.hook_name=blocks.0.hook_resid_post", True),
+        ("model.dtype=bfloat16", False),
         ("seed=3", False),
         ("activations.context_size=16", False),
         ("data.held_out_fraction=0.3", False),
