@@ -26,7 +26,6 @@ from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder, extends
 from temporal_sae.experiment.record import environment, peak_memory
 from temporal_sae.experiment.results import (
     cost_section,
-    find_objective,
     summary_of,
     training_section,
     training_title,
@@ -38,6 +37,7 @@ from temporal_sae.experiment.source_record import (
     write_listing,
 )
 from temporal_sae.files import write_atomically, write_json
+from temporal_sae.metrics import find_objective
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub
