@@ -51,7 +51,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "dict_size": sae.d_sae,
         "learning_rate": lr,
         "sparsity_penalty": getattr(sae, "l1_weight", None),
-        **{key: metrics[key] for key in ("explained_variance", "l0", "dead_share")},
+        **{name: metrics[name] for name in TRAINING_METRICS if name != "final_loss"},
     }
     return {"config": config, "final_info": final}
 

@@ -17,6 +17,7 @@ from temporal_sae.report.build import NOTES
 from temporal_sae.report.sizes import curves, elbow_lines, is_about_sizes, score_metrics
 from temporal_sae.report.sweep_facts import JobFacts, JobStatus, read_jobs, varying
 from temporal_sae.report.sweep_table import CSV
+from temporal_sae.terminal import wide
 
 MOST_ROWS = 40
 SEED = "seed"
@@ -43,6 +44,7 @@ def say_last_words(folder: Path, statuses: Sequence[JobStatus], console: Console
     jobs = [job for job in read_jobs(statuses) if job.finished]
     if not jobs:
         return
+    console = wide(console)
     if len(jobs) < len(statuses):
         console.print(f"results of the {len(jobs)} jobs that are finished:", highlight=False)
     keys = [key for key in varying(jobs) if key != "objective"]

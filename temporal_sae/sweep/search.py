@@ -8,7 +8,6 @@ would have tried without one. Optuna is imported inside the functions, see the p
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -178,11 +177,9 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # The constant liar: a proposal that is not told yet counts as bad, so that those of one
         # batch lie apart.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of optuna 4
-            sampler = optuna.samplers.TPESampler(
-                n_startup_trials=self.n_startup_trials, constant_liar=True, seed=seed
-            )
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=self.n_startup_trials, constant_liar=True, seed=seed
+        )
         study = optuna.create_study(direction=self.direction, sampler=sampler)
         states = optuna.trial.TrialState
         for trial in trials:
