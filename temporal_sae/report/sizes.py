@@ -60,7 +60,7 @@ def elbow(xs: Sequence[float], ys: Sequence[float]) -> int:
 
 def is_about_sizes(jobs: Sequence[JobFacts]) -> bool:
     """Return whether a sweep varies the dictionary's size or sparsity, at enough values of L0."""
-    values = {_l0().of(job.results) for job in jobs if job.finished} - {None}
+    values = {job.value(_l0()) for job in jobs if job.finished} - {None}
     return len(values) >= LEAST_POINTS and not set(SWEPT).isdisjoint(varying(jobs))
 
 
@@ -74,7 +74,7 @@ def curves(jobs: Sequence[JobFacts]) -> dict[str, list[Point]]:
     found: dict[tuple[str, ...], dict[tuple[str, ...], list[JobFacts]]] = {}
     for job in jobs:
         size = _size_of(job)
-        if job.finished and size is not None and _l0().of(job.results) is not None:
+        if job.finished and size is not None and job.value(_l0()) is not None:
             told = [f"{key}={job.options[key]}" for key in keys if key in job.options]
             others = [word for word in told if not word.startswith("sae.")]
             along = found.setdefault((f"d_sae={size}", *others), {})
@@ -114,7 +114,7 @@ def _l0() -> Metric:
 
 
 def _size_of(job: JobFacts) -> int | None:
-    size = Metric(name=SIZE, sections=(TRAINING_SECTION,), groups=("config",)).of(job.results)
+    size = job.value(Metric(name=SIZE, sections=(TRAINING_SECTION,), groups=("config",)))
     return None if size is None else int(size)
 
 
@@ -127,6 +127,6 @@ def _point(jobs: Sequence[JobFacts]) -> Point:
 
 def average(metric: Metric, jobs: Sequence[JobFacts]) -> float | None:
     """Return the mean of a metric over jobs, None where one has no value."""
-    values = [metric.of(job.results) for job in jobs]
+    values = [job.value(metric) for job in jobs]
     known = [value for value in values if value is not None]
     return mean(known) if known and len(known) == len(values) else None

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from temporal_sae import schemas
-from temporal_sae.errors import RunError, printable
-from temporal_sae.metrics import find_objective
+from temporal_sae.errors import RunError, is_finite, printable
+from temporal_sae.metrics import Metric, find_objective
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,13 @@ class JobFacts:
         """Return the value of its objective; None where it was not measured."""
         try:
             return find_objective(self.objective_name, self.results)
-        except RunError:
+        except (RunError, OverflowError):
             return None
+
+    def value(self, metric: Metric) -> float | None:
+        """Return a metric; None where it was not measured or is not finite."""
+        value = metric.of(self.results)
+        return float(value) if value is not None and is_finite(value) else None
 
 
 def read_jobs(statuses: Sequence[JobStatus]) -> list[JobFacts]:

@@ -147,12 +147,12 @@ def closing_lines(
         there = f" (read {NOTES})" if (job.status.folder / NOTES).exists() else ""
         lines.append(f"  in {printable(str(job.status.folder))}{there}")
     elif better_when_higher(name) is None:
-        lines.append(f"no best job: neither side of {name} is better")
+        lines.append(f"no best job: neither side of {name} is declared better")
     return [*lines, f"all results: {printable(str(folder / CSV))}"]
 
 
 def _reading(metric: Metric) -> Value:
-    return lambda job: metric.of(job.results)
+    return lambda job: job.value(metric)
 
 
 def _told(job: JobFacts, keys: Sequence[str]) -> str:

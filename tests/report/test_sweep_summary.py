@@ -72,7 +72,7 @@ def test_seeds_are_averaged_and_one_lucky_seed_is_no_best_setting(tmp_path):
     [
         ("explained_variance", "best job: 1 (seed=1)"),
         ("dead_share", "best job: 0 (seed=0)"),
-        ("l0", "no best job: neither side of l0 is better"),
+        ("l0", "no best job: neither side of l0 is declared better"),
     ],
 )
 def test_the_best_is_on_the_better_side_of_the_objective(tmp_path, objective, said):
@@ -134,6 +134,14 @@ def test_sizes_come_with_their_elbows(tmp_path):
     line = "d_sae=64: explained variance has its elbow at L0 8 (between 4 and 16 of 3 points)"
     assert line in text.splitlines()
     assert "against L0" in text
+
+
+def test_numbers_that_no_float_holds_are_left_out(tmp_path):
+    jobs = [scored(tmp_path, n, f"seed={n}", ev) for n, ev in enumerate([0.5, 10**400, 1e308])]
+    (jobs[2].folder / "results.json").write_text(
+        (jobs[0].folder / "results.json").read_text().replace("0.5", "1e999")
+    )
+    assert rows_of(last_words(tmp_path, jobs)) == [["3", "0.500"]]
 
 
 def test_words_of_a_folder_are_neither_markup_nor_escape_codes(tmp_path):
