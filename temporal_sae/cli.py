@@ -46,6 +46,7 @@ from temporal_sae.errors import (
 from temporal_sae.explain import check_typed, explain, explain_unusable
 from temporal_sae.files import remove_if_empty
 from temporal_sae.folders import as_folder_name, remove_unused
+from temporal_sae.sweep.also import readable
 from temporal_sae.sweep.plan import NOTE
 
 log = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ def arranged(words: list[str]) -> list[str]:
         flag = "-m" if name == "multirun" else f"--{name.replace('_', '-')}"
         if value:
             flags.append(flag if value is True else f"{flag}={value}")
-    return flags + overrides
+    return flags + readable(overrides, multirun=bool(given["multirun"]))
 
 
 def _wants_traceback() -> bool:

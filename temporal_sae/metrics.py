@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from temporal_sae import registry
+from temporal_sae.errors import RunError
 
 DASH = "–"
 CORE_SECTION = "core evaluation results"
@@ -35,6 +36,7 @@ class Metric:
             of the evaluation), for controls, and for a second name of the same number.
         label: what tables call it; empty for what they leave out.
         form: a format for its value.
+        headline: True for the few that the table at a sweep's end shows.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Metric:
     compared: bool = True
     label: str = ""
     form: str = "{:.3f}"
+    headline: bool = False
 
     def called(self, name: str) -> Metric:
         """Return the member of this family with that name."""
@@ -66,6 +69,11 @@ class Metric:
         return DASH if value is None else self.form.format(value)
 
 
+# What `objective` may name whatever the evaluation: the averages over the last steps.
+TRAINING_METRICS = {
+    name: Metric(name=name, sections=(TRAINING_SECTION,), groups=("final_info",))
+    for name in ("explained_variance", "final_loss", "l0", "dead_share")
+}
 of_tasks = partial(Metric, sections=(TASKS_SECTION,), groups=("scores",))
 _declared: list[Metric] = []
 
@@ -97,6 +105,27 @@ def better_when_higher(name: str) -> bool | None:
 def is_compared(name: str) -> bool:
     """Return whether a metric says something about the SAE that no other one says."""
     return all(metric.compared for metric in fitting(name)[:1])
+
+
+def find_objective(name: str, results: dict[str, Any]) -> float:
+    """Return the metric of that name; an evaluation's before the training's.
+
+    Raises:
+        RunError: it is not a finite number, or two evaluations have measured one of that name.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for metric in fitting(name):
+        value = metric.called(name).of(results)
+        if value is not None:
+            found.setdefault(metric.sections, value)
+    if len(found) > 1:
+        both = " and in ".join(repr(sections[0]) for sections in found)
+        raise RunError(f"the objective {name} stands in {both}")
+    training = TRAINING_METRICS[name].of(results) if name in TRAINING_METRICS else None
+    value = next(iter(found.values()), training)
+    if value is None or not math.isfinite(value):
+        raise RunError(f"the objective {name} is {value}")
+    return float(value)
 
 
 def finite_leaves(nested: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -7,7 +7,12 @@ import shutil
 import sys
 import textwrap
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOT_A_TERMINAL_WIDTH = 120
 
 
 class Forgiving:
@@ -38,6 +43,15 @@ class Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def wide(console: Console) -> Console:
+    """Return the console; where it writes to no terminal, one with columns enough for a table."""
+    from rich.console import Console
+
+    if console.is_terminal:
+        return console
+    return Console(file=console.file, width=max(console.width, NOT_A_TERMINAL_WIDTH))
 
 
 class WrappingFormatter(logging.Formatter):

@@ -233,6 +233,11 @@ BAD = {
     ),
     "a launcher that is none": (["-m", "hydra.launcher=3"], "hydra.launcher: none can be made"),
     "a sweep over nothing": (["-m", "hydra.sweeper.params=3"], "hydra.sweeper.params=3: must be"),
+    "an arm beside no sweep": (
+        ["hydra.sweeper.also=seed=1"],
+        "seed=1: stands beside a sweep, with",
+    ),
+    "an arm that is none": (["-m", "hydra.sweeper.also=[[x:1]]"], "also='x:1': must be overrides"),
     "a sweep of no lists": (["-m", "hydra.sweeper.also=3"], "hydra.sweeper.also=3: must be"),
     "a job's folder elsewhere": (
         ["-m", "seed=1", "hydra.sweep.subdir=/tmp/x"],

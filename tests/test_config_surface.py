@@ -67,7 +67,7 @@ GROUPS = {
         "temporal_run_2",
         "toy",
     ],
-    "sweep": ["alpha_cap", "full", "ortho_weight", "window"],
+    "sweep": ["alpha_cap", "dictionary_size", "full", "ortho_weight", "window"],
 }
 HYDRA_GROUPS = {
     "help": ["manual"],

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from safetensors.torch import save
 
 from temporal_sae.errors import RunError
@@ -15,8 +17,10 @@ from temporal_sae.experiment.evaluate import evaluate_run
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.report import build_report
 from temporal_sae.report.__main__ import main as report
+from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.schemas import CoreScores
 from temporal_sae.sweep.__main__ import main as sweep
+from temporal_sae.sweep.status import read_sweep
 from tests.report.test_build import RESULTS
 from tests.test_config_surface import composed
 
@@ -150,6 +154,14 @@ def test_the_table_of_a_sweep(job, capsys, name):
     for damage in [*list(damages(FILES[name]))[::every], *NO_FILES]:
         put(job / name, damage)
         assert survives(capsys, damage, sweep, [str(job.parent)]) in (0, 4)
+        assert survives(capsys, damage, last_words, job.parent) == 0
+
+
+def last_words(folder):
+    """Print the last words of a sweep with two jobs that have left the same."""
+    (status,) = read_sweep(folder)
+    same = [replace(status, overrides=(f"sae.k={n}",), state="finished") for n in range(3)]
+    say_last_words(folder, same, Console())
 
 
 def test_the_note_of_a_sweep(job, capsys):

@@ -18,6 +18,7 @@ from omegaconf import open_dict
 from temporal_sae.commands import CONF, SCRIPT
 from temporal_sae.experiment.build import build_cheap
 from temporal_sae.explain import check_typed
+from temporal_sae.sweep.also import readable
 from temporal_sae.sweep.expand import expand
 from tests.pages import ROOT, commands, sessions
 from tests.test_cli import small
@@ -115,7 +116,7 @@ def desk(command, plugins, random_gemma, tmp_path):
         assert "'" not in text  # words with spaces would need more than this
         for name, folder in folders.items():
             text = text.replace(name, str(folder))
-        return text.split()
+        return readable(text.split(), multirun=" -m " in typed.text)
 
     return words
 

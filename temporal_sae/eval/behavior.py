@@ -23,7 +23,7 @@ of_behavior = partial(
     Metric, sections=(CORE_SECTION,), groups=("metrics", "model_behavior_preservation")
 )
 METRICS = declare(
-    of_performance(name="ce_loss_score", better="higher", label="CE score"),
+    of_performance(name="ce_loss_score", better="higher", label="CE score", headline=True),
     of_behavior(name="kl_div_score", better="higher", label="KL score"),
     of_performance(name="ce_loss_with_sae", better="lower"),
     of_performance(name="ce_loss_without_sae", compared=False),

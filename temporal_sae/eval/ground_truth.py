@@ -38,7 +38,7 @@ from temporal_sae.sae import SparseAutoencoder
 TRUTH_SECTION = "ground truth results"
 of_truth = partial(Metric, sections=(TRUTH_SECTION,), groups=("metrics",))
 METRICS = declare(
-    of_truth(name="mcc", better="higher", label="MCC"),
+    of_truth(name="mcc", better="higher", label="MCC", headline=True),
     of_truth(name="f1", better="higher", label="F1"),
     of_truth(name="precision", better="higher"),
     of_truth(name="recall", better="higher"),

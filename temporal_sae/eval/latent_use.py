@@ -29,7 +29,9 @@ class LatentUse:
 
     metrics: ClassVar[tuple[Metric, ...]] = declare(
         of_use(name="frac_alive", better="higher"),
-        of_use(name="dead_share", better="lower", label="dead latents", form="{:.1%}"),
+        of_use(
+            name="dead_share", better="lower", label="dead latents", form="{:.1%}", headline=True
+        ),
         of_use(name="freq_over_1_percent"),
         of_use(name="freq_over_10_percent", label="latents on > 10 %", form="{:.1%}"),
     )

@@ -19,7 +19,9 @@ of_quality, of_shrinkage, of_sparsity = (
     for group in ("reconstruction_quality", "shrinkage", "sparsity")
 )
 METRICS = declare(
-    of_quality(name="explained_variance", better="higher", label="explained variance"),
+    of_quality(
+        name="explained_variance", better="higher", label="explained variance", headline=True
+    ),
     of_quality(name="explained_variance_legacy", better="higher", label="the same, legacy"),
     of_quality(name="mse", better="lower"),
     of_quality(name="cossim", better="higher", label="cosine"),

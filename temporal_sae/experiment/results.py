@@ -6,19 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from temporal_sae.activations import ActivationSource
-from temporal_sae.errors import InvalidOption, RunError, check_choice
+from temporal_sae.errors import InvalidOption, check_choice
 from temporal_sae.eval import Evaluation
-from temporal_sae.metrics import TRAINING_SECTION, Metric, fitting
+from temporal_sae.metrics import TRAINING_METRICS, TRAINING_SECTION
 from temporal_sae.training.loggers import Metrics
 
 if TYPE_CHECKING:
     from temporal_sae.experiment.build import Components
-
-# What `objective` may name whatever the evaluation: the averages over the last steps.
-TRAINING_METRICS = {
-    name: Metric(name=name, sections=(TRAINING_SECTION,), groups=("final_info",))
-    for name in ("explained_variance", "final_loss", "l0", "dead_share")
-}
 
 
 def training_title(source: ActivationSource) -> str:
@@ -57,7 +51,7 @@ def training_section(parts: Components, seed: int, steps: int, metrics: Metrics)
         "dict_size": sae.d_sae,
         "learning_rate": lr,
         "sparsity_penalty": getattr(sae, "l1_weight", None),
-        **{key: metrics[key] for key in ("explained_variance", "l0", "dead_share")},
+        **{name: metrics[name] for name in TRAINING_METRICS if name != "final_loss"},
     }
     return {"config": config, "final_info": final}
 
@@ -89,27 +83,6 @@ def check_objective(name: Any, evaluation: Evaluation) -> None:
     check_choice("objective", name, (*dict.fromkeys((*names, *TRAINING_METRICS)),))
     if names.count(name) > 1:
         raise InvalidOption("objective", name, f"the name of one metric; {evaluation.name} has two")
-
-
-def find_objective(name: str, results: dict[str, Any]) -> float:
-    """Return the metric of that name; an evaluation's before the training's.
-
-    Raises:
-        RunError: it is not a finite number, or two evaluations have measured one of that name.
-    """
-    found: dict[tuple[str, ...], float] = {}
-    for metric in fitting(name):
-        value = metric.called(name).of(results)
-        if value is not None:
-            found.setdefault(metric.sections, value)
-    if len(found) > 1:
-        both = " and in ".join(repr(sections[0]) for sections in found)
-        raise RunError(f"the objective {name} stands in {both}")
-    training = TRAINING_METRICS[name].of(results) if name in TRAINING_METRICS else None
-    value = next(iter(found.values()), training)
-    if value is None or not math.isfinite(value):
-        raise RunError(f"the objective {name} is {value}")
-    return float(value)
 
 
 def summary_of(results: dict[str, Any]) -> Metrics:

@@ -33,7 +33,6 @@ from temporal_sae.experiment.record import (
 )
 from temporal_sae.experiment.results import (
     cost_section,
-    find_objective,
     summary_of,
     training_section,
     training_title,
@@ -45,6 +44,7 @@ from temporal_sae.experiment.source_record import (
     write_listing,
 )
 from temporal_sae.files import write_json
+from temporal_sae.metrics import find_objective
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.sae.hub import push_to_hub

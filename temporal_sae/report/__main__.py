@@ -20,8 +20,7 @@ from temporal_sae import signals
 from temporal_sae.commands import Parser, exit_on_mistakes, fail, let_readers_leave
 from temporal_sae.report.build import print_summary
 from temporal_sae.report.paired import compare_runs, print_comparison
-
-NOT_A_TERMINAL_WIDTH = 120
+from temporal_sae.terminal import wide
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,9 +44,7 @@ def _main(arguments: list[str] | None) -> None:
     show.add_argument("run", type=Path, help="its folder")
     show.add_argument("--reference", action="store_true", help="beside the published runs")
     options = parser.parse_args(arguments)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=NOT_A_TERMINAL_WIDTH)
+    console = wide(Console())
     with exit_on_mistakes():
         if options.command == "compare":
             print_comparison(compare_runs(options.runs, options.against), console)

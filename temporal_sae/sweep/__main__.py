@@ -3,9 +3,9 @@
     python -m temporal_sae.sweep FOLDER [--watch]
 
 Prints a row per job (state, step, tokens/s, loss, time left, changes, why it has failed) and
-the command that does what is missing, and writes sweep.csv and sweep.parquet in the folder. It only
-reads what the jobs have written, so it may be called while they run. Exit codes: 0 all jobs are
-finished, 2 there is no sweep, 4 some are not.
+the command that does what is missing, and writes sweep.csv and sweep_full.parquet in the folder. It
+only reads what the jobs have written, so it may be called while they run. Exit codes: 0 all jobs
+are finished, 2 there is no sweep, 4 some are not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
 from temporal_sae.commands import Parser, fail, let_readers_leave, why_unusable
 from temporal_sae.errors import RunError, printable
-from temporal_sae.sweep.collect import CSV, PARQUET, collect
+from temporal_sae.report.sweep_table import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
 from temporal_sae.sweep.table import LiveTable, print_table

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn
 
 from temporal_sae import schemas
 from temporal_sae.errors import InvalidOption, JobRefused, RunError, check_choice, check_int
+from temporal_sae.metrics import find_objective
 from temporal_sae.sweep.expand import by_key, spelt_out, typed_overrides
 from temporal_sae.sweep.grid import GridSweeper, checked_params
 from temporal_sae.sweep.plan import FREE_TO_CHANGE, Job, key_of
@@ -195,8 +196,6 @@ class Trials:
 
     def _value(self, job: Job) -> float | None:
         """Return the objective of a finished job, from its folder; None if it has failed."""
-        from temporal_sae.experiment.results import find_objective
-
         folder = self.session.folder.path / job.folder
         if not has_finished(folder):
             return None

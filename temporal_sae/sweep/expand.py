@@ -8,8 +8,10 @@ from math import prod
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import OverrideParseException
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.sweep.also import ALSO, EXAMPLE
 from temporal_sae.sweep.plan import FREE_TO_CHANGE, identity
 
 PRESET = "sweep"
@@ -33,13 +35,17 @@ def expand(
         typed: the command line.
 
     Raises:
-        InvalidOption: an option that does not tell jobs apart has several values.
+        InvalidOption: an option that does not tell jobs apart has several values, or one of `also`
+            is no override.
     """
     given = typed_overrides(parser, typed)
     preset = by_key(parser.parse_overrides([f"{k}={v}" for k, v in params.items()]))
     jobs = combinations(preset | given)
     for overrides in also:
-        own = by_key(parser.parse_overrides(list(overrides)))
+        try:
+            own = by_key(parser.parse_overrides(list(overrides)))
+        except OverrideParseException as error:
+            raise InvalidOption(ALSO, error.override, f"overrides, as in {EXAMPLE}") from error
         fixed = [key for key, override in own.items() if not override.is_sweep_override()]
         allowed = {key: o for key, o in given.items() if not is_fixed(key, fixed)}
         jobs += combinations(own | allowed)

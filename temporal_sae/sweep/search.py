@@ -8,10 +8,9 @@ would have tried without one. Optuna is imported inside the functions, see the p
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
@@ -26,24 +25,6 @@ DRAWS = 50  # for a proposal that has not been tried, before any that has not wi
 MORE_DRAWS = 2000
 SEEDS = 2**32  # numpy's generator takes no more
 DIRECTIONS = ("maximize", "minimize")
-
-
-class Dimension(Protocol):
-    """Something that a search varies, spoken of in optuna's numbers and in words of overrides."""
-
-    def distribution(self) -> optuna.distributions.BaseDistribution: ...
-    def word(self, number: Any) -> str: ...
-    def number(self, word: str) -> float | int:
-        """Return the number of a word; ValueError if it is not in the space."""
-        ...
-
-    def size(self) -> float:
-        """The number of words."""
-        ...
-
-    def examples(self) -> Sequence[str]:
-        """Words, among them all that may be wrong for reasons of their own."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -108,6 +89,12 @@ class Values:
 
     def examples(self) -> Sequence[str]:
         return self.words
+
+
+# Something that a search varies: it speaks of it in optuna's numbers and in words of overrides.
+# `number` raises ValueError for a word outside of it; `examples` are words, among them all that may
+# be wrong for reasons of their own.
+Dimension = Interval | Values
 
 
 def dimension(override: Override) -> Dimension:
@@ -190,11 +177,9 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # The constant liar: a proposal that is not told yet counts as bad, so that those of one
         # batch lie apart.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of optuna 4
-            sampler = optuna.samplers.TPESampler(
-                n_startup_trials=self.n_startup_trials, constant_liar=True, seed=seed
-            )
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=self.n_startup_trials, constant_liar=True, seed=seed
+        )
         study = optuna.create_study(direction=self.direction, sampler=sampler)
         states = optuna.trial.TrialState
         for trial in trials:

@@ -198,7 +198,7 @@ class Session:
             (self.folder.path / name).unlink(missing_ok=True)
 
     def _report(self) -> None:
-        from temporal_sae.sweep.collect import collect
+        from temporal_sae.report.sweep_table import collect
         from temporal_sae.sweep.table import print_table
 
         if self.folder.exists():

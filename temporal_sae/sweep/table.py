@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from temporal_sae.errors import printable
 from temporal_sae.sweep.plan import varying_keys, what_varies
 from temporal_sae.sweep.status import JobStatus
+from temporal_sae.terminal import wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,6 @@ COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "
 FIRST_SHOWN = ("running", "failed", "stopped", "queued", "missing", "finished")
 SECONDS_BETWEEN_PICTURES = 0.5
 LINES_AROUND = 6  # head and foot of the table, a line below it, and the prompt
-NOT_A_TERMINAL_WIDTH = 120
 
 
 class LiveTable:
@@ -112,10 +112,7 @@ def print_table(statuses: Sequence[JobStatus], console: Console | None = None) -
     """Print the whole table, with the summary below it."""
     from rich.console import Console
 
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=NOT_A_TERMINAL_WIDTH)
-    console.print(table_of(statuses))
+    wide(console or Console()).print(table_of(statuses))
 
 
 def most_telling(statuses: Sequence[JobStatus], lines: int | None) -> list[JobStatus]:

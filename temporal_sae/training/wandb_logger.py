@@ -82,7 +82,7 @@ class WandbLogger(JsonlLogger):
             resume="allow" if mode == "online" else None,
             config=dict(about.config),
             mode=cast(Any, mode),
-            reinit=True,  # whatever else has left a run open in this process
+            reinit="create_new",  # jobs that train side by side have theirs open in this process
             settings=wandb.Settings(silent=True),
         )
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import wandb
 
 from temporal_sae import signals
 from temporal_sae.training import checkpoint
-from temporal_sae.training.loggers import JsonlLogger
-from temporal_sae.training.wandb_logger import kept_id
+from temporal_sae.training.loggers import About, JsonlLogger
+from temporal_sae.training.wandb_logger import WandbLogger, kept_id
 from tests.test_cli import small
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -207,6 +208,49 @@ def test_wandb_itself_takes_it_offline(command, random_gemma, monkeypatch):
         folder = Path(out.split("wandb sync ")[1].splitlines()[0])
         assert list(folder.glob("*.wandb"))
         assert wandb.run is None
+
+
+def history_of(folder):
+    """(step, metrics) of each line in the file of an offline run: a LevelDB log of protobufs."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    data, place, content, found = path.read_bytes(), 7, b"", []
+    while place < len(data):
+        if (left := 32768 - place % 32768) < 7:  # no header fits into the rest of a block
+            place += left
+            continue
+        length, kind = struct.unpack("<4xHB", data[place : place + 7])
+        content += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record, content = Record.FromString(content), b""
+            if record.WhichOneof("record_type") == "history":
+                items = {(i.key or i.nested_key[0]): i.value_json for i in record.history.item}
+                own = {key: json.loads(v) for key, v in items.items() if key[0] != "_"}
+                found.append((record.history.step.num, own))
+    return found
+
+
+def test_two_runs_that_are_open_at_once_have_each_their_own_metrics(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    about = About(config={group: {"_target_": "a.B"} for group in ("sae", "tracker", "loss")})
+    (tmp_path / "sweep.json").touch()
+    loggers = [WandbLogger(tmp_path / name) for name in ("0_a", "1_b")]
+    for logger in loggers:
+        logger.path.parent.mkdir()
+        logger.start(about)
+    for step in (1, 2):
+        for n, logger in enumerate(loggers):
+            logger.log(step, {"loss": float(10 * n + step)})
+    loggers[1].finish(0)
+    loggers[0].log(3, {"loss": 3.0})  # the end of one is not that of the other
+    loggers[0].summarise({"objective": 0.5})
+    loggers[0].finish(0)
+    wandb.teardown()  # its process writes what is left
+    first, second = (history_of(tmp_path / name) for name in ("0_a", "1_b"))
+    assert first == [(1, {"loss": 1.0}), (2, {"loss": 2.0}), (3, {"loss": 3.0})]
+    assert second == [(1, {"loss": 11.0}), (2, {"loss": 12.0})]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"0" * 10**6])

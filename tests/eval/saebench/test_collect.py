@@ -3,7 +3,7 @@
 import pytest
 
 from temporal_sae.eval.saebench import collect
-from temporal_sae.experiment.results import find_objective
+from temporal_sae.metrics import find_objective
 
 CORE = {
     "eval_type_id": "core",

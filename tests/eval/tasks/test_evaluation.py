@@ -21,7 +21,7 @@ from temporal_sae.eval.tasks import (
     TargetedProbePerturbation,
     TasksEvaluation,
 )
-from temporal_sae.experiment.results import find_objective
+from temporal_sae.metrics import find_objective
 from temporal_sae.sae import TopKSAE
 
 CONF = Path(__file__).parents[3] / "conf" / "eval" / "tasks.yaml"

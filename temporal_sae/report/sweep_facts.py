@@ -1,0 +1,123 @@
+"""Facts about the jobs of a sweep, read from their folders: options, record and results."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from temporal_sae import schemas
+from temporal_sae.errors import RunError, is_finite, printable
+from temporal_sae.metrics import Metric, find_objective
+
+log = logging.getLogger(__name__)
+
+RECORD, RESULTS = "run.json", "results.json"
+DEFAULT_OBJECTIVE = "explained_variance"
+Value = str | int | float | bool | None
+
+
+class JobStatus(Protocol):
+    """The parts of a job's state that reports read; see `temporal_sae.sweep.status`."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """A job with what its folder holds.
+
+    Args:
+        status: its state.
+        record: the content of its `run.json`, empty where there is none.
+        results: the content of its `results.json`, empty where there is none.
+    """
+
+    status: JobStatus
+    record: dict[str, Any]
+    results: dict[str, Any]
+
+    @cached_property
+    def options(self) -> dict[str, str]:
+        """Return the value of each override by key, as typed."""
+        pairs = (printable(override).partition("=") for override in self.status.overrides)
+        return {key.lstrip("+~"): value for key, _, value in pairs}
+
+    @cached_property
+    def finished(self) -> bool:
+        """Return whether it is done, so that its results may be compared."""
+        return self.status.state == "finished"
+
+    @cached_property
+    def objective_name(self) -> str:
+        """Return the name of its objective: as typed last, or as it was when the job ran."""
+        config = self.record.get("config")
+        noted = config.get("objective") if isinstance(config, dict) else None
+        name = self.options.get("objective", noted)
+        return name if isinstance(name, str) else DEFAULT_OBJECTIVE
+
+    @cached_property
+    def objective(self) -> float | None:
+        """Return the value of its objective; None where it was not measured."""
+        try:
+            return find_objective(self.objective_name, self.results)
+        except (RunError, OverflowError):
+            return None
+
+    def value(self, metric: Metric) -> float | None:
+        """Return a metric; None where it was not measured or is not finite."""
+        value = metric.of(self.results)
+        return float(value) if value is not None and is_finite(value) else None
+
+
+def read_jobs(statuses: Sequence[JobStatus]) -> list[JobFacts]:
+    """Read the folders of jobs; the log says which files are damaged."""
+    return [
+        JobFacts(s, _in_file(s.folder / RECORD), _in_file(s.folder / RESULTS)) for s in statuses
+    ]
+
+
+def _in_file(path: Path) -> dict[str, Any]:
+    try:
+        return schemas.read(path, dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except RunError as error:
+        log.warning("%s: the table is without it", printable(str(error)))
+        return {}
+
+
+def varying(jobs: Sequence[JobFacts]) -> list[str]:
+    """Return the keys whose value is not the same in all jobs, in the order of the overrides."""
+    keys = dict.fromkeys(key for job in jobs for key in job.options)
+    return [key for key in keys if len({job.options.get(key) for job in jobs}) > 1]
+
+
+def typed(text: str) -> Value:
+    """Return an override's value as the number or truth value that it spells."""
+    if text in ("null", ""):
+        return None
+    if text[0] == text[-1] and text[0] in "'\"" and len(text) > 1:
+        return text[1:-1]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    plain = text.replace("_", "") if re.fullmatch(r"[\d_]+(\.[\d_]+)?", text) else text
+    for kind in (int, float):
+        try:
+            return kind(plain)
+        except ValueError:
+            continue
+    return text
