@@ -55,15 +55,13 @@ def run_job(cfg: DictConfig) -> float:
     """Run one composed config in the folder that Hydra chose.
 
     Mistakes a person can correct end the process with one line and exit code 2, a signal with the
-    code that shells use for it (130 for Ctrl-C).
-
-    Raises:
-        InvalidOption: somebody else's sweeper wants a job of a sweep.
+    code that shells use for it (130 for Ctrl-C). Jobs of a sweep are not run here; see `sweep`.
     """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         given = hydra.runtime.choices.get("hydra/sweeper")
-        raise InvalidOption("hydra/sweeper", given, f"one of {', '.join(OWN_SWEEPERS)}")
+        # Whatever is raised, Hydra tells with a line of its own.
+        fail(f"hydra/sweeper={given}: must be one of {', '.join(OWN_SWEEPERS)}")
     folder = Path(as_written(hydra.runtime)["output_dir"])
     relative = Path(os.path.relpath(folder))
     shown = folder if relative.parts[:1] == ("..",) else relative

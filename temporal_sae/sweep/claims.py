@@ -188,12 +188,10 @@ def in_turn(folder: SweepFolder) -> Iterator[None]:
     Raises:
         RunError: the folder is gone.
     """
+    if not folder.work.is_dir():  # which the lock would make again
+        raise RunError(f"{folder.path}: the folder was removed while the sweep was going on")
     lock = ProcessLock(folder.work / TURN)
-    try:
-        lock.acquire()
-    except FileNotFoundError:
-        told = f"{folder.path}: the folder was removed while the sweep was going on"
-        raise RunError(told) from None
+    lock.acquire()
     try:
         yield
     finally:

@@ -36,6 +36,7 @@ from temporal_sae.sweep.status import read_sweep
 from temporal_sae.sweep.table import LiveTable, print_line
 
 GROUP = "hydra.launcher"
+WORKER = (sys.executable, "-P", "-m", "temporal_sae.sweep", "work")
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_ALONE = 10.0  # for the other processes of a worker of which one has failed
 MOST_IN_VAIN = 2  # workers that end before they have claimed anything
@@ -230,7 +231,7 @@ class Pool:
     def _start(self, slots: tuple[Slot, ...]) -> None:
         port = free_port() if len(slots) > 1 else None
         command = [
-            *(sys.executable, "-P", "-m", "temporal_sae.sweep", "work"),
+            *WORKER,
             *(str(self.folder.path.absolute()), "--lifeline", "--place", place_of(slots)),
             *("--workers", str(len(self.places)), *self.options),
         ]

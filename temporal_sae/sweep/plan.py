@@ -305,5 +305,5 @@ def exact(value: Any) -> Any:
     if isinstance(value, list):
         return [exact(item) for item in value]
     if isinstance(value, int) and not -LARGEST <= value < LARGEST:
-        return float(value) if abs(value) < 10**300 else math.copysign(math.inf, value)
+        return float(value) if abs(value) < 10**300 else math.inf if value > 0 else -math.inf
     return value
