@@ -12,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.sweep.basic import BasicLauncher
 from temporal_sae.sweep.expand import expand
 from temporal_sae.sweep.session import Launcher, Session
 
@@ -84,16 +85,14 @@ def launcher_of(config: DictConfig, context: HydraContext, function: TaskFunctio
     from hydra.core.plugins import Plugins
 
     name = str(config.hydra.runtime.choices["hydra/launcher"])
-    if name == "basic":  # Hydra's own default, which has no options
-        from temporal_sae.sweep.basic import BasicLauncher
-
-        return BasicLauncher(config)
     try:
         launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=function, config=config
         )
     except (TypeError, RuntimeError) as error:
         raise RunError(f"hydra.launcher: none can be made of this ({error})") from error
+    if name == "basic":  # Hydra's own default, which runs one composed config after the other
+        launcher = BasicLauncher(config)
     if not hasattr(launcher, "work"):
         raise InvalidOption("hydra/launcher", name, f"one of {', '.join(LAUNCHERS)}")
     return cast(Launcher, launcher)

@@ -259,9 +259,7 @@ def test_a_launcher_of_somebody_elses_is_one_line(sweep, runs, monkeypatch):
 def test_what_a_job_says_is_in_its_log(sweep, runs):
     runs.does = {1: ValueError("a bug"), 2: RunError("late: gone")}
     assert sweep("tracker.window_size=1,2,3")[0] == 4
-    bug, gone, fine = (
-        [p.read_text() for p in Path("s").glob(f"{n}_*/log.txt")] for n in range(3)
-    )
+    bug, gone, fine = ([p.read_text() for p in Path("s").glob(f"{n}_*/log.txt")] for n in range(3))
     assert bug == []  # it has no folder
     assert gone[0].splitlines()[0].startswith("--- ")
     assert gone[0].splitlines()[-1] == "error: late: gone"
