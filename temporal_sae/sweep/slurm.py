@@ -139,7 +139,7 @@ class SlurmLauncher:
         except KeyboardInterrupt:
             tell_how_to_go_on(name, folder, numbers)
             raise
-        return why_lost(folder)
+        return why_lost(folder) if still_open(folder, numbers) else ""
 
     def _submit(self, name: str, folder: SweepFolder, n_jobs: int, plugins: Sequence[str]) -> str:
         """Submit an array of workers and return its id; try again while nobody answers.
@@ -259,7 +259,7 @@ def why_lost(folder: SweepFolder) -> str:
     array = str(folder.read().get("slurm_job"))
     answer = ask("squeue", "--me", "--states=all", "--noheader", "--array", "--format=%F %K %T")
     tasks = [line.split() for line in (answer or "").splitlines()]
-    ended = [(t[-2], t[-1]) for t in tasks if t[0] == array and t[-1] != "COMPLETED"]
+    ended = [t[1:] for t in tasks if len(t) == 3 and t[0] == array and t[2] != "COMPLETED"]
     place, state = ended[0] if ended else ("0", "its workers have ended")
     words = last_words(folder.work / f"worker_{place}.log")
     return f"SLURM job {array}_{place}: {state}{words}"

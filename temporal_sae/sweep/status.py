@@ -122,14 +122,14 @@ def _state(
         return "running", None
     if in_queue and known.outcome is None:
         return ("running" if known.worker else "queued"), None
-    if record.status == "stopped":
+    noted = known.outcome.reason if known.outcome else one_line(job.reason)
+    if record.status == "stopped" and not (known.outcome and noted):
         return "stopped", record.reason
+    if record.status is None and noted is None:
+        return "missing", None
     reason = record.reason
     if record.status == "running":
         reason = f"ended without a word at step {step} (killed, or out of memory?)"
-    noted = known.outcome.reason if known.outcome else one_line(job.reason)
-    if record.status is None and noted is None:
-        return "missing", None
     return "failed", noted or reason or "no reason is known"
 
 
