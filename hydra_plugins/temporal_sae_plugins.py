@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -26,12 +25,16 @@ class _Named:
     def __init__(self, **options: Any) -> None:
         self.options = options
 
+    def made(self) -> Any:
+        """Return an object of the class."""
+        module, name = self.place.split(":")
+        return getattr(import_module(module), name)(**self.options)
+
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Make it, and pass on what Hydra gives."""
-        module, name = self.place.split(":")
-        self.real = getattr(import_module(module), name)(**self.options)
+        self.real = self.made()
         self.real.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
 
@@ -42,11 +45,26 @@ class _NamedSweeper(_Named, Sweeper):
 
 
 class _NamedLauncher(_Named, Launcher):
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Run the jobs."""
-        return self.real.launch(job_overrides, initial_job_idx)
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Make the launcher, which needs nothing of Hydra."""
+        self.real = self.made()
+        self.name = config.hydra.runtime.choices["hydra/launcher"]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        """Refuse the jobs of somebody else's sweeper, which has no folder for workers.
+
+        Raises:
+            RunError: always.
+        """
+        from temporal_sae.errors import RunError
+
+        raise RunError(f"hydra/launcher={self.name}: needs hydra/sweeper=grid or bayes")
+
+    def work(self, *given: Any) -> Any:
+        """Let workers do the jobs of a sweep's folder."""
+        return self.real.work(*given)
 
 
 class GridSweeper(_NamedSweeper):
@@ -62,12 +80,12 @@ class BayesSweeper(_NamedSweeper):
 
 
 class LocalLauncher(_NamedLauncher):
-    """`hydra/launcher=local`: jobs side by side on the GPUs or cores of this machine."""
+    """`hydra/launcher=local`: workers side by side on the GPUs or cores of this machine."""
 
     place = "temporal_sae.sweep.local:LocalLauncher"
 
 
 class SlurmLauncher(_NamedLauncher):
-    """`hydra/launcher=slurm`: every job as a job of a SLURM cluster."""
+    """`hydra/launcher=slurm`: workers in an array of jobs of a SLURM cluster."""
 
     place = "temporal_sae.sweep.slurm:SlurmLauncher"

@@ -7,13 +7,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -30,24 +28,20 @@ from temporal_sae.commands import (
     launch_command,
     let_readers_leave,
     program,
+    tell,
     why_unusable,
 )
 from temporal_sae.errors import (
     EvaluationFailed,
     InvalidOption,
-    JobFailed,
-    JobRefused,
     RunError,
     SweepIncomplete,
-    one_line,
     printable,
-    reason_of,
 )
 from temporal_sae.explain import check_typed, explain, explain_unusable
 from temporal_sae.files import remove_if_empty
 from temporal_sae.folders import as_folder_name, remove_unused
 from temporal_sae.sweep.also import readable
-from temporal_sae.sweep.plan import NOTE
 
 log = logging.getLogger(__name__)
 
@@ -55,42 +49,27 @@ EVALUATION_FAILED = 3
 SWEEP_INCOMPLETE = 4
 OWN_SWEEPERS = ("grid", "bayes")
 
-
 OmegaConf.register_new_resolver("as_folder_name", as_folder_name, replace=True)
 
 
 def run_job(cfg: DictConfig) -> float:
     """Run one composed config in the folder that Hydra chose.
 
-    Alone, mistakes a person can correct end the process with one line and exit code 2. As a job of
-    a sweep it raises JobFailed instead, so that the other jobs go on. A signal ends the process
-    with the code that shells use for it (130 for Ctrl-C).
-
-    Raises:
-        JobFailed: the job of a sweep has failed; the reason is logged.
+    Mistakes a person can correct end the process with one line and exit code 2, a signal with the
+    code that shells use for it (130 for Ctrl-C). Jobs of a sweep are not run here; see `sweep`.
     """
     hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        given = hydra.runtime.choices.get("hydra/sweeper")
+        # Whatever is raised, Hydra tells with a line of its own.
+        fail(f"hydra/sweeper={given}: must be one of {', '.join(OWN_SWEEPERS)}")
     folder = Path(as_written(hydra.runtime)["output_dir"])
     relative = Path(os.path.relpath(folder))
     shown = folder if relative.parts[:1] == ("..",) else relative
-    run = run_in_sweep if hydra.mode == RunMode.MULTIRUN else run_alone
     try:
-        if hydra.mode == RunMode.MULTIRUN:
-            check_sweep_is_there(hydra)
-        return run(cfg, shown, as_written(hydra.overrides.task))
+        return run_alone(cfg, shown, as_written(hydra.overrides.task))
     finally:
         remove_if_empty(folder)
-
-
-def check_sweep_is_there(hydra: HydraConf) -> None:
-    """Keep a job from making the folder of its sweep again, once somebody has removed it.
-
-    Raises:
-        JobRefused: it is gone.
-    """
-    folder = Path(hydra.sweep.dir)
-    if hydra.runtime.choices.get("hydra/sweeper") in OWN_SWEEPERS and not (folder / NOTE).exists():
-        raise JobRefused(f"{folder}: the folder was removed while the sweep was going on")
 
 
 def as_written(config: Any) -> Any:
@@ -121,50 +100,6 @@ def run_alone(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
         what = str(stopped) or "interrupted"
         log.warning("%s; to continue: %s", what, again)
         sys.exit(signals.exit_code(stopped))
-
-
-def run_in_sweep(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
-    """Run a config as a job of a sweep."""
-    with signals.held():
-        from temporal_sae.experiment import run_experiment
-        from temporal_sae.training import Stopped
-
-    log.info("%s: %s", folder, " ".join(overrides) or "defaults")
-    try:
-        return run_experiment(cfg, folder, overrides)
-    except (Stopped, KeyboardInterrupt) as stopped:
-        log.warning("%s: %s", folder, str(stopped) or "interrupted")
-        sys.exit(signals.exit_code(stopped))
-    except Exception as error:
-        told = tell(error, folder, "repeat the command")
-        if told is None or cfg.get("debug") is True or _wants_traceback():
-            log.exception("%s has failed", folder)
-        else:
-            log.error("error: %s", told)
-        if isinstance(error, (InvalidOption, RunError)):
-            raise JobRefused(str(error)) from error
-        raise JobFailed(told or reason_of(error)) from error
-
-
-def tell(error: Exception, folder: Path, then: str) -> str | None:
-    """Return one line on what a person can correct; None for what is a bug.
-
-    Args:
-        error: what has ended the run.
-        folder: of the run.
-        then: what to do once there is space on the disk.
-    """
-    if isinstance(error, (InvalidOption, RunError, EvaluationFailed)):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
-        return (
-            f"{folder}: the disk is full; what is written is whole, so free some space and {then}"
-        )
-    if isinstance(error, OSError):
-        return why_unusable(error)
-    if isinstance(error, OmegaConfBaseException):
-        return f"{error.full_key}: {one_line(str(error).splitlines()[0])}"
-    return None
 
 
 def run_command_line(launch: Callable[[], object], conf: Path) -> None:

@@ -11,12 +11,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf.errors import OmegaConfBaseException
 
-from temporal_sae.errors import InvalidOption, RunError, printable
+from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError, one_line, printable
 
 WRONG_INPUT = 2
 PACKAGE = Path(__file__).resolve().parent
@@ -45,6 +47,27 @@ def why_unusable(error: OSError) -> str | None:
         return None
     path = error.filename2 if error.filename2 is not None else error.filename
     return f"{os.fsdecode(path)}: cannot be used ({error.strerror})"
+
+
+def tell(error: Exception, folder: Path, then: str) -> str | None:
+    """Return one line on what has ended a run and a person can correct; None for what is a bug.
+
+    Args:
+        error: what has ended the run.
+        folder: of the run.
+        then: what to do once there is space on the disk.
+    """
+    if isinstance(error, (InvalidOption, RunError, EvaluationFailed)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return (
+            f"{folder}: the disk is full; what is written is whole, so free some space and {then}"
+        )
+    if isinstance(error, OSError):
+        return why_unusable(error)
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {one_line(str(error).splitlines()[0])}"
+    return None
 
 
 @contextmanager

@@ -33,21 +33,6 @@ class EvaluationFailed(Exception):
         super().__init__("; ".join(f"eval {name}: {why}" for name, why in failures.items()))
 
 
-class JobFailed(Exception):
-    """A job of a sweep has failed; the others go on.
-
-    Args:
-        reason: why, in one line.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)  # the only argument: it comes back from other processes
-
-
-class JobRefused(JobFailed):
-    """A job of a sweep has failed by a mistake that a person can correct."""
-
-
 class SweepIncomplete(Exception):
     """Some jobs of a sweep have failed while the others are done.
 
@@ -80,8 +65,6 @@ def one_line(text: Any) -> str | None:
 def reason_of(error: Any) -> str:
     """Return why a job has failed, in one line, from the error that it has raised."""
     text = one_line(error)
-    if isinstance(error, JobFailed):
-        return text or "no reason is known"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from temporal_sae.commands import CONF, in_shell, quoted
 from temporal_sae.errors import InvalidOption, RunError, one_line, reason_of
-from temporal_sae.renamed import new_key, new_value
+from temporal_sae.renamed import GONE, new_key, new_value
 
 NOT_OPTIONS = ("experiment", "sweep", "hydra")  # groups that set keys of others
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
@@ -143,6 +143,8 @@ def explain_unknown_key(key: str, conf: Path) -> str:
     """Say that a key is unknown, to which option of its group it belongs, or what is nearest."""
     if new := new_key(key):
         return f"{key}: is called {new} now"
+    if key in GONE:
+        return f"{key}: {GONE[key]}"
     if options := options_of(key, conf):
         return f"{key}: is chosen by name, {key}=one of {', '.join(options)}"
     keys = known_keys(conf)

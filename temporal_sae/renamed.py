@@ -19,6 +19,13 @@ KEYS = {
     "eval.core.n_reconstruction_windows": "eval.core.n_reconstruction_sequences",
     "eval.core.n_sparsity_windows": "eval.core.n_sparsity_sequences",
 }
+# Without a successor, with what there is instead.
+GONE = {
+    "hydra.sweeper.max_batch_size": (
+        "is gone: workers take jobs by themselves, and with hydra/launcher=local "
+        "hydra.launcher.workers=N says how many workers there are"
+    ),
+}
 # Of groups: `loss=separation`; of keys: `loss.weighting=none`.
 VALUES: dict[str, dict[str, str]] = {
     "activations": {"default": "harvest"},

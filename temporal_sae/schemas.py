@@ -358,29 +358,37 @@ class StoredHeldOut(TypedDict):
 
 
 class NotedJob(TypedDict):
-    """A job in `sweep.json`."""
+    """A job in `sweep.json`; earlier versions have also noted why it has failed."""
 
     number: int
     folder: str
     overrides: list[str]
-    slurm_job: NotRequired[str | None]
     reason: NotRequired[str | None]
 
 
 class SweepNote(TypedDict):
-    """`sweep.json`."""
+    """`sweep.json`; `slurm_job` is the id of the array of its workers."""
 
     command: str
     launcher: str
     jobs: list[NotedJob]
+    slurm_job: NotRequired[str | None]
 
 
-class SlurmOutcome(TypedDict):
-    """`outcome.json` of a SLURM job."""
+class JobOutcome(TypedDict):
+    """The end of a job."""
 
     reason: str | None
-    objective: NotRequired[Number]
-    refused: NotRequired[bool]
+    refused: bool
+
+
+class JobState(TypedDict):
+    """`.sweep/N.json` of a sweep: the work that was put into its job N."""
+
+    attempts: int
+    step: int
+    worker: NotRequired[str | None]
+    outcome: NotRequired[JobOutcome | None]
 
 
 class MetricsLine(TypedDict):

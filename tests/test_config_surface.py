@@ -114,6 +114,16 @@ def test_every_option_of_a_sweeper_is_an_argument(option):
     assert {k for k in node if k != "_target_"} == arguments - refused
 
 
+@pytest.mark.parametrize("option", HYDRA_GROUPS["launcher"])
+def test_every_option_of_a_launcher_is_an_argument_with_the_same_default(option):
+    target, node = target_of("launcher", option)
+    parameters = inspect.signature(target).parameters
+    given = {k: v for k, v in OmegaConf.to_container(node).items() if k != "_target_"}
+    assert given == {
+        k: {} if k == "additional_parameters" else p.default for k, p in parameters.items()
+    }
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_a_constructor_argument_and_every_argument_an_option(group, option):
     nodes = [OmegaConf.to_container(composed(f"{group}={option}")[group], resolve=False)]

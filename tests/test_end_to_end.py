@@ -252,7 +252,7 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
         "loss.ortho_weight=0,3",
         f"hydra.sweep.dir={tmp_path}/sweep",
     )
-    folders = [p for p in (tmp_path / "sweep").iterdir() if p.is_dir()]
+    folders = [p.parent for p in (tmp_path / "sweep").glob("*/run.json")]
     assert len(folders) == 6
     seen = set()
     for folder in folders:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_sae import cli
+from temporal_sae.experiment.together import Ending
 from temporal_sae.folders import as_folder_name, make_new
+from temporal_sae.sweep import worker
 
 NOW = datetime(2030, 1, 2, 3, 4, 5)
 
@@ -25,6 +27,12 @@ def same_second(command, monkeypatch):
         (folder / "left").touch()
         return 0.0
 
+    def leave_all(requests, about, console):
+        for request in requests:
+            request.folder.mkdir()
+            leave(request.cfg, request.folder, request.overrides)
+        return [Ending(0.0, None) for _ in requests]
+
     def run(*lines):
         codes = [command(*line.split())[0] for line in lines]
         left = sorted(str(path.parent) for path in Path().rglob("left"))
@@ -35,7 +43,7 @@ def same_second(command, monkeypatch):
 
     monkeypatch.setattr(hydra.core.utils, "datetime", Clock)
     monkeypatch.setattr(cli, "run_alone", leave)
-    monkeypatch.setattr(cli, "run_in_sweep", leave)
+    monkeypatch.setattr(worker, "run_together", leave_all)
     return run
 
 

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from temporal_sae.experiment.construct import build
 from temporal_sae.experiment.source import build_source
-from temporal_sae.sweep.grid import GridSweeper
 from temporal_sae.sweep.slots import find_slots, thread_environment
 from tests.test_config_surface import OPTIONS, composed
 
@@ -97,6 +96,5 @@ def test_a_whole_float_makes_the_same_component(group, option, tmp_path, monkeyp
 
 
 def test_so_do_the_options_of_sweeps():
-    assert type(GridSweeper(max_batch_size=2.0).max_batch_size) is int
     assert find_slots("cpu", 2.0, 5, 3.0) == find_slots("cpu", 2, 5, 3)
     assert thread_environment(2, 1.0) == thread_environment(2, 1)

@@ -35,7 +35,7 @@ def process_group(on_cuda: bool) -> Iterator[None]:
     """Join the processes that the environment announces, if any, while the context is open.
 
     All but rank 0 log nothing but errors from now on. Where an error ends this process, the others
-    can read why.
+    can read why. Inside of another one it does nothing.
 
     Args:
         on_cuda: the run computes on GPUs.
@@ -43,7 +43,7 @@ def process_group(on_cuda: bool) -> Iterator[None]:
     Raises:
         RunError: the environment is incomplete.
     """
-    if not is_launched():
+    if not is_launched() or dist.is_initialized():
         yield
         return
     from temporal_sae.distributed.environment import join, leave  # slow to import

@@ -54,7 +54,7 @@ class Ending(NamedTuple):
     """The end of a run: its objective where it has finished, and otherwise an error."""
 
     objective: float | None
-    error: BaseException | None
+    error: Exception | None
 
 
 def run_experiment(
@@ -139,7 +139,7 @@ def run_together(
         for run in runs:
             run.end(error)
         raise
-    return [Ending(run.objective, run.error) for run in runs]
+    return [Ending(run.objective, cast(Exception | None, run.error)) for run in runs]
 
 
 def stream_of(cfg: Mapping[str, Any]) -> str:
@@ -238,7 +238,7 @@ class Round:
         for run in self.runs:
             run.leave_training()
         stops = [e for run in self.runs if isinstance(e := run.error, (Stopped, Preempted))]
-        if stops and len(self.runs) > 1:
+        if stops:
             raise stops[0]
 
     def _judge(self, runs: Sequence[Run]) -> None:

@@ -1,6 +1,7 @@
 """Show how far a sweep is, and collect its results.
 
     python -m temporal_sae.sweep FOLDER [--watch]
+    python -m temporal_sae.sweep work FOLDER        a worker, as launchers start it
 
 Prints a row per job (state, step, tokens/s, loss, time left, changes, why it has failed) and
 the command that does what is missing, and writes sweep.csv and sweep_full.parquet in the folder. It
@@ -37,6 +38,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str] | None) -> None:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["work"]:
+        with signals.held():
+            from temporal_sae.sweep.worker import main as work  # slow to import
+
+        work(words[1:])
+        return
     parser = Parser(
         prog="python -m temporal_sae.sweep",
         description=__doc__,
@@ -44,7 +52,7 @@ def _main(arguments: list[str] | None) -> None:
     )
     parser.add_argument("folder", type=Path, help="of the sweep")
     parser.add_argument("--watch", action="store_true", help="go on until no job runs any more")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     try:
         statuses = show(options.folder, watch=options.watch)
     except (RunError, OSError) as error:

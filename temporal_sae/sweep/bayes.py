@@ -8,10 +8,9 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
 
 from temporal_sae import schemas
-from temporal_sae.errors import InvalidOption, JobRefused, RunError, check_choice, check_int
+from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int
 from temporal_sae.metrics import find_objective
 from temporal_sae.sweep.expand import by_key, spelt_out, typed_overrides
 from temporal_sae.sweep.grid import GridSweeper, checked_params
@@ -61,11 +60,8 @@ class BayesSweeper(GridSweeper):
         self.n_trials, self.n_jobs, self.direction = n_trials, n_jobs, direction
         self.n_startup_trials, self.seed = n_startup_trials, seed
 
-    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+    def sweep(self, arguments: list[str]) -> None:
         """Run the trials that are missing or have failed, and note the best of all.
-
-        Returns:
-            What the launcher says of each job that it ran.
 
         Raises:
             InvalidOption, RunError: something a person can correct; nothing has been run.
@@ -83,7 +79,7 @@ class BayesSweeper(GridSweeper):
         session.compose([trials.overrides(words) for words in search.corners()])
         try:
             with session.held():
-                return trials.run(self.n_trials, self.n_jobs)
+                trials.run(self.n_trials, self.n_jobs)
         finally:
             if trials.best:
                 say(trials.best_so_far())
@@ -141,21 +137,19 @@ class Trials:
         """Of the job that tries these words."""
         return [*self.fixed, *(f"{key}={word}" for key, word in words.items())]
 
-    def run(self, n_trials: int, n_jobs: int) -> list[JobReturn]:
+    def run(self, n_trials: int, n_jobs: int) -> None:
         """Run what is missing of the trials there are, then propose and run new ones."""
-        returns = []
         if there := self.session.folder.jobs():
             known = [words for job in there if (words := self._words(job)) is not None]
-            returns += self._launch(known, all_of_them=True)
-        while len(self.jobs) < n_trials and not self._is_refused():
+            self._launch(known, all_of_them=True)
+        while len(self.jobs) < n_trials and not self.session.all_refused():
             proposed = self.search.propose(self.done, min(n_jobs, n_trials - len(self.jobs)))
             if not proposed:
                 say(f"nothing is left to try after {len(self.jobs)} trials")
                 break
             upto = f" to {len(self.jobs) + len(proposed)}" if len(proposed) > 1 else ""
             say(f"trial {len(self.jobs) + 1}{upto} of {n_trials}; {self.best_so_far()}")
-            returns += self._launch(proposed, all_of_them=False)
-        return returns
+            self._launch(proposed, all_of_them=False)
 
     def best_so_far(self) -> str:
         """In one line."""
@@ -164,15 +158,14 @@ class Trials:
         tried = " ".join(self.best["overrides"])
         return f"best: {self.objective}={self.best['value']:.6g} with {tried}"
 
-    def _launch(self, tried: Sequence[Mapping[str, str]], *, all_of_them: bool) -> list[JobReturn]:
+    def _launch(self, tried: Sequence[Mapping[str, str]], *, all_of_them: bool) -> None:
         wanted = [self.overrides(words) for words in tried]
         jobs = self.session.plan(wanted, all_of_them=all_of_them)
-        returns = self.session.launch(jobs)
+        self.session.launch(jobs)
         self.jobs += jobs
         self.done += [Trial(w, self._value(job)) for w, job in zip(tried, jobs, strict=True)]
         self.best = self._find_best()
         self.session.folder.note("best", self.best or None)
-        return returns
 
     def _find_best(self) -> dict[str, Any]:
         """Return what sweep.json says of the best trial; empty as long as none is done."""
@@ -203,9 +196,3 @@ class Trials:
             return find_objective(self.objective, schemas.read_results(folder / RESULTS))
         except (FileNotFoundError, RunError):
             return None
-
-    def _is_refused(self) -> bool:
-        """Return whether every trial was refused for mistakes that a person can correct."""
-        failures = self.session.failures.values()
-        refused = all(isinstance(error, JobRefused) for error in failures)
-        return bool(self.jobs) and len(failures) == len(self.jobs) and refused

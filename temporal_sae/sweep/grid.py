@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
-from temporal_sae.errors import InvalidOption, RunError, check_int
+from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.sweep.basic import BasicLauncher
 from temporal_sae.sweep.expand import expand
-from temporal_sae.sweep.session import Session
+from temporal_sae.sweep.session import Launcher, Session
+
+LAUNCHERS = ("basic", "local", "slurm")
 
 
 def checked_params(params: Any) -> dict[str, Any]:
@@ -30,23 +31,16 @@ class GridSweeper(Sweeper):
     """Runs every combination of the values that are given, less what is finished already.
 
     Args:
-        max_batch_size: jobs handed to the launcher at a time; None: all at once.
         params: values by key, as on the command line, which goes before.
         also: further sweeps in the same folder, each a list of overrides.
     """
 
     def __init__(
         self,
-        max_batch_size: int | None = None,
         params: dict[str, Any] | None = None,
         also: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        self.max_batch_size = (
-            None
-            if max_batch_size is None
-            else check_int("hydra.sweeper.max_batch_size", max_batch_size, 1)
-        )
         values = checked_params(params)
         self.params = {key: "null" if v is None else str(v) for key, v in values.items()}
         lists = isinstance(also, (list, ListConfig, NoneType))
@@ -57,22 +51,16 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives, and make the launcher."""
-        from hydra.core.plugins import Plugins
+        """Keep what Hydra gives, and make the launcher.
 
+        Raises:
+            InvalidOption, RunError: there is no such launcher, or its options are not allowed.
+        """
         self.hydra_context, self.config = hydra_context, config
-        try:
-            self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=hydra_context, task_function=task_function, config=config
-            )
-        except (TypeError, RuntimeError) as error:
-            raise RunError(f"hydra.launcher: none can be made of this ({error})") from error
+        self.launcher = launcher_of(config, hydra_context, task_function)
 
-    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+    def sweep(self, arguments: list[str]) -> None:
         """Run the jobs that are missing or have failed.
-
-        Returns:
-            What the launcher says of each job that it ran.
 
         Raises:
             InvalidOption, RunError: something a person can correct; nothing has been run.
@@ -85,6 +73,26 @@ class GridSweeper(Sweeper):
         with session.held():
             jobs = session.plan(wanted)
             session.announce(jobs)
-            size = self.max_batch_size or len(jobs)
-            batches = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-            return [result for batch in batches for result in session.launch(batch)]
+            session.launch(jobs)
+
+
+def launcher_of(config: DictConfig, context: HydraContext, function: TaskFunction) -> Launcher:
+    """Return the launcher that a config names.
+
+    Raises:
+        InvalidOption, RunError: it is somebody else's, or cannot be made.
+    """
+    from hydra.core.plugins import Plugins
+
+    name = str(config.hydra.runtime.choices["hydra/launcher"])
+    try:
+        launcher: Any = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=function, config=config
+        )
+    except (TypeError, RuntimeError) as error:
+        raise RunError(f"hydra.launcher: none can be made of this ({error})") from error
+    if name == "basic":  # Hydra's own default, which runs one composed config after the other
+        launcher = BasicLauncher(config)
+    if not hasattr(launcher, "work"):
+        raise InvalidOption("hydra/launcher", name, f"one of {', '.join(LAUNCHERS)}")
+    return cast(Launcher, launcher)

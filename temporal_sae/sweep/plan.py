@@ -1,8 +1,10 @@
 """The folder of a sweep: which jobs it has, and who works in it.
 
-    sweep.json    the command, and for every job its number, folder, overrides, SLURM id and, if it
-                  has failed, the reason
-    .lock         held by the sweep that is running
+    sweep.json             the command, the launcher, and every job's number, folder and overrides
+    .lock                  held by the sweep that is running
+    .sweep/configs.json    the whole config of every job that is to do; workers compose nothing
+    .sweep/N.json          how often job N was tried, and how it has ended; see `claims`
+    .sweep/N.lock          held by the worker that has job N
 
 A job is known by its overrides. So the same command finds its jobs again, and a command with more
 values adds jobs to those that are there.
@@ -10,6 +12,8 @@ values adds jobs to those that are there.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,10 +24,14 @@ from typing import Any
 
 from temporal_sae import schemas
 from temporal_sae.errors import RunError
-from temporal_sae.files import write_json
+from temporal_sae.files import write_atomically, write_json
+from temporal_sae.sweep.states import States
 
 NOTE = "sweep.json"
-SLURM_ID = re.compile(r"\d+(_\d+)?")
+WORK = ".sweep"
+CONFIGS = "configs.json"
+SLURM_ID = re.compile(r"\d+")
+LARGEST = 2**63
 LOCK = ".lock"
 SECONDS_TO_LOCK = 0.2  # not 0: whoever looks whether a sweep is running holds it for a moment
 # Options that may differ between two calls of one sweep: they do not change what its jobs compute.
@@ -50,14 +58,12 @@ class Job:
         number: its place in the sweep, from 0.
         folder: name of its folder, below the sweep's.
         overrides: what it changes, as typed on a command line.
-        slurm_job: id of the SLURM job that runs it, if one does.
-        reason: why it has failed, in one line, if it has.
+        reason: why it has failed, as earlier versions have noted it here.
     """
 
     number: int
     folder: str
     overrides: tuple[str, ...]
-    slurm_job: str | None = None
     reason: str | None = None
 
     @property
@@ -98,17 +104,19 @@ def is_inside(folder: str) -> bool:
     return is_below and "\0" not in folder and longest < 256
 
 
-def wrong_place(jobs: Sequence[schemas.NotedJob]) -> str | None:
+def wrong_place(note: schemas.SweepNote) -> str | None:
     """Return a note that would lead to another place than the sweep's, in words; None without one.
 
-    SLURM's id of a job is part of the names of files, too.
+    SLURM's id becomes part of a command, too.
     """
-    for n, job in enumerate(jobs):
+    for n, job in enumerate(note["jobs"]):
         if not is_inside(job["folder"]):
             return f"jobs.{n}.folder={job['folder']!r}: must be a folder below the sweep's"
-        number = job.get("slurm_job")
-        if number is not None and not SLURM_ID.fullmatch(number):
-            return f"jobs.{n}.slurm_job={number!r}: must be an id such as 12 or 12_3"
+        if not 0 <= job["number"] < LARGEST:
+            return f"jobs.{n}.number={job['number']}: must be a whole number of at least 0"
+    array = note.get("slurm_job")
+    if array is not None and not SLURM_ID.fullmatch(array):
+        return f"slurm_job={array!r}: must be an id such as 12"
     return None
 
 
@@ -148,6 +156,11 @@ class SweepFolder:
         finally:
             lock.release()
 
+    @property
+    def work(self) -> Path:
+        """The folder of what workers have to know of each other."""
+        return self.path / WORK
+
     def exists(self) -> bool:
         """Return whether there is a sweep."""
         return os.path.exists(self.path / NOTE)
@@ -160,7 +173,7 @@ class SweepFolder:
         """
         try:
             note = schemas.read(self.path / NOTE, schemas.SweepNote)
-            if problem := wrong_place(note["jobs"]):
+            if problem := wrong_place(note):
                 raise RunError(f"{self.path / NOTE}: cannot be read ({problem})")
         except FileNotFoundError:
             return {"command": "", "launcher": "", "jobs": []}
@@ -172,16 +185,23 @@ class SweepFolder:
 
     def jobs(self) -> list[Job]:
         """Return all jobs, by number."""
-        return [
-            Job(
-                job["number"],
-                job["folder"],
-                tuple(job["overrides"]),
-                job.get("slurm_job"),
-                job.get("reason"),
-            )
-            for job in self.read()["jobs"]
-        ]
+        return jobs_of(self.read())
+
+    def configs(self) -> dict[int, dict[str, Any]]:
+        """Return the config of every job that is to do, by number; anybody may have written them.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        configs = schemas.read(self.work / CONFIGS, dict[str, dict[str, Any]])
+        return {int(number): config for number, config in configs.items() if number.isdecimal()}
+
+    def write_configs(self, configs: Mapping[int, dict[str, Any]]) -> None:
+        """Leave the workers the config of every job that is to do."""
+        self.work.mkdir(exist_ok=True)
+        # NaN and infinities stay: a job with one is refused by its name, and not as null.
+        content = json.dumps({str(n): exact(config) for n, config in configs.items()})
+        write_atomically(self.work / CONFIGS, content)
 
     def plan(
         self,
@@ -213,7 +233,7 @@ class SweepFolder:
         strangers = [job for job in old if job.identity not in names]
         if all_of_them:
             # What could not even start may be corrected and forgotten.
-            lost = [job for job in strangers if not job.reason or self._has_folder(job)]
+            lost = [job for job in strangers if not self._could_not_start(job)]
             self._refuse_other_sweep(old, lost, wanted)
             old = [job for job in old if job not in strangers]
         known = {job.identity: job for job in old}
@@ -228,11 +248,17 @@ class SweepFolder:
             planned.append(known[name])
         self._refuse_wrong_folders(list(known.values()))
         note = self.read() | {"command": command, "launcher": launcher}
-        self._write(note, list(known.values()))
+        jobs = sorted(known.values(), key=lambda job: job.number)
+        note["jobs"] = [
+            {key: value for key, value in asdict(job).items() if value is not None} for job in jobs
+        ]
+        write_json(self.path / NOTE, note)
         return planned
 
-    def _has_folder(self, job: Job) -> bool:
-        return (self.path / job.folder).exists()
+    def _could_not_start(self, job: Job) -> bool:
+        outcome = States(self.work).read(job.number).outcome
+        told = job.reason or (outcome and outcome.reason)
+        return bool(told) and not (self.path / job.folder).exists()
 
     def _refuse_other_sweep(
         self, old: list[Job], strangers: list[Job], wanted: Sequence[Sequence[str]]
@@ -259,24 +285,25 @@ class SweepFolder:
                     f"{other.number} and {job.number}"
                 )
 
-    def note_slurm(self, numbers: Mapping[str, str]) -> None:
-        """Note the ids of the SLURM jobs that run the jobs in these folders (their names)."""
-        self._change({folder: {"slurm_job": number} for folder, number in numbers.items()})
-
-    def note_reason(self, folder: str, reason: str | None) -> None:
-        """Note why the job in `folder` (its name) has failed; None: it has not."""
-        self._change({folder: {"reason": reason}})
-
     def note(self, key: str, value: Any) -> None:
         """Note something about the sweep as a whole."""
         write_json(self.path / NOTE, self.read() | {key: value})
 
-    def _change(self, changes: Mapping[str, dict[str, Any]]) -> None:
-        jobs = self.jobs()
-        if unknown := changes.keys() - {job.folder for job in jobs}:
-            raise KeyError(f"{self.path} has no job in {unknown.pop()}")
-        changed = [replace(job, **changes.get(job.folder, {})) for job in jobs]
-        self._write(self.read(), changed)
 
-    def _write(self, note: dict[str, Any], jobs: list[Job]) -> None:
-        write_json(self.path / NOTE, note | {"jobs": [asdict(job) for job in jobs]})
+def jobs_of(note: Mapping[str, Any]) -> list[Job]:
+    """Return the jobs of a sweep, by number, from its note."""
+    return [
+        Job(job["number"], job["folder"], tuple(job["overrides"]), job.get("reason"))
+        for job in note["jobs"]
+    ]
+
+
+def exact(value: Any) -> Any:
+    """Return a part of a config as JSON holds it: a whole number beyond 64 bits is rounded."""
+    if isinstance(value, dict):
+        return {str(key): exact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [exact(item) for item in value]
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        return float(value) if abs(value) < 10**300 else math.inf if value > 0 else -math.inf
+    return value

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from shutil import rmtree
+from typing import Any, Protocol
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from temporal_sae.commands import launch_command, short
-from temporal_sae.errors import InvalidOption, JobRefused, RunError, SweepIncomplete, reason_of
-from temporal_sae.files import remove_if_empty, write_atomically, write_json
+from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
+from temporal_sae.files import remove_if_empty, write_atomically
+from temporal_sae.sweep.claims import open_again, settle
+from temporal_sae.sweep.compose import Composer
 from temporal_sae.sweep.plan import (
     NOTE,
     Job,
@@ -27,10 +26,32 @@ from temporal_sae.sweep.plan import (
     varying_keys,
     what_varies,
 )
-from temporal_sae.sweep.status import RECORD, has_finished, is_held, read_record, read_sweep
+from temporal_sae.sweep.states import Outcome, States
+from temporal_sae.sweep.status import has_finished, read_sweep
+from temporal_sae.sweep.table import print_line, print_table
 
 HYDRAS_NOTE = "multirun.yaml"
 REASONS_SHOWN = 3
+
+
+class Launcher(Protocol):
+    """Starts the workers of a sweep, and waits for them."""
+
+    def work(self, folder: SweepFolder, numbers: Sequence[int], plugins: Sequence[str]) -> str:
+        """Let workers do jobs until none is open.
+
+        Args:
+            folder: of the sweep.
+            numbers: of the jobs that are to do.
+            plugins: modules that the workers import.
+
+        Returns:
+            The reason that jobs are open all the same, in one line.
+
+        Raises:
+            InvalidOption, RunError: no worker can be started.
+            KeyboardInterrupt: by a stop signal.
+        """
 
 
 class Session:
@@ -39,7 +60,7 @@ class Session:
     Args:
         config: the config of the sweep as a whole.
         context: Hydra's, with its config loader.
-        launcher: runs the jobs.
+        launcher: starts the workers.
         telling: keys that the names of the jobs' folders show; None: those that are not the same
             in all jobs that are planned.
     """
@@ -52,12 +73,12 @@ class Session:
         telling: Collection[str] | None = None,
     ) -> None:
         self.telling = telling
-        self.config, self.loader, self.launcher = config, context.config_loader, launcher
+        self.config, self.launcher = config, launcher
+        self.composer = Composer(config, context.config_loader)
         self.folder = SweepFolder(str(config.hydra.sweep.dir))
         self.command = command_in(self.folder.path)
-        self.failures: dict[int, Exception] = {}
+        self.failures: dict[int, Outcome] = {}
         self._planned: dict[int, Job] = {}
-        self._configs: dict[frozenset[str], DictConfig] = {}
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -96,14 +117,18 @@ class Session:
         known = {job.identity for job in self.folder.jobs()}
         for overrides in wanted:
             if identity(overrides) not in known:
-                self._composed(0, overrides)
+                self.composer.compose(overrides)
 
     def plan(self, wanted: Sequence[Sequence[str]], *, all_of_them: bool = True) -> list[Job]:
         """Find or add the jobs with these overrides; see SweepFolder.plan."""
         launcher = str(self.config.hydra.runtime.choices["hydra/launcher"])
-        named = partial(self._name, self.telling or varying_keys(wanted))
-        jobs = self.folder.plan(self.command, launcher, wanted, named, all_of_them=all_of_them)
-        self._configs.clear()
+        telling = self.telling or varying_keys(wanted)
+
+        def name(number: int, overrides: list[str]) -> str:
+            told = [override for override in overrides if key_of(override) in telling]
+            return self.composer.folder(number, overrides, told)
+
+        jobs = self.folder.plan(self.command, launcher, wanted, name, all_of_them=all_of_them)
         write_atomically(self.folder.path / HYDRAS_NOTE, OmegaConf.to_yaml(self.config))
         self._planned |= {job.number: job for job in jobs}
         return jobs
@@ -114,111 +139,96 @@ class Session:
         already = f", {done} of them finished already" if done else ""
         say(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in {self.folder.path}{already}")
 
-    def launch(self, jobs: Sequence[Job]) -> list[JobReturn]:
-        """Run those of the jobs that are not finished, and note why others have failed."""
-        todo = [job for job in jobs if self._is_to_do(job)]
+    def launch(self, jobs: Sequence[Job]) -> None:
+        """Have those of the jobs done that are not finished, and note why others have failed."""
+        todo = {job.number: job for job in jobs if self._is_to_do(job)}
         if not todo:
-            return []
-        for job in todo:
-            if job.reason is not None:
-                self.folder.note_reason(job.folder, None)
-        returns = list(self.launcher.launch([overrides_of(j) for j in todo], initial_job_idx=0))
+            return
+        configs = {
+            number: self.composer.plain(number, self.folder.path / job.folder, job.overrides)
+            for number, job in todo.items()
+        }
+        self.folder.write_configs(configs)
+        open_again(self.folder, list(todo))
+        lost = self.launcher.work(self.folder, list(todo), plugins_of(configs.values()))
         if not self.folder.exists():
             raise RunError(
                 f"{self.folder.path}: the folder was removed while the sweep was going on"
             )
-        for job, result in zip(todo, returns, strict=True):
-            self._take(job, result)
-        return returns
+        states = States(self.folder.work)
+        for number, job in todo.items():
+            outcome = states.read(number).outcome
+            if outcome is None:
+                outcome = Outcome(lost)
+                settle(self.folder, job.folder, number, outcome)
+            self.failures.pop(number, None)
+            if outcome.reason is not None:
+                self.failures[number] = outcome
 
     def _is_to_do(self, job: Job) -> bool:
         finished = has_finished(self.folder.path / job.folder)
         return not finished or "overwrite=true" in [o.lower().lstrip("+") for o in job.overrides]
 
-    def _take(self, job: Job, result: JobReturn) -> None:
-        """Note what came of a job; of one that could not say so itself, in its record too."""
-        self.failures.pop(job.number, None)
-        if result.status == JobStatus.COMPLETED:
-            return
-        error = result._return_value
-        self.failures[job.number] = error
-        reason = reason_of(error)
-        self.folder.note_reason(job.folder, reason)
-        folder = self.folder.path / job.folder
-        try:
-            record = read_record(folder)
-        except RunError:
-            return  # its own status is told by that
-        if record.get("status") == "running" and not is_held(folder):
-            write_json(folder / RECORD, {**record, "status": "failed", "reason": reason})
-
-    def _composed(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """Return a job's config; composed once, since that takes a tenth of a second."""
-        name = identity(overrides)
-        if name not in self._configs:
-            self._configs[name] = self.loader.load_sweep_config(self.config, list(overrides))
-        config = self._configs[name]
-        with open_dict(config):
-            config.hydra.job.num = config.hydra.job.id = number
-        return config
-
-    def _name(self, telling: Collection[str], number: int, overrides: list[str]) -> str:
-        """Name of a job's folder: its number and what tells it from the others."""
-        config = self._composed(number, overrides)
-        told = [override for override in overrides if key_of(override) in telling]
-        if told:
-            config.hydra.job.override_dirname = ",".join(told)
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
-        try:
-            return str(OmegaConf.select(config, "hydra.sweep.subdir", throw_on_missing=True))
-        finally:
-            HydraConfig.instance().cfg = before
+    def all_refused(self) -> bool:
+        """Return whether every job was refused for mistakes that a person can correct."""
+        refused = all(outcome.refused for outcome in self.failures.values())
+        return bool(self._planned) and len(self.failures) == len(self._planned) and refused
 
     def _refused(self) -> str | None:
         """Return the reason that no job could start, if none could."""
-        errors = [error for _, error in sorted(self.failures.items())]
-        mistakes = all(isinstance(error, JobRefused) for error in errors)
-        if not errors or len(errors) < len(self._planned) or not mistakes or self._has_begun():
+        if not self.all_refused() or self._has_begun():
             return None
-        reasons = list(dict.fromkeys(map(str, errors)))
+        reasons = list(dict.fromkeys(str(o.reason) for _, o in sorted(self.failures.items())))
         if len(reasons) == 1:
             return reasons[0]
         shown = reasons[:REASONS_SHOWN]
         more = [f"{len(reasons) - len(shown)} more"] if len(reasons) > len(shown) else []
-        return f"none of the {len(errors)} jobs can start: {'; '.join(shown + more)}"
+        return f"none of the {len(self.failures)} jobs can start: {'; '.join(shown + more)}"
 
     def _has_begun(self) -> bool:
-        """Return whether some job has left something, or may still do so."""
-        jobs = self.folder.jobs()
-        return any(job.slurm_job or (self.folder.path / job.folder).exists() for job in jobs)
+        """Return whether some job has left something."""
+        return any((self.folder.path / job.folder).exists() for job in self.folder.jobs())
 
     def _remove(self) -> None:
         for name in (NOTE, HYDRAS_NOTE):
             (self.folder.path / name).unlink(missing_ok=True)
+        rmtree(self.folder.work, ignore_errors=True)
 
     def _report(self) -> None:
+        from rich.console import Console
+
+        from temporal_sae.report.sweep_summary import say_last_words
         from temporal_sae.report.sweep_table import collect
-        from temporal_sae.sweep.table import print_table
 
         if self.folder.exists():
             statuses = read_sweep(self.folder.path)
             collect(self.folder.path, statuses)
-            print_table(statuses)
+            if any(status.state != "finished" for status in statuses):
+                print_table(statuses)
+            say_last_words(self.folder.path, statuses, Console())
 
     def _told_failures(self) -> dict[str, str]:
         varying = varying_keys([job.overrides for job in self._planned.values()])
         told = {}
-        for number, error in sorted(self.failures.items()):
+        for number, outcome in sorted(self.failures.items()):
             what = what_varies(self._planned[number].overrides, varying)
-            told[f"job {number}{f' ({what})' if what else ''}"] = reason_of(error)
+            told[f"job {number}{f' ({what})' if what else ''}"] = str(outcome.reason)
         return told
 
 
-def overrides_of(job: Job) -> list[str]:
-    """Return a job's overrides, with its folder and the sweep that it belongs to."""
-    folder = QuotedString(job.folder, Quote.single).with_quotes()
-    return [*job.overrides, f"hydra.sweep.subdir={folder}", "hydra.mode=MULTIRUN"]
+def plugins_of(configs: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the modules that the configs of jobs name, in their order.
+
+    Raises:
+        InvalidOption: they are not named in a list.
+    """
+    named: dict[str, None] = {}
+    for config in configs:
+        plugins = config.get("plugins", [])
+        if not isinstance(plugins, list):
+            raise InvalidOption("plugins", plugins, "a list of modules, such as [my_module]")
+        named |= dict.fromkeys(map(str, plugins))
+    return list(named)
 
 
 def command_in(folder: Path) -> str:
@@ -230,4 +240,4 @@ def say(line: str) -> None:
     """One line for whoever started the sweep."""
     from rich.console import Console
 
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    print_line(Console(), line)

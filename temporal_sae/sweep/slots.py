@@ -1,9 +1,10 @@
-"""The places where jobs of a sweep can run at a time: GPUs, or a number of workers on the CPU."""
+"""The places where workers of a sweep can run: GPUs, or a number of them on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from temporal_sae.machine import free_on_host
 MEMORY_OF_A_WORKER = 2 * 2**30  # bytes: a run on the CPU with the bundled model takes 1.4 GiB
 # numba's loops, MKL and OpenBLAS follow it; variables of their own change the last bits of a run.
 THREADS = "OMP_NUM_THREADS"
-# A job of the pool is no part of whatever larger run the pool itself may be started in.
+# A worker is no part of whatever larger run the launcher itself may be started in.
 RANK_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
@@ -38,31 +39,6 @@ class Slot:
 
     number: int
     device: str | None = None
-
-
-class Slots:
-    """The places that are free.
-
-    Args:
-        slots: all of them.
-    """
-
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self.all = tuple(slots)
-        self._free = list(slots)
-
-    def take(self, n: int) -> tuple[Slot, ...] | None:
-        """Return the first `n` that are free, which are then taken; None if there are fewer."""
-        if len(self._free) < n:
-            return None
-        taken, self._free = self._free[:n], self._free[n:]
-        return tuple(taken)
-
-    def give_back(self, slots: Sequence[Slot]) -> None:
-        """Make slots that were taken free again."""
-        if not set(slots) <= set(self.all) - set(self._free):
-            raise ValueError(f"not taken: {slots}")
-        self._free = sorted([*self._free, *slots], key=lambda slot: slot.number)
 
 
 MOST_PROCESSES = 1024  # of a job, or at a time: more is a slip of the finger
@@ -170,21 +146,28 @@ def thread_environment(n_slots: int, threads: int | None) -> dict[str, str]:
     return {THREADS: str(check_int("threads", threads, 1))}
 
 
-def job_environment(slots: Sequence[Slot], rank: int, port: int | None) -> dict[str, str | None]:
-    """Variables of one process of a job; None: it must not be set.
+def worker_environment(slots: Sequence[Slot], rank: int, port: int | None) -> dict[str, str]:
+    """Return the variables of one process of a worker, without those of a larger run.
 
     Args:
-        slots: those of the whole job; its processes see all its GPUs, and each takes one of them.
+        slots: those of the whole worker; its processes see all its GPUs, and each takes one.
         rank: the number of this process.
         port: where the processes meet; None: there is only one.
     """
-    devices = [slot.device for slot in slots if slot.device is not None]
-    values: dict[str, str | None] = dict.fromkeys(RANK_VARIABLES)
-    values["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    values = {name: text for name, text in os.environ.items() if name not in RANK_VARIABLES}
+    values["CUDA_VISIBLE_DEVICES"] = ",".join(slot.device for slot in slots if slot.device)
+    # Modules are found from wherever this process finds them, and not from the working directory.
+    values["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     if port is not None:
-        for name in ("RANK", "LOCAL_RANK"):
-            values[name] = str(rank)
-        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-            values[name] = str(len(slots))
+        values |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+        values |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(len(slots)))
         values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return values
+
+
+def place_of(slots: Sequence[Slot]) -> str:
+    """Return the slots of a worker in words."""
+    devices = [slot.device for slot in slots if slot.device is not None]
+    if devices:
+        return f"GPU {', '.join(devices)}"
+    return f"CPU worker {', '.join(str(slot.number) for slot in slots)}"

@@ -1,266 +1,274 @@
-"""`hydra/launcher=slurm`: every job of a sweep as a job of a SLURM cluster.
+"""`hydra/launcher=slurm`: an array of workers on a SLURM cluster.
 
-Submission, preemption and requeueing are submitit's, through hydra-submitit-launcher. What is added
-here: jobs that fail or get lost are reported while the others go on, a launcher that is killed or
-interrupted finds its jobs again, and nothing waits for SLURM's accounting.
+The workers find their jobs in the folder and leave there what has come of them; SLURM is asked only
+whether there are workers. So the launcher may be killed and started again at any time, and nothing
+depends on SLURM's accounting, which not every cluster has.
 """
 
 from __future__ import annotations
 
-import inspect
-import io
+import hashlib
+import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Submitit
-from omegaconf import OmegaConf
-
-from temporal_sae.errors import RunError
-from temporal_sae.files import remove_if_empty
+from temporal_sae.commands import module_command, short
+from temporal_sae.errors import InvalidOption, RunError, check_int, printable
+from temporal_sae.files import write_atomically
+from temporal_sae.sweep.local import WORKER, last_words
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.session import say
-from temporal_sae.sweep.slurm_jobs import (
-    EXIT_CODE,
-    OUTCOME,
-    SECONDS_BETWEEN_LOOKS,
-    Outcome,
-    SlurmJob,
-    outlive_requeueing,
-    still_live,
-)
-from temporal_sae.sweep.slurm_watch import arrays, tell_how_to_go_on, wait_for
-from temporal_sae.sweep.status import has_finished
+from temporal_sae.sweep.states import States
+from temporal_sae.sweep.status import read_sweep
+from temporal_sae.sweep.table import LiveTable
 
-SUBDIR = "hydra.sweep.subdir="
-SECONDS_TO_BE_NOTED = 60.0
+GROUP = "hydra.launcher"
+SECONDS_TO_ANSWER = 30.0  # a client gives up by itself after about 10
 SECONDS_TO_SUBMIT = 600.0
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_QUESTIONS = 5.0
+SECONDS_UNTIL_GONE = 4.0  # one that is put back into the queue may not be seen for a moment
+SECONDS_OF_SILENCE = 60.0
 NO_CONTROLLER = "Unable to contact slurm controller"
+LARGEST_ARRAY = 1001  # SLURM's own default
+AGAIN = 75  # as in `worker`
+# The shell, and all else but its worker, ends when SLURM ends the job: then it does not come here.
+SCRIPT = """\
+#!/bin/bash
 # srun takes no word from sbatch on processors since SLURM 22.05, and threads take all of a node's.
-THREADS = (
-    "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}",
-    "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}",
-)
+export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-1}}}}
+export PYTHONPATH={pythonpath}
+{setup}
+srun --kill-on-bad-exit=1 {worker} --place "SLURM $SLURM_JOB_ID on $SLURMD_NODENAME"
+code=$?
+# {again}: its time is over; above 128: it was killed. Whoever claims then knows which job to doubt.
+[ $code -eq {again} ] || [ $code -gt 128 ] || exit $code
+limits={work}/worker_$SLURM_ARRAY_TASK_ID.limits
+if [ $SECONDS -ge {seconds} ]; then echo >> "$limits"; fi
+if [ -f "$limits" ] && [ $(wc -l < "$limits") -gt {most} ]; then
+  echo "error: hydra.launcher.max_num_timeout={most}: more time limits have been reached"
+  exit 1
+fi
+for try in $(seq 60); do
+  scontrol requeue $SLURM_JOB_ID && exit $code
+  sleep 2
+done
+exit $code
+"""
 
 
-class SlurmLauncher(Submitit):
-    """Submits the jobs of a sweep as one array and waits for them.
+class SlurmLauncher:
+    """Submits workers as one array, and waits until their jobs are done.
 
-    Args:
-        **params: the keys of `conf/hydra/launcher/slurm.yaml`.
+    What the options mean is said in `conf/hydra/launcher/slurm.yaml`.
     """
 
-    def __call__(
+    def __init__(
         self,
-        sweep_overrides: list[str],
-        job_dir_key: str,
-        job_num: int,
-        job_id: str,
-        singleton_state: dict[type, Singleton],
+        partition: str | None = None,
+        account: str | None = None,
+        constraint: str | None = None,
+        timeout_min: int = 240,
+        gpus_per_node: int | None = 1,
+        cpus_per_task: int = 8,
+        mem_gb: float | None = None,
+        additional_parameters: Mapping[str, Any] | None = None,
+        setup: Sequence[str] | None = None,
+        nodes: int = 1,
+        tasks_per_node: int = 1,
+        array_parallelism: int = 256,
+        signal_delay_s: int = 120,
+        max_num_timeout: int = 100,
     ) -> None:
-        """Run one job, inside SLURM; of several processes the first tells how it ended."""
-        import submitit
+        def whole(name: str, value: Any, minimum: int = 1) -> int:
+            return check_int(f"{GROUP}.{name}", value, minimum)
 
-        environment = submitit.JobEnvironment()
-        own_folder = environment.paths.folder
-        speaks = environment.global_rank == 0
-        known = SlurmJob(environment.job_id, own_folder).outcome()
-        if known and known.reason is None:
-            return  # a controller that was killed has forgotten that the job was done
-        if not self._is_noted(environment.job_id):
-            sys.exit("the launcher has ended while it submitted this job: nobody waits for it")
-        if speaks:
-            (own_folder / OUTCOME).unlink(missing_ok=True)
-        outlive_requeueing()
-        try:
-            job = super().__call__(sweep_overrides, job_dir_key, job_num, job_id, singleton_state)
-            outcome = outcome_of(job)
-        except Exception as error:
-            if speaks:
-                Outcome.of_error(error).write(own_folder)
-            raise
-        if speaks:
-            outcome.write(own_folder)
-        if outcome.reason is not None:
-            sys.exit(1)  # for SLURM, too, it has failed
+        self.seconds = 60 * whole("timeout_min", timeout_min)
+        self.delay = whole("signal_delay_s", signal_delay_s)
+        if self.delay >= self.seconds:
+            allowed = f"less than the time limit, {GROUP}.timeout_min={timeout_min}"
+            raise InvalidOption(f"{GROUP}.signal_delay_s", signal_delay_s, allowed)
+        self.most_workers = whole("array_parallelism", array_parallelism)
+        self.most_timeouts = whole("max_num_timeout", max_num_timeout, 0)
+        self.setup_lines = [str(line) for line in setup or ()]
+        self.options = {
+            "time": whole("timeout_min", timeout_min),
+            "signal": f"USR2@{self.delay}",
+            "nodes": whole("nodes", nodes),
+            "ntasks-per-node": whole("tasks_per_node", tasks_per_node),
+            "cpus-per-task": whole("cpus_per_task", cpus_per_task),
+            "gpus-per-node": gpus_per_node,
+            "mem": None if mem_gb is None else f"{mem_gb}G",
+            "partition": partition,
+            "account": account,
+            "constraint": constraint,
+            **{str(k).replace("_", "-"): v for k, v in (additional_parameters or {}).items()},
+        }
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Submit the jobs that are not in the queue already, and wait for all.
-
-        Returns:
-            How each job has ended, in their order: COMPLETED with its objective, or FAILED with an
-            exception that tells the reason in one line.
+    def work(self, folder: SweepFolder, numbers: Sequence[int], plugins: Sequence[str]) -> str:
+        """See `session.Launcher`; workers of an earlier command are waited for first.
 
         Raises:
-            RunError: SLURM is not there, or does not take these jobs.
-            KeyboardInterrupt: by Ctrl-C or SIGTERM; the jobs stay in the queue.
+            RunError: SLURM is not there, or does not take these workers.
+            KeyboardInterrupt: by Ctrl-C or SIGTERM; the workers stay in the queue.
         """
-        if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise RunError("hydra/launcher=slurm: needs sbatch and srun, which are not in PATH")
-        assert self.config is not None
-        sweep = SweepFolder(str(self.config.hydra.sweep.dir))
-        names = [folder_name(overrides) for overrides in job_overrides]
-        jobs: dict[int, SlurmJob] = {}
+        if missing := [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]:
+            raise RunError(f"hydra/launcher=slurm: needs {missing[0]}, which is not in PATH")
+        name = array_name(folder.path)
+        arrays = None
+        while arrays is None:
+            arrays = in_queue(name)
         try:
-            jobs |= self._known(sweep, names)
-            new = [n for n in range(len(names)) if n not in jobs]
-            if new:
-                submitted = self._submit([job_overrides[n] for n in new], initial_job_idx)
-                jobs |= dict(zip(new, submitted, strict=True))
-                sweep.note_slurm({names[n]: jobs[n].number for n in new})
-                say(f"submitted {', '.join(arrays(submitted))}; logs: {submitted[0].folder.parent}")
-            outcomes = wait_for({name: jobs[n] for n, name in enumerate(names)}, sweep)
-            if all(outcome.refused for outcome in outcomes):
-                self._forget(jobs.values())
+            if arrays:
+                folder.note("slurm_job", max(arrays, key=int))
+                say(f"workers are in the queue or run already: {' '.join(sorted(arrays))}")
+                wait_for(name, folder, numbers)
+            if missing_jobs := still_open(folder, numbers):
+                array = self._submit(name, folder, len(missing_jobs), plugins)
+                folder.note("slurm_job", array)
+                say(f"submitted {array}; logs: {short(folder.work.absolute())}/worker_*.log")
+                wait_for(name, folder, numbers)
         except KeyboardInterrupt:
-            tell_how_to_go_on(jobs.values(), sweep)
+            tell_how_to_go_on(name, folder, numbers)
             raise
-        return [as_return(outcome) for outcome in outcomes]
+        return why_lost(folder) if still_open(folder, numbers) else ""
 
-    def _is_noted(self, number: str) -> bool:
-        """Return whether the launcher has noted this job, as it does once it has submitted it.
-
-        A launcher that is killed in between leaves jobs that it cannot find again; if they ran, the
-        same command would run them twice.
-        """
-        assert self.config is not None
-        sweep = SweepFolder(str(self.config.hydra.sweep.dir))
-        end_of_patience = time.monotonic() + SECONDS_TO_BE_NOTED
-        while number not in {job.slurm_job for job in sweep.jobs()}:
-            if time.monotonic() > end_of_patience:
-                return False
-            time.sleep(0.2)
-        return True
-
-    def _known(self, sweep: SweepFolder, names: Sequence[str]) -> dict[int, SlurmJob]:
-        """Jobs that an earlier launcher has submitted and that are not lost, by their place."""
-        noted = {job.folder: self._job(job.slurm_job) for job in sweep.jobs() if job.slurm_job}
-        asked = {name: noted[name] for name in names if name in noted}
-        kept = still_live(asked.values())
-        # Some may have finished since the sweeper looked, unless they are to run again.
-        if asked and not (self.config or {}).get("overwrite"):
-            kept |= {job for name, job in asked.items() if is_done(sweep.path / name, job)}
-        found = {n: asked[name] for n, name in enumerate(names) if asked.get(name) in kept}
-        if found:
-            say(f"{len(found)} jobs are in the queue or run already")
-        return found
-
-    def _job(self, number: str) -> SlurmJob:
-        from submitit.core.utils import JobPaths
-
-        return SlurmJob(number, JobPaths(self.params["submitit_folder"], number).folder)
-
-    def _submit(self, overrides: Sequence[Sequence[str]], first: int) -> list[SlurmJob]:
-        """Submit one array; while the controller does not answer, try again.
+    def _submit(self, name: str, folder: SweepFolder, n_jobs: int, plugins: Sequence[str]) -> str:
+        """Submit an array of workers and return its id; try again while nobody answers.
 
         Raises:
             RunError: SLURM refuses it, or does not answer for ten minutes.
         """
-        from submitit.core.utils import FailedJobError
-
-        numbers = range(first, first + len(overrides))
-        arguments = [
-            (list(each), "hydra.sweep.dir", number, str(number), Singleton.get_state())
-            for number, each in zip(numbers, overrides, strict=True)
-        ]
+        n_workers = min(n_jobs, self.most_workers, largest_array())
+        script = folder.work.absolute() / "worker.sh"
+        write_atomically(script, self._script(folder, n_workers, plugins))
+        log = str(folder.work.absolute()).replace("%", "%%") + "/worker_%a.log"
+        options = {
+            "job-name": name,
+            "array": f"0-{n_workers - 1}",
+            "output": log,
+            "open-mode": "append",
+            "requeue": True,
+            **self.options,
+        }
+        command = ["sbatch", "--parsable", *as_words(options), str(script)]
         end_of_patience = time.monotonic() + SECONDS_TO_SUBMIT
         while True:
-            try:
-                with redirect_stderr(io.StringIO()):  # submitit prints what it then raises
-                    submitted = self._executor().map_array(self, *zip(*arguments, strict=True))
-                return [self._job(job.job_id) for job in submitted]
-            except FailedJobError as error:
-                self._forget()
-                if NO_CONTROLLER not in str(error) or time.monotonic() > end_of_patience:
-                    why = str(error).strip().splitlines()[-1:]
-                    raise RunError(f"hydra/launcher=slurm: {''.join(why)}") from error
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return done.stdout.split(";")[0].strip()
+            if NO_CONTROLLER not in done.stderr or time.monotonic() > end_of_patience:
+                why = "".join(done.stderr.strip().splitlines()[-1:])
+                raise RunError(f"hydra/launcher=slurm: {printable(why)}")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def _executor(self) -> Any:
-        """submitit's executor with our parameters."""
-        import submitit
-
-        ours = {
-            **self.params,
-            "setup": [*self._setup(), *(self.params.get("setup") or ())],
-            "teardown": ["code=$?", 'echo $code > "$exit_code"', "exit $code"],
-        }
-        if int(ours["nodes"]) * int(ours["tasks_per_node"]) > 1:
-            # A process that fails must not leave the others waiting for it.
-            ours["srun_args"] = ["--kill-on-bad-exit=1"]
-        executor = submitit.AutoExecutor(
-            ours.pop("submitit_folder"),
-            cluster="slurm",
-            slurm_max_num_timeout=ours.pop("max_num_timeout"),
+    def _script(self, folder: SweepFolder, n_workers: int, plugins: Sequence[str]) -> str:
+        """Return what every job of the array does."""
+        work = folder.work.absolute()
+        words = [*WORKER, str(folder.path.absolute()), "--queued", "--workers", str(n_workers)]
+        words += ["--plugins", ",".join(plugins)] if plugins else []
+        return SCRIPT.format(
+            pythonpath=shlex.quote(os.pathsep.join(path for path in sys.path if path)),
+            setup="\n".join(self.setup_lines),
+            worker=shlex.join(words),
+            again=AGAIN,
+            work=shlex.quote(str(work)),
+            # SLURM looks at its clock about twice a minute.
+            seconds=max(1, self.seconds - self.delay - 60),
+            most=self.most_timeouts,
         )
-        shared = OmegaConf.structured(BaseQueueConf).keys()
-        executor.update_parameters(
-            **{key if key in shared else f"slurm_{key}": value for key, value in ours.items()}
+
+
+def array_name(folder: Path) -> str:
+    """Return the name that the workers of a sweep have in the queue."""
+    absolute = folder.absolute()
+    place = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', absolute.name)[:40]}-{place}"
+
+
+def as_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options of sbatch; None and false: not given, true: without a value."""
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    return [f"--{name}" if v is True else f"--{name}={v}" for name, v in given.items()]
+
+
+def ask(*command: str) -> str | None:
+    """Return the output of a client of SLURM, None if it fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True
         )
-        return executor
-
-    def _setup(self) -> list[str]:
-        """Return the first commands of a job's script."""
-        folder = Path(self.params["submitit_folder"]).expanduser().absolute()
-        before, _, after = str(folder / EXIT_CODE).partition("%j")
-        root = Path(inspect.getfile(type(self))).resolve().parents[1]
-        return [
-            "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
-            f"exit_code={shlex.quote(before)}${{job:-$SLURM_JOB_ID}}{shlex.quote(after)}",
-            'rm -f "$exit_code"',
-            # For Python to find this class, wherever the command was given.
-            f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}",
-            *THREADS,
-        ]
-
-    def _forget(self, jobs: Iterable[SlurmJob] = ()) -> None:
-        """Delete what submitit has written for these jobs, and for those never submitted."""
-        from submitit.core.utils import JobPaths
-
-        for job in jobs:
-            shutil.rmtree(job.folder, ignore_errors=True)
-            shutil.rmtree(self._job(job.array).folder, ignore_errors=True)
-        folder = JobPaths.get_first_id_independent_folder(self.params["submitit_folder"])
-        for path in [*folder.glob("*.pkl"), *folder.glob(".submission_file_*.sh")]:
-            if not path.is_symlink() or not path.exists():  # once submitted, it is a link
-                path.unlink(missing_ok=True)
-        remove_if_empty(folder)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
 
 
-def is_done(folder: Path, job: SlurmJob) -> bool:
-    """Return whether the run in a folder is done, by what both it and its job in SLURM say."""
-    outcome = job.outcome()
-    return outcome is not None and outcome.reason is None and has_finished(folder)
+def in_queue(name: str) -> set[str] | None:
+    """Return the ids of the arrays of that name that have not ended; None: SLURM does not say."""
+    answer = ask("squeue", "--me", "--noheader", f"--name={name}", "--format=%F")
+    return None if answer is None else set(answer.split())
 
 
-def folder_name(overrides: Sequence[str]) -> str:
-    """Name of a job's folder, which the sweeper hands over as one of its overrides."""
-    subdir = next(o for o in reversed(overrides) if o.startswith(SUBDIR))
-    return str(OverridesParser.create().parse_override(subdir).value())
+def largest_array() -> int:
+    """Return how many workers an array may have."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "")
+    return max(1, int(found[1])) if found else LARGEST_ARRAY
 
 
-def outcome_of(job: JobReturn) -> Outcome:
-    """Return the report of a job in SLURM to the launcher."""
-    if job.status == JobStatus.COMPLETED:
-        return Outcome(None, job.return_value)
-    return Outcome.of_error(job._return_value)
+def still_open(folder: SweepFolder, numbers: Sequence[int]) -> list[int]:
+    """Return the jobs that have not come to their end."""
+    states = States(folder.work)
+    return [number for number in numbers if states.read(number).outcome is None]
 
 
-def as_return(outcome: Outcome) -> JobReturn:
-    """Return an outcome as Hydra and the sweeper want it."""
-    result = JobReturn()
-    failed = outcome.reason is not None
-    result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-    result.return_value = outcome.error() if failed else outcome.objective
-    return result
+def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
+    """Show how the sweep goes on until all jobs are done, or all workers are gone."""
+    from rich.console import Console  # slow to import
+
+    last_seen = answered = asked = time.monotonic()
+    with LiveTable(lambda: read_sweep(folder.path), Console()) as table:
+        while folder.exists() and still_open(folder, numbers):
+            table.update()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            now = time.monotonic()
+            if now - asked < SECONDS_BETWEEN_QUESTIONS:
+                continue
+            asked, arrays = now, in_queue(name)
+            if arrays is None:
+                if now - answered > SECONDS_OF_SILENCE:
+                    say("SLURM does not answer; waiting until it does")
+                    answered = now
+                last_seen = now
+                continue
+            answered = now
+            last_seen = now if arrays else last_seen
+            if now - last_seen > SECONDS_UNTIL_GONE:
+                return
+
+
+def why_lost(folder: SweepFolder) -> str:
+    """Return why the workers of a sweep have left jobs undone, as far as SLURM remembers."""
+    array = str(folder.read().get("slurm_job"))
+    answer = ask("squeue", "--me", "--states=all", "--noheader", "--array", "--format=%F %K %T")
+    tasks = [line.split() for line in (answer or "").splitlines()]
+    ended = [t[1:] for t in tasks if len(t) == 3 and t[0] == array and t[2] != "COMPLETED"]
+    place, state = ended[0] if ended else ("0", "its workers have ended")
+    words = last_words(folder.work / f"worker_{place}.log")
+    return f"SLURM job {array}_{place}: {state}{words}"
+
+
+def tell_how_to_go_on(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
+    """Print how to handle workers that are left alone; the sweeper says how to wait for them."""
+    if arrays := in_queue(name):
+        n = len(still_open(folder, numbers))
+        say(f"{n} jobs go on; to cancel them: scancel {' '.join(sorted(arrays))}")
+        watch = module_command("temporal_sae.sweep", short(folder.path.absolute()), "--watch")
+        say(f"to watch them: {watch}")

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from temporal_sae import locks, schemas
 from temporal_sae.errors import RunError, one_line
 from temporal_sae.files import open_regular
-from temporal_sae.sweep.plan import Job, SweepFolder
+from temporal_sae.sweep.plan import Job, SweepFolder, jobs_of
+from temporal_sae.sweep.states import State, States
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 16 * 1024  # bytes of metrics.jsonl that are sure to hold a whole line
 SECONDS_TO_ASK_SLURM = 10
 SECONDS_BETWEEN_ASKING = 5
-WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+CHECKPOINT = re.compile(r"step_(\d{9})\.")
 
 
 @dataclass(frozen=True)
@@ -63,32 +65,39 @@ def read_sweep(folder: str | Path) -> list[JobStatus]:
     Raises:
         RunError: sweep.json cannot be read.
     """
-    path = Path(folder)
-    jobs = SweepFolder(path).jobs()
-    asked = any(job.slurm_job for job in jobs)
-    # In steps of some seconds: a table that refreshes twice a second must not flood the controller.
-    now = slurm_queue(int(time.monotonic() / SECONDS_BETWEEN_ASKING)) if asked else {}
-    return [read_job(path / job.folder, job, now.get(job.slurm_job or "")) for job in jobs]
+    sweep = SweepFolder(folder)
+    note = sweep.read()
+    states, array = States(sweep.work), note.get("slurm_job")
+    in_queue = array is not None and array in slurm_arrays()
+    return [
+        read_job(sweep.path / job.folder, job, states.read(job.number), in_queue=in_queue)
+        for job in jobs_of(note)
+    ]
 
 
-def read_job(folder: Path, job: Job, slurm_state: str | None = None) -> JobStatus:
+def read_job(
+    folder: Path, job: Job, known: State | None = None, *, in_queue: bool = False
+) -> JobStatus:
     """Return the state of one job.
 
     Args:
         folder: of the job.
         job: what the sweep has noted of it.
-        slurm_state: what SLURM's queue says of it, if it is there.
+        known: what workers have noted of it.
+        in_queue: whether a cluster has workers for it.
     """
+    known = known or State()
     try:
-        record = read_record(folder)
+        record = _record(folder / RECORD)
     except RunError as error:
         # It can neither be continued nor begun anew while that lies there.
         return JobStatus(job.number, folder, job.overrides, "failed", one_line(error))
-    metrics = last_metrics(folder / METRICS) if record else None
+    metrics = last_metrics(folder / METRICS) if record.status else None
     step = metrics["step"] if metrics else 0
-    state, reason = _state(folder, record, job, slurm_state, step)
-    total = total_steps(record)
+    state, reason = _state(folder, record, job, known, step, in_queue)
     speed = finite(metrics.get("tokens_per_second")) if metrics else None
+    left = max(0, (record.total_steps or 0) - step) * (record.batch_size or 0)
+    shows_time = state == "running" and record.total_steps and speed
     return JobStatus(
         number=job.number,
         folder=folder,
@@ -96,35 +105,58 @@ def read_job(folder: Path, job: Job, slurm_state: str | None = None) -> JobStatu
         state=state,
         reason=reason,
         step=step,
-        total_steps=total,
+        total_steps=record.total_steps,
         tokens_per_second=speed,
         loss=metrics.get("loss") if metrics else None,
-        eta_seconds=_time_left(record, step, total, speed) if state == "running" else None,
+        eta_seconds=finite(left / speed) if shows_time and speed else None,
     )
 
 
 def _state(
-    folder: Path,
-    record: dict[str, Any],
-    job: Job,
-    slurm_state: str | None,
-    step: int,
+    folder: Path, record: _Record, job: Job, known: State, step: int, in_queue: bool
 ) -> tuple[str, str | None]:
     """State and reason."""
-    status, reason = record.get("status"), one_line(record.get("reason"))
-    if status == "finished":
+    if record.status == "finished":
         return "finished", None
-    if slurm_state in WAITING:
-        return "queued", None
-    if slurm_state is not None or (status == "running" and is_held(folder)):
+    if record.status == "running" and is_held(folder):
         return "running", None
-    if status == "stopped":
-        return "stopped", reason
-    if status == "running":
-        reason = f"ended without a word at step {step} (killed, or out of memory?)"
-    elif status is None and job.reason is None:
+    if in_queue and known.outcome is None:
+        return ("running" if known.worker else "queued"), None
+    noted = known.outcome.reason if known.outcome else one_line(job.reason)
+    if record.status == "stopped" and not (known.outcome and noted):
+        return "stopped", record.reason
+    if record.status is None and noted is None:
         return "missing", None
-    return "failed", one_line(job.reason) or reason or "no reason is known"
+    reason = record.reason
+    if record.status == "running":
+        reason = f"ended without a word at step {step} (killed, or out of memory?)"
+    return "failed", noted or reason or "no reason is known"
+
+
+class _Record(NamedTuple):
+    """The part of `run.json` that is shown."""
+
+    status: str | None = None
+    reason: str | None = None
+    total_steps: int | None = None
+    batch_size: float | None = None
+
+
+def _record(path: Path) -> _Record:
+    """Return what a record says; one that has not changed since the last look is not read again."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return _Record()
+    return _read_record(path, stat.st_ino, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_record(path: Path, inode: int, moment: int) -> _Record:
+    record = read_record(path.parent)
+    total = total_steps(record)
+    batch_size = float(record["config"]["trainer"]["batch_size"]) if total else None
+    return _Record(record.get("status"), one_line(record.get("reason")), total, batch_size)
 
 
 def is_held(folder: Path) -> bool:
@@ -139,14 +171,6 @@ def total_steps(record: dict[str, Any]) -> int | None:
         return max(1, int(float(trainer["num_tokens"]) // float(trainer["batch_size"])))
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return None
-
-
-def _time_left(
-    record: dict[str, Any], step: int, total: int | None, speed: float | None
-) -> float | None:
-    if total is None or not speed:
-        return None
-    return finite(max(0, total - step) * float(record["config"]["trainer"]["batch_size"]) / speed)
 
 
 def finite(value: float | None) -> float | None:
@@ -187,18 +211,25 @@ def has_finished(folder: Path) -> bool:
         return False
 
 
-@lru_cache(maxsize=1)
-def slurm_queue(moment: int) -> dict[str, str]:
-    """State by id of the user's jobs in SLURM's queue; empty where it cannot be asked.
+def newest_checkpoint(folder: Path) -> int:
+    """Return the step of the newest checkpoint of a job, 0 without one; it is not opened."""
+    found = (CHECKPOINT.match(path.name) for path in (folder / "checkpoints").glob("step_*"))
+    return max((int(match[1]) for match in found if match), default=0)
 
-    Args:
-        moment: answers are kept for one moment.
-    """
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+
+def slurm_arrays() -> set[str]:
+    """Return the ids of the user's jobs that SLURM has not ended; empty where it does not say."""
+    # In steps of some seconds: a table that refreshes twice a second must not flood the controller.
+    return _slurm_arrays(int(time.monotonic() / SECONDS_BETWEEN_ASKING))
+
+
+@lru_cache(maxsize=1)
+def _slurm_arrays(moment: int) -> set[str]:
+    command = ["squeue", "--me", "--noheader", "--format=%A %F"]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SECONDS_TO_ASK_SLURM, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+        return set()
+    return set(done.stdout.split())

@@ -78,9 +78,7 @@ class LiveTable:
             # Missing is what a job is for a moment that has ended and not said how.
             if status.state not in (self._told.get(status.number), "missing"):
                 self._told[status.number] = status.state
-                self.console.print(
-                    change(status, varying), markup=False, highlight=False, soft_wrap=True
-                )
+                print_line(self.console, change(status, varying))
 
 
 def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
@@ -113,6 +111,11 @@ def print_table(statuses: Sequence[JobStatus], console: Console | None = None) -
     from rich.console import Console
 
     wide(console or Console()).print(table_of(statuses))
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is, in full."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def most_telling(statuses: Sequence[JobStatus], lines: int | None) -> list[JobStatus]:

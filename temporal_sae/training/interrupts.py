@@ -21,8 +21,8 @@ class StopRequest:
     So does a second SIGTERM or SIGHUP, if the first has not been answered for a while: then a step
     hangs, and waiting for its end would be in vain. Signals that are ignored stay so.
 
-    SIGUSR2 is how a cluster says that the job's time is over. Where somebody (submitit) has put a
-    handler for it, which puts the job back into the queue and ends the process, that handler waits
+    SIGUSR2 is how a cluster says that the job's time is over. Where somebody (a sweep's worker) has
+    put a handler for it, which ends the process so that it is queued again, that handler waits
     until a checkpoint is written and `hand_on` calls it; otherwise the signal is left alone.
     Under such a handler SIGTERM asks for a checkpoint only. It announces that the job is preempted
     or cancelled, and a preempted one is queued again only if it has not ended by itself.

@@ -238,8 +238,8 @@ class Cluster:
         elif array:
             own += [f"SLURM_JOB_ID={array}"]
         found = set.intersection(*(set(processes_with(variable)) for variable in own))
-        task = "submitit.core._submit"  # and not srun, which has it further behind
-        return sorted(number for number in found if task in command_line(number).split()[1:4])
+        task = "temporal_sae.sweep"  # and not srun, which has it further behind
+        return sorted(number for number in found if task in command_line(number).split()[1:5])
 
     def node_states(self) -> set[str]:
         """`{"idle"}` if both nodes wait for work."""

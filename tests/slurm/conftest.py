@@ -66,8 +66,8 @@ def begin(cluster, tmp_path_factory):
     """Starts sweeps in the background, each once and in a folder of its own."""
     sweeps = []
 
-    def start(name, *arguments, app="launch.py"):
-        sweeps.append(Sweep(cluster, tmp_path_factory.mktemp(name) / "sweep", *arguments, app=app))
+    def start(name, *arguments):
+        sweeps.append(Sweep(cluster, tmp_path_factory.mktemp(name) / "sweep", *arguments))
         sweeps[-1].start()
         return sweeps[-1]
 

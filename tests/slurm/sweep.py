@@ -41,7 +41,8 @@ def environment(base=os.environ):
     """Without what pytest or an earlier run has set for itself."""
     own = ("HYDRA_FULL_ERROR", "TEMPORAL_SAE_TRACEBACK")
     kept = {k: v for k, v in base.items() if k not in own}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    modules = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": modules}
 
 
 def plain_run(*arguments):
@@ -61,12 +62,10 @@ class Sweep:
         cluster: where its jobs run.
         folder: `hydra.sweep.dir`; what is printed goes to a file beside it.
         *arguments: further options.
-        app: what is called instead of launch.py, a file beside this one.
     """
 
-    def __init__(self, cluster, folder, *arguments, app="launch.py"):
+    def __init__(self, cluster, folder, *arguments):
         self.cluster, self.folder, self.arguments = cluster, folder, arguments
-        self.program = ROOT / app if app == "launch.py" else Path(__file__).with_name(app)
         self.process = None
 
     def start(self):
@@ -74,7 +73,7 @@ class Sweep:
         with self.folder.with_name("output").open("ab") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, str(self.program), "-m", *LAUNCHER, *self.arguments),
+                    *(sys.executable, str(ROOT / "launch.py"), "-m", *LAUNCHER, *self.arguments),
                     f"hydra.sweep.dir={self.folder}",
                 ],
                 env=environment(self.cluster.environment),
@@ -109,9 +108,10 @@ class Sweep:
         except FileNotFoundError:
             return []
 
-    def slurm_job(self, number=0):
-        """SLURM's id of a job, None before it is noted."""
-        return self.jobs[number]["slurm_job"] if self.jobs else None
+    def slurm_job(self):
+        """SLURM's id of the only worker, None before it is noted."""
+        array = json.loads((self.folder / "sweep.json").read_text()).get("slurm_job")
+        return array and f"{array}_0"
 
     def job_folder(self, number=0):
         """The folder of a job."""
@@ -122,9 +122,8 @@ class Sweep:
         return json.loads((self.job_folder(number) / "run.json").read_text())
 
     def log(self, number=0):
-        """What a job has printed."""
-        name = self.slurm_job(number)
-        return (self.folder / ".submitit" / name / f"{name}_0_log.out").read_text()
+        """What a job has logged."""
+        return (self.job_folder(number) / "log.txt").read_text()
 
     def step(self, number=0):
         """The last step that a job has logged, 0 before the first."""
@@ -151,8 +150,13 @@ class Sweep:
         self.wait_for(lambda: self.step(number) >= step, f"step {step}")
 
     def tasks(self, number=0):
-        """The processes that train for a job."""
-        return self.cluster.tasks_of(self.slurm_job(number))
+        """The process that trains for a job, as long as it is there."""
+        try:
+            state = json.loads((self.folder / f".sweep/{number}.json").read_text())
+        except FileNotFoundError:
+            return []
+        process = int((state["worker"] or ":0").split(":")[1])
+        return [n for n in self.cluster.tasks_of() if n == process and not state["outcome"]]
 
 
 def weights(folder):

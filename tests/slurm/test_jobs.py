@@ -1,157 +1,188 @@
-"""What the launcher makes of a job's files and of SLURM's answers, without a cluster."""
+"""What the launcher tells SLURM and makes of its answers, without a cluster."""
 
+import json
 import os
-import signal
-import stat
 import subprocess
-import time
 
 import pytest
 
-from temporal_sae.errors import JobFailed, JobRefused
-from temporal_sae.sweep import slurm_jobs, slurm_watch
-from temporal_sae.sweep.slurm_jobs import EXIT_CODE, Outcome, SlurmJob
-from temporal_sae.sweep.slurm_watch import Watch, arrays, reason_of_loss
+from temporal_sae.errors import InvalidOption
+from temporal_sae.sweep import slurm
+from temporal_sae.sweep.plan import SweepFolder
+from temporal_sae.sweep.slurm import SlurmLauncher, array_name, as_words, in_queue, why_lost
+from temporal_sae.sweep.states import Outcome, State, States
 
 
 @pytest.fixture
-def job(tmp_path):
-    return SlurmJob("12_3", tmp_path)
+def clients(tmp_path, monkeypatch):
+    """Puts programs of these names and contents first in PATH; each notes its calls in `calls`."""
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def put(**programs):
+        for name, body in programs.items():
+            path = folder / name
+            path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/calls\n{body}\n')
+            path.chmod(0o755)
+        return lambda: (folder / "calls").read_text().splitlines()
+
+    return put
 
 
 @pytest.fixture
-def no_accounts(monkeypatch):
-    monkeypatch.setattr(slurm_watch, "state_of_the_past", lambda number: "")
+def sweep(tmp_path):
+    sweep = SweepFolder(tmp_path / "it's 100%")
+    sweep.work.mkdir(parents=True)
+    sweep.plan("command", "slurm", [["a=1"], ["a=2"]], lambda n, overrides: str(n))
+    sweep.write_configs({0: {}, 1: {}})
+    return sweep
 
 
-@pytest.mark.parametrize("error", [JobFailed("it broke"), JobRefused("trainer.lr=-1: must be")])
-def test_a_job_tells_the_launcher_how_it_ended(job, error):
-    assert job.outcome() is None
-    Outcome.of_error(error).write(job.folder)
-    told = job.outcome().error()
-    assert type(told) is type(error)
-    assert str(told) == str(error)
-    Outcome(None, 0.5).write(job.folder)
-    assert job.outcome() == Outcome(None, 0.5)
+def finish(sweep):
+    """A command for a client that has all jobs done."""
+    state = json.dumps({"attempts": 1, "step": 0, "outcome": {"reason": None, "refused": False}})
+    return "\n".join(f"""echo '{state}' > "{sweep.work}/{n}.json" """ for n in (0, 1))
 
 
-def test_the_most_telling_line_is_told(job):
-    assert job.last_words() == ""
-    log = job.folder / "12_3_0_log.err"
-    log.write_text("a warning\n")
-    assert job.last_words() == "a warning"
-    log.write_text("a warning\nsrun: error: n1: task 0: Killed\nsrun: Force Terminated\n")
-    assert job.last_words() == "srun: error: n1: task 0: Killed"
-    log.write_text("ModuleNotFoundError: No module named 'x'\nsrun: error: task 0: Exited\n")
-    assert job.last_words() == "ModuleNotFoundError: No module named 'x'"
-
-
-@pytest.mark.parametrize(
-    ("state", "code", "told"),
-    [
-        ("FAILED", 137, "killed by SIGKILL"),
-        ("FAILED", 3, "exit code 3"),
-        ("RUNNING", 139, "killed by SIGSEGV"),
-        ("OUT_OF_MEMORY", 137, "OUT_OF_MEMORY"),
-        ("TIMEOUT", None, "TIMEOUT"),
-        ("COMPLETED", 0, "ended without a result"),
-        ("", None, "ended without a result"),
-    ],
-)
-@pytest.mark.usefixtures("no_accounts")
-def test_why_a_job_is_lost(job, state, code, told):
-    if code is not None:
-        (job.folder / EXIT_CODE).write_text(f"{code}\n")
-    assert reason_of_loss(job, state) == f"SLURM job 12_3: {told}"
-
-
-def test_a_job_that_slurm_believes_to_run_is_not_believed_for_ever(job):
-    """A controller that was killed may have forgotten the end of a job."""
-    assert job.is_live("PENDING")
-    assert job.is_live("PREEMPTED")
-    assert not job.is_live("TIMEOUT")
-    assert not job.is_live(None)
-    assert job.is_live("RUNNING")
-    ended = job.folder / EXIT_CODE
-    ended.write_text("137\n")
-    assert job.is_live("RUNNING")
-    long_ago = time.time() - 2 * slurm_jobs.SECONDS_UNTIL_DISBELIEVED
-    os.utime(ended, (long_ago, long_ago))
-    assert not job.is_live("RUNNING")
-    assert job.is_live("PENDING")  # queued again
-
-
-def test_a_lost_job_does_not_keep_the_others_waiting(tmp_path, monkeypatch):
-    answers = {"1_0": "RUNNING", "1_1": "FAILED"}
-    for name, value in (
-        ("ask_queue", lambda: answers),
-        ("SECONDS_BETWEEN_QUESTIONS", 0),
-        ("SECONDS_UNTIL_LOST", 0),
-    ):
-        monkeypatch.setattr(slurm_watch, name, value)
-    jobs = [SlurmJob(number, tmp_path / number) for number in answers]
-    for job in jobs:
-        job.folder.mkdir()
-    watch = Watch(jobs, lambda: None)
-    assert watch.look()
-    assert watch.outcomes["1_1"].reason == "SLURM job 1_1: FAILED"
-    Outcome(None, 1.0).write(jobs[0].folder)
-    assert not watch.look()
-    assert watch.outcomes["1_0"] == Outcome(None, 1.0)
-
-
-def test_silence_is_told_once_and_survived(job, monkeypatch):
-    told = []
-    monkeypatch.setattr(slurm_watch, "ask_queue", lambda: None)
-    monkeypatch.setattr(slurm_watch, "SECONDS_BETWEEN_QUESTIONS", 0)
-    monkeypatch.setattr(slurm_watch, "SECONDS_OF_SILENCE", 0)
-    watch = Watch([job], lambda: told.append("silence"))
-    assert watch.look()
-    assert watch.look()
-    assert told == ["silence"]
-
-
-def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
-    squeue = tmp_path / "squeue"
-    squeue.write_text(
-        f"#!/bin/sh\necho >> {tmp_path}/calls\nprintf '1_0|RUNNING\\n1_1|PENDING\\n'\n"
+def test_an_array_is_submitted_once_and_noted(sweep, clients, capsys):
+    calls = clients(
+        squeue="", srun="", scontrol="echo MaxArraySize = 1001", sbatch=finish(sweep) + "\necho 17"
     )
-    squeue.chmod(squeue.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    jobs = [SlurmJob(number, tmp_path) for number in ("1_0", "1_1", "1_2")]
-    assert slurm_jobs.still_live(jobs) == set(jobs[:2])
-    assert (tmp_path / "calls").read_text() == "\n"
-    assert arrays(jobs) == ["1"]
-
-
-@pytest.fixture
-def requeue(request):
-    """What a job does on SIGUSR2, whose handler runs a command that ends by this."""
-
-    def handler(number, frame):
-        subprocess.run(["sh", "-c", request.param], check=True)
-        raise SystemExit("done")
-
-    before = signal.signal(signal.SIGUSR2, handler)
-    slurm_jobs.outlive_requeueing()
-    yield lambda: signal.raise_signal(signal.SIGUSR2)
-    signal.signal(signal.SIGUSR2, before)
+    given = {"nodelist": "n2", "exclusive": True, "qos": None}
+    launcher = SlurmLauncher(partition="gpu", mem_gb=3, additional_parameters=given, setup=["true"])
+    launcher.work(sweep, [0, 1], [])
+    (line,) = [call for call in calls() if call.startswith("sbatch")]
+    for option in (
+        "--array=0-1",
+        "--partition=gpu",
+        "--mem=3G",
+        "--signal=USR2@120",
+        "--time=240",
+        "--requeue",
+        "--nodelist=n2",
+        "--exclusive ",
+        "100%%/.sweep/worker_%a.log",
+        f"--job-name={array_name(sweep.path)}",
+    ):
+        assert option in line
+    assert "--qos" not in line
+    assert "--account" not in line
+    assert sweep.read()["slurm_job"] == "17"
+    assert "submitted 17" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("requeue", "error", "told"),
-    [
-        ("kill $$", SystemExit, "-1"),  # the end that the command asked for has come to it first
-        ("true", SystemExit, "done"),
-        ("exit 1", subprocess.CalledProcessError, "exit status 1"),
-    ],
-    indirect=["requeue"],
+    ("options", "largest", "array"),
+    [({}, 2, "0-1"), ({}, 1, "0-0"), ({"array_parallelism": 1}, 1001, "0-0")],
 )
-def test_a_job_is_queued_again_although_that_ends_the_command_for_it(requeue, error, told):
-    with pytest.raises(error, match=told):
-        requeue()
+def test_no_more_workers_than_the_cluster_or_the_person_allows(
+    sweep, clients, options, largest, array
+):
+    calls = clients(
+        squeue="",
+        srun="",
+        scontrol=f"echo 'MaxArraySize            = {largest}'",
+        sbatch=finish(sweep) + "\necho 17",
+    )
+    SlurmLauncher(**options).work(sweep, [0, 1], [])
+    assert any(f"--array={array} " in call for call in calls())
 
 
-def test_without_a_handler_there_is_nothing_to_outlive():
-    slurm_jobs.outlive_requeueing()
-    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+def test_workers_that_are_in_the_queue_are_waited_for(sweep, clients, capsys):
+    """Also where the launcher was killed before it could note them."""
+    clients(squeue=f"{finish(sweep)}\necho 9", srun="", scontrol="", sbatch="echo 17")
+    SlurmLauncher().work(sweep, [0, 1], [])
+    assert sweep.read()["slurm_job"] == "9"
+    assert "in the queue or run already: 9" in capsys.readouterr().out
+
+
+def test_jobs_that_workers_of_before_have_left_get_new_ones(sweep, clients, monkeypatch):
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr(slurm, "SECONDS_UNTIL_GONE", 0)
+    once = f'[ -e "{sweep.path}/asked" ] || echo 9; touch "{sweep.path}/asked"'
+    calls = clients(squeue=once, srun="", scontrol="", sbatch=finish(sweep) + "\necho 17")
+    SlurmLauncher().work(sweep, [0, 1], [])
+    assert sum(call.startswith("sbatch") for call in calls()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("timeout_min", 0),
+        ("timeout_min", 2),  # as long as the warning before
+        ("nodes", "two"),
+        ("max_num_timeout", -1),
+        ("array_parallelism", 0),
+    ],
+)
+def test_options_that_make_no_sense(option, value):
+    with pytest.raises(InvalidOption, match=r"hydra\.launcher\."):
+        SlurmLauncher(**{option: value})
+
+
+def test_the_queue_is_asked_by_name_and_may_not_answer(clients):
+    calls = clients(squeue="echo 12; echo 12; echo 13")
+    assert in_queue("mine-1") == {"12", "13"}
+    assert "--name=mine-1" in calls()[0]
+    clients(squeue="exit 1")
+    assert in_queue("mine-1") is None
+
+
+def test_sweeps_have_names_of_their_own_in_the_queue(tmp_path):
+    names = {array_name(tmp_path / name) for name in ("a b", "a_b", "x/a b")}
+    assert len(names) == 3
+    assert all(" " not in name for name in names)
+
+
+def test_why_jobs_were_left(sweep, clients):
+    sweep.note("slurm_job", "12")
+    (sweep.work / "worker_1.log").write_text("ModuleNotFoundError: No module named 'x'\n")
+    clients(squeue="echo 11 0 FAILED; echo 12 0 COMPLETED; echo 12 1 TIMEOUT")
+    told = "SLURM job 12_1: TIMEOUT: ModuleNotFoundError: No module named 'x'"
+    assert why_lost(sweep) == told
+    clients(squeue="exit 1")
+    assert why_lost(sweep) == "SLURM job 12_0: its workers have ended"
+
+
+def test_options_as_sbatch_takes_them():
+    options = {"time": 240, "account": None, "exclusive": True, "hold": False}
+    assert as_words(options) == ["--time=240", "--exclusive"]
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "seconds", "requeued", "expected"),
+    [
+        (0, 0, 0, False, 0),
+        (1, 0, 0, False, 1),  # it could not begin
+        (75, 0, 0, True, 75),  # preempted
+        (137, 0, 0, True, 137),  # killed
+        (75, 3, 0, True, 75),  # preempted after as many time limits as there may be
+        (75, 2, 9999999, True, 75),
+        (75, 3, 9999999, False, 1),  # one time limit too many
+    ],
+)
+def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
+    sweep, clients, code, limits, seconds, requeued, expected
+):
+    calls = clients(srun=f"exit {code}", scontrol="")
+    (sweep.work / "worker_4.limits").write_text("\n" * limits)
+    script = SlurmLauncher(max_num_timeout=3)._script(sweep, 2, ["a", "b"])
+    variables = {"SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "21", "SLURMD_NODENAME": "n1"}
+    done = subprocess.run(
+        ["bash", "-c", script.replace("srun ", f"SECONDS={seconds}; srun ")],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == expected, done.stderr
+    assert ("scontrol requeue 21" in calls()) == requeued
+    assert calls()[0].startswith("srun --kill-on-bad-exit=1 ")
+    assert f"work {sweep.path} --queued --workers 2 --plugins a,b --place SLURM 21 on" in calls()[0]
+    assert ("max_num_timeout=3" in done.stdout) == (expected == 1 and code == 75)
+
+
+def test_a_job_that_is_settled_is_not_open(sweep):
+    States(sweep.work).write(0, State(outcome=Outcome("why")))
+    assert slurm.still_open(sweep, [0, 1]) == [1]

@@ -13,16 +13,17 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 import launch
 from temporal_sae.cli import run_command_line
-from temporal_sae.errors import InvalidOption, JobFailed, JobRefused, RunError, SweepIncomplete
+from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.sweep.bayes import BayesSweeper
 from temporal_sae.sweep.search import dimension
+from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.status import read_sweep
 
 CONF = Path(__file__).parents[2] / "conf"
 SPACE = {"weight": "tag(log, interval(0.1, 30))", "window": "tag(log, int(interval(200, 5000)))"}
@@ -37,27 +38,33 @@ def quality(options):
 class Launcher:
     """Leaves in every job's folder what a run would; remembers the jobs of each call."""
 
-    def __init__(self, folder, objective=quality):
-        self.folder, self.objective = folder, objective
+    def __init__(self, objective=quality):
+        self.objective = objective
         self.calls = []
 
-    def launch(self, jobs, initial_job_idx):
+    def work(self, folder, numbers, plugins):
         self.calls.append([])
-        return [self.run(overrides) for overrides in jobs]
+        states = States(folder.work)
+        jobs, configs = folder.jobs(), folder.configs()
+        for job in jobs:
+            if job.number in numbers:
+                config = configs[job.number]
+                reason = self.run(folder.path / job.folder, job, config)
+                states.write(job.number, State(outcome=reason))
+        return ""
 
-    def run(self, overrides):
-        options = dict(override.split("=", 1) for override in overrides)
-        job = self.folder / options["hydra.sweep.subdir"].strip("'")
-        self.calls[-1].append({key: options[key] for key in SPACE if key in options})
+    def run(self, folder, job, options):
+        tried = dict(override.split("=", 1) for override in job.overrides)
+        self.calls[-1].append({key: tried[key] for key in SPACE if key in tried})
         try:
-            value = self.objective(options)
-        except JobFailed as error:
-            return JobReturn(status=JobStatus.FAILED, _return_value=error)
-        job.mkdir(exist_ok=True)
-        (job / "run.json").write_text(json.dumps({"status": "finished", "config": {}}))
+            value = self.objective({**options, **tried})
+        except RunError as error:
+            return Outcome(str(error), refused=str(error).startswith("kind"))
+        folder.mkdir(exist_ok=True)
+        (folder / "run.json").write_text(json.dumps({"status": "finished", "config": {}}))
         results = {"training results for layer 3": {"final_info": {"final_loss": value}}}
-        (job / "results.json").write_text(json.dumps(results))
-        return JobReturn(status=JobStatus.COMPLETED, _return_value=value)
+        (folder / "results.json").write_text(json.dumps(results))
+        return Outcome()
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def search(tmp_path, monkeypatch):
         master = loader.load_configuration("config", list(arguments), run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(master)
         sweeper.config, sweeper.hydra_context = master, HydraContext(loader, None)
-        sweeper.launcher = run.launcher = Launcher(tmp_path / "sweep", objective)
+        sweeper.launcher = run.launcher = Launcher(objective)
         sweeper.sweep(list(arguments))
         return run.launcher
 
@@ -158,17 +165,17 @@ def test_a_finished_search_is_left_alone_and_a_longer_one_goes_further(search):
 def test_a_failed_trial_is_told_and_repeated_by_the_next_command(search):
     def fails_once(options):
         if len(search.launcher.calls) == 2:
-            raise JobFailed("out of memory")
+            raise RunError("out of memory")
         return quality(options)
 
     with pytest.raises(SweepIncomplete) as told:
         search(objective=fails_once)
     assert len(tried()) == 4
     assert list(told.value.failures.values()) == ["out of memory"]
-    assert note()["jobs"][1]["reason"] == "out of memory"
+    assert read_sweep("sweep")[1].reason == "out of memory"
     assert note()["best"]["number"] != 1
     assert search().calls == [[tried()[1]]]
-    assert note()["jobs"][1]["reason"] is None
+    assert read_sweep("sweep")[1].state == "finished"
 
 
 def test_a_trial_without_a_finite_objective_counts_as_failed(search):
@@ -181,7 +188,7 @@ def test_a_trial_without_a_finite_objective_counts_as_failed(search):
 
 def test_a_mistake_in_every_trial_ends_the_search_at_the_first(search):
     def refused(options):
-        raise JobRefused("kind='a': must be b")
+        raise RunError("kind='a': must be b")
 
     with pytest.raises(RunError, match=r"^kind='a': must be b$"):
         search(objective=refused)

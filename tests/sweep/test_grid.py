@@ -7,13 +7,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 
-from temporal_sae import experiment
 from temporal_sae.commands import in_shell, program
 from temporal_sae.errors import EvaluationFailed, RunError
+from temporal_sae.experiment.together import Ending
+from temporal_sae.sweep import worker
 from temporal_sae.sweep.__main__ import main
+from temporal_sae.sweep.basic import BasicLauncher
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import read_sweep
 from temporal_sae.training import Stopped
@@ -33,21 +34,35 @@ def runs(monkeypatch):
     """Jobs that write run.json, and are done or raise what `runs.does` says of their window."""
     runs = Runs()
 
-    def run(cfg, folder, overrides):
-        window = cfg.tracker.window_size
+    def run(request):
+        window, folder = request.cfg.tracker.window_size, request.folder
         runs.append(window)
         action = runs.does.get(window)
         if isinstance(action, BaseException) and not str(action).startswith("late"):
             raise action
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"status": "running", "config": {}, "overrides": overrides, "seed": cfg.seed}
+        record = {"status": "running", "config": {}, "seed": request.cfg.seed}
+        record["overrides"] = list(request.overrides)
         (folder / "run.json").write_text(json.dumps(record))
         if action is not None:
             raise action
         (folder / "run.json").write_text(json.dumps({**record, "status": "finished"}))
         return 1.0 / window
 
-    monkeypatch.setattr(experiment, "run_experiment", run)
+    def run_together(requests, about, console):
+        endings = []
+        for n, request in enumerate(requests):
+            try:
+                with about(n):
+                    endings.append(Ending(runs.run(request), None))
+            except Stopped:
+                raise
+            except Exception as error:  # noqa: BLE001 - as the real one does it
+                endings.append(Ending(None, error))
+        return endings
+
+    runs.run = run
+    monkeypatch.setattr(worker, "run_together", run_together)
     return runs
 
 
@@ -63,12 +78,12 @@ def states():
 
 def test_every_job_has_a_folder_named_after_what_it_changes(sweep, runs):
     code, out, err = sweep("tracker.window_size=5,6", "seed=1,2", "loss.ortho_weight=0.5")
-    assert (code, err, runs) == (0, "", [5, 5, 6, 6])
+    assert (code, err, sorted(runs)) == (0, "", [5, 5, 6, 6])
     left = {path.name for path in Path("s").iterdir()}
     names = {
         f"{2 * a + b}_tracker.window_size={5 + a},seed={1 + b}" for a in (0, 1) for b in (0, 1)
     }
-    assert left == names | {"sweep.json", "sweep.csv", "sweep.parquet", "multirun.yaml"}
+    assert left == names | {".sweep", "sweep.json", "sweep.csv", "sweep.parquet", "multirun.yaml"}
     record = json.loads(Path("s/3_tracker.window_size=6,seed=2/run.json").read_text())
     assert record["seed"] == 2
     assert record["overrides"] == ["tracker.window_size=6", "seed=2", "loss.ortho_weight=0.5"]
@@ -108,7 +123,7 @@ def test_the_same_command_does_what_is_missing_and_more_values_what_is_new(sweep
     runs.does = {}
     assert sweep("tracker.window_size=1,2")[0] == 0
     assert runs == [1]
-    assert [job.reason for job in SweepFolder("s").jobs()] == [None, None]
+    assert states() == ["finished", "finished"]
     runs.clear()
     assert sweep("tracker.window_size=3,2,1")[0] == 0
     assert runs == [3]
@@ -195,40 +210,61 @@ def test_a_preset_sweeps_by_itself_and_its_jobs_can_be_repeated_alone(command, r
     assert SweepFolder("s").read()["command"].endswith("sweep=window seed=3 hydra.sweep.dir=s")
 
 
-def test_jobs_are_handed_on_in_batches(sweep, runs, monkeypatch):
-    handed = []
-
-    class Launcher(BasicLauncher):
-        def launch(self, job_overrides, initial_job_idx):
-            handed.append([overrides[0] for overrides in job_overrides])
-            return super().launch(job_overrides, initial_job_idx)
-
-    monkeypatch.setattr(Plugins.instance(), "instantiate_launcher", made(Launcher))
-    assert sweep("tracker.window_size=1,2,3", "hydra.sweeper.max_batch_size=2")[0] == 0
-    windows = [f"tracker.window_size={n}" for n in (1, 2, 3)]
-    assert (handed, runs) == ([windows[:2], windows[2:]], [1, 2, 3])
-
-
 def test_what_a_launcher_cannot_do_is_one_line_and_leaves_nothing(sweep, runs, monkeypatch):
-    class Launcher(BasicLauncher):
-        def launch(self, job_overrides, initial_job_idx):
-            raise RunError("there is no cluster")
+    def work(self, folder, numbers, plugins):
+        raise RunError("there is no cluster")
 
-    monkeypatch.setattr(Plugins.instance(), "instantiate_launcher", made(Launcher))
+    monkeypatch.setattr(BasicLauncher, "work", work)
     assert sweep("tracker.window_size=1,2") == (2, "2 jobs in s\n", "error: there is no cluster\n")
     assert list(Path.cwd().iterdir()) == []
     assert runs == []
 
 
-def made(launcher):
-    """What Hydra's `instantiate_launcher` does, for one class."""
+def test_a_job_that_no_worker_has_done_says_so(sweep, runs, monkeypatch):
+    monkeypatch.setattr(BasicLauncher, "work", lambda *given: "the cluster is gone")
+    code, _, err = sweep("tracker.window_size=1,2")
+    assert code == 4
+    assert err.startswith("error: job 0 (tracker.window_size=1): the cluster is gone\n")
+    assert states() == ["failed", "failed"]
 
-    def instantiate(**given):
-        one = launcher()
-        one.setup(**given)
-        return one
 
-    return instantiate
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hydra/sweeper=basic"], "hydra/sweeper=basic: must be one of grid, bayes"),
+        (
+            ["hydra/sweeper=basic", "hydra/launcher=local"],
+            "hydra/launcher=local: needs hydra/sweeper=grid or bayes",
+        ),
+        (["hydra.sweeper.max_batch_size=2"], "hydra.sweeper.max_batch_size: is gone: workers"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(sweep, runs, words, message):
+    code, _, err = sweep("tracker.window_size=1,2", *words)
+    assert (code, err.count("\n"), runs) == (2, 1, [])
+    assert err.startswith(f"error: {message}")
+
+
+def test_a_launcher_of_somebody_elses_is_one_line(sweep, runs, monkeypatch):
+    class Joblib:
+        def launch(self, overrides, first):
+            pytest.fail("it does not know the folder")
+
+    monkeypatch.setattr(Plugins.instance(), "instantiate_launcher", lambda **given: Joblib())
+    code, _, err = sweep("tracker.window_size=1,2", "hydra/launcher=local")
+    assert (code, runs) == (2, [])
+    assert err == "error: hydra/launcher='local': must be one of basic, local, slurm\n"
+
+
+def test_what_a_job_says_is_in_its_log(sweep, runs):
+    runs.does = {1: ValueError("a bug"), 2: RunError("late: gone")}
+    assert sweep("tracker.window_size=1,2,3")[0] == 4
+    bug, gone, fine = ([p.read_text() for p in Path("s").glob(f"{n}_*/log.txt")] for n in range(3))
+    assert bug == []  # it has no folder
+    assert gone[0].splitlines()[0].startswith("--- ")
+    assert gone[0].splitlines()[-1] == "error: late: gone"
+    assert "tracker.window_size=3" in fine[0]
+    assert "gone" not in fine[0]
 
 
 def test_folders_of_ones_own_must_differ(sweep, runs):
@@ -238,10 +274,8 @@ def test_folders_of_ones_own_must_differ(sweep, runs):
     assert list(Path.cwd().iterdir()) == []
     own = "hydra.sweep.subdir='w${tracker.window_size}, and \"more\"'"
     assert sweep("tracker.window_size=1,2", own)[0] == 0
-    assert {p.name for p in Path("s").iterdir() if p.is_dir()} == {
-        'w1, and "more"',
-        'w2, and "more"',
-    }
+    names = {path.parent.name for path in Path("s").glob("*/run.json")}
+    assert names == {'w1, and "more"', 'w2, and "more"'}
 
 
 def shown(capsys, *arguments):
@@ -302,18 +336,18 @@ def test_a_sweep_of_real_runs(command, random_gemma):
 
 
 def test_a_sweep_whose_folder_is_removed_ends_in_one_line_and_makes_no_part_of_it_again(
-    sweep, runs, monkeypatch
+    sweep, runs
 ):
-    pretend = experiment.run_experiment
+    pretend = runs.run
 
-    def run(cfg, folder, overrides):
-        pretend(cfg, folder, overrides)
-        if cfg.tracker.window_size == 200:
+    def run(request):
+        pretend(request)
+        if request.cfg.tracker.window_size == 200:
             shutil.rmtree("s")
             raise RunError("the folder was removed")
         return 1.0
 
-    monkeypatch.setattr(experiment, "run_experiment", run)
+    runs.run = run
     code, _, error = sweep("tracker.window_size=100,200,300,400")
     assert code == 2
     assert error == "error: s: the folder was removed while the sweep was going on\n"

@@ -119,36 +119,35 @@ def test_a_job_is_the_run_that_it_would_be_alone(options, undisturbed, tmp_path)
 def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(options, undisturbed, tmp_path):
     folder = tmp_path / "sweep"
     process = start(options, folder)
-    for window in WINDOWS[:2]:
+    for window in (WINDOWS[0], WINDOWS[2]):  # a job of each worker
         wait_for_training(folder / str(window), 20)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
-    assert "stopping 2 jobs" in output
+    assert "stopping 3 jobs" in output
     assert f"hydra.sweep.dir={folder}" in output
-    assert len(pids := processes_in(folder)) == 2
+    assert len(pids := set(processes_in(folder))) == 2
     assert not any(is_alive(pid) for pid in pids)
     assert_tidy(folder)
-    for window in WINDOWS[:2]:
-        record = json.loads((folder / f"{window}/run.json").read_text())
-        assert record["status"] == "stopped"
-        assert "stopped at step" in (folder / f"{window}/log.txt").read_text()
+    begun = [path.parent for path in folder.glob("*/run.json")]
+    assert len(begun) >= 2
+    for job in begun:
+        assert json.loads((job / "run.json").read_text())["status"] == "stopped"
+        assert "stopped at step" in (job / "log.txt").read_text()
     finish(start(options, folder))
     assert "continuing at step" in (folder / f"{WINDOWS[0]}/log.txt").read_text()
     assert_as_undisturbed(folder, undisturbed)
 
 
-def test_a_killed_job_and_a_killed_launcher(options, undisturbed, tmp_path):
+def test_a_killed_worker_is_replaced_and_a_killed_launcher_leaves_none(
+    options, undisturbed, tmp_path
+):
     folder = tmp_path / "sweep"
     process = start(options, folder)
     wait_for_training(folder / str(WINDOWS[0]), 20)
     (victim,) = processes_in(folder, WINDOWS[0])
     os.kill(victim, signal.SIGKILL)
-    output = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 4, output
-    assert "killed by SIGKILL" in output
-    assert "2 of 3 finished" in output
-    process = start(options, folder)
+    wait_until(lambda: len(processes_in(folder, WINDOWS[0])) == 2)
     wait_for_training(folder / str(WINDOWS[0]), 60)
     process.kill()
     process.communicate(timeout=PATIENCE)
@@ -157,3 +156,5 @@ def test_a_killed_job_and_a_killed_launcher(options, undisturbed, tmp_path):
     assert record["status"] in ("stopped", "finished")  # it had a moment to save what it had
     finish(start(options, folder))
     assert_as_undisturbed(folder, undisturbed)
+    assert_tidy(folder)
+    assert not list(folder.rglob("*.lock"))

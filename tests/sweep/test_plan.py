@@ -1,6 +1,7 @@
 """The folder of a sweep: jobs keep their numbers and folders, and one sweep at a time."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError
 from temporal_sae.sweep.plan import SweepFolder, identity, key_of, varying_keys, what_varies
+from temporal_sae.sweep.states import Outcome, State, States
 
 
 @pytest.fixture
@@ -18,6 +20,11 @@ def sweep(tmp_path):
 def plan(sweep, *jobs, **options):
     wanted = [job.split() for job in jobs]
     return sweep.plan("command", "basic", wanted, lambda n, overrides: f"{n}_x", **options)
+
+
+def failed(sweep, number, reason):
+    sweep.work.mkdir(exist_ok=True)
+    States(sweep.work).write(number, State(outcome=Outcome(reason)))
 
 
 def numbers(jobs):
@@ -67,9 +74,9 @@ def test_another_sweep_is_refused_and_nothing_is_changed(sweep):
 
 def test_a_mistake_that_kept_a_job_from_starting_may_be_corrected(sweep):
     plan(sweep, "a=1", "a=oops", "a=2")
-    sweep.note_reason("1_x", "a='oops': must be a number")
+    failed(sweep, 1, "a='oops': must be a number")
     assert numbers(plan(sweep, "a=1", "a=2", "a=3")) == [0, 2, 3]
-    sweep.note_reason("2_x", "killed by SIGKILL")
+    failed(sweep, 2, "killed by SIGKILL")
     (sweep.path / "2_x").mkdir()
     with pytest.raises(RunError, match="such as a=2"):
         plan(sweep, "a=1", "a=3")
@@ -83,16 +90,18 @@ def test_two_jobs_in_one_folder_are_refused(sweep):
     assert not sweep.exists()
 
 
-def test_notes_on_a_job_stay_through_a_new_plan(sweep):
+def test_notes_on_the_sweep_stay_through_a_new_plan(sweep):
     plan(sweep, "a=1", "a=2")
-    sweep.note_slurm({"1_x": "12_1"})
-    sweep.note_reason("1_x", "SLURM: TIMEOUT")
     sweep.note("best", {"number": 1})
-    jobs = plan(sweep, "a=1", "a=2")
-    assert [(j.slurm_job, j.reason) for j in jobs] == [(None, None), ("12_1", "SLURM: TIMEOUT")]
+    plan(sweep, "a=1", "a=2")
     assert sweep.read()["best"] == {"number": 1}
-    with pytest.raises(KeyError):
-        sweep.note_reason("3_x", "why")
+
+
+def test_configs_come_back_as_they_were_but_for_numbers_that_json_has_not(sweep):
+    config = {"a": {"lr": math.inf, "text": "\udcff ü", "none": None, "list": [1, 2.0, True]}}
+    sweep.path.mkdir(exist_ok=True)
+    sweep.write_configs({3: config, 10: {"a": {"seed": 10**30, "n": -(10**400)}}})
+    assert sweep.configs() == {3: config, 10: {"a": {"seed": 1e30, "n": -math.inf}}}
 
 
 def test_one_sweep_at_a_time_holds_the_folder(sweep):
@@ -137,6 +146,6 @@ def test_no_job_has_its_folder_outside_the_sweeps(sweep, name):
 @pytest.mark.parametrize("number", ["--version", "../../x", "12_", ""])
 def test_an_id_that_is_none_of_slurms_is_refused(sweep, number):
     plan(sweep, "a=1")
-    sweep.note_slurm({"0_x": number})
-    with pytest.raises(RunError, match=r"jobs\.0\.slurm_job=.*: must be an id such as 12 or 12_3"):
+    sweep.note("slurm_job", number)
+    with pytest.raises(RunError, match=r"slurm_job=.*: must be an id such as 12"):
         sweep.jobs()

@@ -13,6 +13,7 @@ from filelock import FileLock
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.sweep import status
 from temporal_sae.sweep.plan import Job, SweepFolder
+from temporal_sae.sweep.states import Outcome, State
 from temporal_sae.sweep.status import read_job, read_sweep
 
 CONFIG = {"trainer": {"num_tokens": 1100, "batch_size": 100}}
@@ -112,42 +113,51 @@ def test_the_last_line_is_found_without_reading_a_long_file(folder):
 
 
 @pytest.mark.parametrize(
-    ("in_queue", "written", "state"),
+    ("known", "written", "state"),
     [
-        ("PENDING", None, "queued"),
-        ("PENDING", "stopped", "queued"),
-        ("PENDING", "running", "queued"),
-        ("RUNNING", None, "running"),
-        ("RUNNING", "running", "running"),
-        ("COMPLETING", "finished", "finished"),
-        (None, "running", "failed"),
-        (None, None, "missing"),
+        (State(), None, "queued"),
+        (State(), "stopped", "queued"),
+        (State(1, worker="n1:7"), None, "running"),
+        (State(1, worker="n1:7"), "running", "running"),
+        (State(1, worker="n1:7"), "finished", "finished"),
+        (State(1, worker="n1:7", outcome=Outcome("a=1: must be 2")), None, "failed"),
     ],
 )
-def test_slurms_queue_is_asked_for_jobs_that_it_has(
-    tmp_path, monkeypatch, in_queue, written, state
-):
-    sweep = SweepFolder(tmp_path)
-    sweep.plan("command", "slurm", [["a=1"], ["a=2"]], lambda n, overrides: f"{n}_a")
+def test_jobs_whose_workers_are_in_slurms_queue(folder, known, written, state):
     if written:
-        (tmp_path / "1_a").mkdir()
-        record(tmp_path / "1_a", written)
-    monkeypatch.setattr(status, "slurm_queue", lambda moment: pytest.fail("there is no SLURM job"))
+        record(folder, written)
+    assert read_job(folder, JOB, known, in_queue=True).state == state
+
+
+def test_the_queue_is_asked_for_a_sweep_that_it_has(tmp_path, monkeypatch):
+    sweep = SweepFolder(tmp_path)
+    sweep.plan("command", "slurm", [["a=1"]], lambda n, overrides: f"{n}_a")
+    monkeypatch.setattr(status, "slurm_arrays", lambda: pytest.fail("there is no SLURM job"))
     assert read_sweep(tmp_path)[0].state == "missing"
-    sweep.note_slurm({"1_a": "12_1"})
-    queue = {"12_0": "RUNNING"} | ({"12_1": in_queue} if in_queue else {})
-    monkeypatch.setattr(status, "slurm_queue", lambda moment: queue)
-    assert [job.state for job in read_sweep(tmp_path)] == ["missing", state]
+    sweep.note("slurm_job", "12")
+    for queue, state in (({"12", "13"}, "queued"), (set(), "missing")):
+        monkeypatch.setattr(status, "slurm_arrays", lambda queue=queue: queue)
+        assert read_sweep(tmp_path)[0].state == state
+
+
+def test_a_record_that_has_not_changed_is_read_once(folder, monkeypatch):
+    record(folder, "finished")
+    assert read_job(folder, JOB).state == "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr(status, "read_record", lambda path: pytest.fail("again"))
+        assert read_job(folder, JOB).state == "finished"
+    record(folder, "stopped", reason="stopped at step 5")
+    assert read_job(folder, JOB).state == "stopped"
 
 
 def test_the_queue_as_squeue_prints_it(tmp_path, monkeypatch):
     squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\necho 12_0 PENDING\necho 13 RUNNING\n")
+    squeue.write_text("#!/bin/sh\necho 14 12\necho 13 13\n")
     squeue.chmod(0o755)
-    status.slurm_queue.cache_clear()
+    status._slurm_arrays.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert status.slurm_queue(1) == {"12_0": "PENDING", "13": "RUNNING"}
+    assert status._slurm_arrays(1) == {"12", "13", "14"}
     squeue.write_text("#!/bin/sh\nexit 1\n")
-    assert status.slurm_queue(1) == {"12_0": "PENDING", "13": "RUNNING"}
-    assert status.slurm_queue(2) == {}
-    status.slurm_queue.cache_clear()
+    assert status._slurm_arrays(1) == {"12", "13", "14"}
+    assert status._slurm_arrays(2) == set()
+    status._slurm_arrays.cache_clear()

@@ -1,0 +1,71 @@
+"""The log of each job, `log.txt`, where one process has several of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from temporal_sae.files import open_to_append
+from temporal_sae.sweep.status import RECORD
+
+LOG = "log.txt"
+
+
+class JobLog:
+    """The log of one job, of which nothing is written before its run has begun.
+
+    It is opened for every line: two hundred jobs would take up the files that a process may have.
+
+    Args:
+        folder: of the job.
+        place: where it runs.
+    """
+
+    def __init__(self, folder: Path, place: str) -> None:
+        when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        self.folder, self._has_begun = folder, False
+        self._lines = [f"--- {when} · {place} · process {os.getpid()}"]
+
+    def write(self, line: str) -> None:
+        """Add a line, at once where the run has begun."""
+        self._lines.append(line)
+        self._has_begun = self._has_begun or (self.folder / RECORD).exists()
+        if self._has_begun:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what there is to write; a log is not worth a run, so what fails is left out."""
+        data = "".join(f"{line}\n" for line in self._lines).encode(errors="replace")
+        self._lines.clear()
+        with suppress(OSError):
+            descriptor = open_to_append(self.folder / LOG)
+            try:
+                os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
+
+
+class JobLogs(logging.Handler):
+    """Adds each record to the log of the job that the process is busy with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._current: JobLog | None = None
+
+    @contextmanager
+    def about(self, log: JobLog | None) -> Iterator[None]:
+        """While open, all records are about this job; None: about none."""
+        before, self._current = self._current, log
+        try:
+            yield
+        finally:
+            self._current = before
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a record."""
+        if self._current is not None:
+            self._current.write(self.format(record))

@@ -1,0 +1,85 @@
+"""What workers leave to each other and to the command about a job: `.sweep/N.json`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from temporal_sae import schemas
+from temporal_sae.errors import RunError, one_line
+from temporal_sae.files import write_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a job.
+
+    Args:
+        reason: why it has failed, in one line; None: it has not.
+        refused: whether by a mistake that a person can correct.
+    """
+
+    reason: str | None = None
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """The work that was put into a job since the command was given.
+
+    Args:
+        attempts: to do it, without a newer checkpoint.
+        step: of the newest checkpoint when the last of them began.
+        worker: that made it: its machine and the number of its process.
+        outcome: None: it is open.
+    """
+
+    attempts: int = 0
+    step: int = 0
+    worker: str | None = None
+    outcome: Outcome | None = None
+
+
+class States:
+    """The states of all jobs, a file each.
+
+    Args:
+        folder: `.sweep` of the sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, number: int) -> Path:
+        """Return the file of a job."""
+        return self.folder / f"{number}.json"
+
+    def lock(self, number: int) -> Path:
+        """Return the file that is locked by the worker that has a job."""
+        return self.folder / f"{number}.lock"
+
+    def read(self, number: int) -> State:
+        """Return the state of a job; one that cannot be read is that of a job nobody has tried."""
+        try:
+            said = schemas.read(self.path(number), schemas.JobState)
+        except (FileNotFoundError, RunError):
+            return State()
+        ended = said.get("outcome")
+        outcome = Outcome(one_line(ended["reason"]), ended["refused"]) if ended else None
+        return State(said["attempts"], said["step"], said.get("worker"), outcome)
+
+    def write(self, number: int, state: State) -> None:
+        """Replace the state of a job."""
+        write_json(self.path(number), asdict(state))
+
+    def forget(self, number: int) -> None:
+        """Make a job one that nobody has tried."""
+        self.path(number).unlink(missing_ok=True)
+
+    def is_older(self, number: int, path: Path) -> bool:
+        """Return whether a file was written after the state of a job was."""
+        try:
+            return os.stat(self.path(number)).st_mtime_ns < os.stat(path).st_mtime_ns
+        except OSError:
+            return False

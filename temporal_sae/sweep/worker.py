@@ -1,0 +1,249 @@
+"""A process that does a sweep's jobs: `python -m temporal_sae.sweep work FOLDER`.
+
+It finds all that it has to know in the folder, and what becomes of a job is told there alone. Which
+modules of a person's own may be imported is said by its command line, since the folder may be
+anybody's.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from temporal_sae import distributed, signals
+from temporal_sae.commands import Parser, exit_on_mistakes, tell
+from temporal_sae.errors import InvalidOption, RunError, one_line, reason_of
+from temporal_sae.experiment import Ending, Request, run_experiment, run_together, stream_of
+from temporal_sae.experiment.build import uses_cuda
+from temporal_sae.experiment.components import check_stored, load_plugins
+from temporal_sae.sweep.claims import Claim, Claims
+from temporal_sae.sweep.logs import JobLog, JobLogs
+from temporal_sae.sweep.plan import CONFIGS, SweepFolder
+from temporal_sae.sweep.states import Outcome
+from temporal_sae.training import Stopped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+log = logging.getLogger(__name__)
+
+AGAIN = 75  # the exit code of a worker whose time is over: queue it again
+
+
+class Worker:
+    """Does the open jobs of a sweep until none is left.
+
+    Args:
+        folder: of the sweep.
+        n_workers: of the sweep, this one included.
+        plugins: modules whose classes the configs of jobs may name.
+        place: where it runs, for the logs.
+        console: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        n_workers: int = 1,
+        plugins: Sequence[str] = (),
+        place: str | None = None,
+        console: Console | None = None,
+    ) -> None:
+        load_plugins(plugins)
+        source = folder.work / CONFIGS
+        self.folder, self.console = folder, console
+        self.place = place or socket.gethostname()
+        self.claims = Claims(
+            folder,
+            worker_name(os.getpid()),
+            n_workers,
+            stream_of,
+            lambda config: check_stored(config, plugins, source),
+        )
+        self.logs = JobLogs()
+
+    def work(self) -> None:
+        """Do jobs; several processes do each together, and the first of them claims it.
+
+        Raises:
+            RunError: the folder is gone, or holds what cannot be read.
+            Stopped, KeyboardInterrupt: by a stop signal; the jobs can be continued.
+            SystemExit: the cluster wants its processors back; likewise.
+        """
+        logging.getLogger().addHandler(self.logs)
+        in_order = False
+        try:
+            if distributed.is_launched():
+                self._work_with_others()
+            else:
+                while claims := self.claims.take():
+                    self._run(claims)
+        except BaseException as error:
+            in_order = is_stop(error)
+            raise
+        finally:
+            self.claims.give_back(untried=in_order)
+            logging.getLogger().removeHandler(self.logs)
+
+    def _run(self, claims: Sequence[Claim]) -> None:
+        """Run jobs on one stream, and note what has come of them."""
+        logs = [JobLog(self._path(claim), self.place) for claim in claims]
+        requests = [self._request(claim) for claim in claims]
+        for n, claim in enumerate(claims):
+            with self.logs.about(logs[n]):
+                say_begin(claim, requests[n])
+        endings = run_together(requests, lambda n: self._about(logs[n]), self.console)
+        for claim, request, job_log, ending in zip(claims, requests, logs, endings, strict=True):
+            with self.logs.about(job_log):
+                self._settle(claim, request, ending)
+            if request.folder.is_dir():
+                job_log.flush()
+
+    def _work_with_others(self) -> None:
+        """Run one job after the other in all processes of this worker."""
+        first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+        with distributed.process_group(self._on_cuda()):
+            while claims := distributed.on_rank_zero(lambda: self.claims.take(most=1)):
+                request = self._request(claims[0])
+                job_log = JobLog(request.folder, self.place)
+                with self._about(job_log if first else None):
+                    ending = run_on_all_ranks(request, self.console)
+                    if first:
+                        self._settle(claims[0], request, ending)
+                        job_log.flush()
+
+    def _on_cuda(self) -> bool:
+        configs = self.folder.configs().values()
+        return any(uses_cuda(config.get("device", "auto")) for config in configs)
+
+    def _path(self, claim: Claim) -> Path:
+        return self.folder.path / claim.job.folder
+
+    def _request(self, claim: Claim) -> Request:
+        cfg = OmegaConf.create(claim.config)
+        OmegaConf.set_struct(cfg, True)
+        return Request(cfg, shown(self._path(claim)), claim.job.overrides)
+
+    @contextmanager
+    def _about(self, job_log: JobLog | None) -> Iterator[None]:
+        """While open, all that is done is done for one job."""
+        if not self.folder.exists():
+            told = f"{self.folder.path}: the folder was removed while the sweep was going on"
+            raise RunError(told)
+        with self.logs.about(job_log):
+            try:
+                yield
+            except (Stopped, KeyboardInterrupt) as stopped:
+                log.warning("%s", str(stopped) or "interrupted")
+                raise
+
+    def _settle(self, claim: Claim, request: Request, ending: Ending) -> None:
+        error = ending.error
+        if error is None:
+            self.claims.settle(claim.job.number, Outcome())
+            return
+        told = tell(error, request.folder, "repeat the command")
+        if told is None or request.cfg.get("debug") is True or os.environ.get(TRACEBACK):
+            log.error("%s has failed", request.folder, exc_info=error)
+        else:
+            log.error("error: %s", told)
+        refused = isinstance(error, (InvalidOption, RunError))
+        reason = one_line(told) or reason_of(error)
+        self.claims.settle(claim.job.number, Outcome(reason, refused))
+
+
+TRACEBACK = "TEMPORAL_SAE_TRACEBACK"
+
+
+def run_on_all_ranks(request: Request, console: Console | None) -> Ending:
+    """Run a job in this process and the others of its worker.
+
+    An error that not all of them have raised ends them all: some may be waiting for the others.
+    """
+    try:
+        overrides = list(request.overrides)
+        return Ending(run_experiment(request.cfg, request.folder, overrides, console), None)
+    except Stopped:
+        raise
+    except Exception as error:
+        if not distributed.is_collective(error):
+            raise
+        return Ending(None, error)
+
+
+def say_begin(claim: Claim, request: Request) -> None:
+    """Log which job begins."""
+    log.info("%s: %s", request.folder, " ".join(claim.job.overrides) or "defaults")
+
+
+def is_stop(error: BaseException) -> bool:
+    """Return whether a worker has ended in good order before its jobs were done."""
+    again = isinstance(error, SystemExit) and error.code == AGAIN
+    return again or isinstance(error, (Stopped, KeyboardInterrupt))
+
+
+def worker_name(pid: int) -> str:
+    """Return the name of the worker that is this process of this machine."""
+    return f"{socket.gethostname()}:{pid}"
+
+
+def shown(folder: Path) -> Path:
+    """Return a folder from the working directory, if it lies below that."""
+    relative = Path(os.path.relpath(folder))
+    return folder if relative.parts[:1] == ("..",) else relative
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a worker as a process of its own; exits with 75 when it is to be queued again."""
+    parser = Parser(prog="python -m temporal_sae.sweep work", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of the sweep")
+    parser.add_argument("--workers", type=int, default=1, help="how many there are")
+    parser.add_argument("--plugins", default="", help="modules, joined by commas")
+    parser.add_argument("--place", help="where it runs, for the logs")
+    parser.add_argument("--queued", action="store_true", help="let SIGUSR2 queue it again")
+    parser.add_argument("--lifeline", action="store_true", help="stop when stdin ends")
+    options = parser.parse_args(arguments)
+    faulthandler.enable()  # a crash in native code leaves its place in the log
+    if options.queued:
+        signal.signal(signal.SIGUSR2, leave)
+    if options.lifeline:
+        threading.Thread(target=stop_when_alone, daemon=True).start()
+    log_to_stdout()
+    plugins = [name for name in options.plugins.split(",") if name]
+    with exit_on_mistakes(traceback=bool(os.environ.get(TRACEBACK))):
+        worker = Worker(SweepFolder(options.folder), options.workers, plugins, options.place)
+        try:
+            worker.work()
+        except Stopped as stopped:
+            sys.exit(signals.exit_code(stopped))
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End the process so that it is queued again; a training saves a checkpoint before."""
+    sys.exit(AGAIN)
+
+
+def stop_when_alone() -> None:
+    """Wait until whoever has started the worker is gone; then stop as if asked to."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def log_to_stdout() -> None:
+    """Log as a run does that is started alone."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("temporal_sae").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

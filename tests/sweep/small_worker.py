@@ -1,0 +1,108 @@
+"""A worker whose jobs take a moment, for `test_local`: what they do is their `kind`."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from temporal_sae.sweep.claims import Claims
+from temporal_sae.sweep.plan import SweepFolder
+from temporal_sae.sweep.states import Outcome
+
+FOREVER = 600
+SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "MASTER_PORT")
+
+
+def note(path, text):
+    """A file that has its content from the moment it is there."""
+    path.with_suffix(".part").write_text(text)
+    path.with_suffix(".part").rename(path)
+
+
+def with_child(folder):
+    """Starts a process that would outlive it."""
+    note(folder / "child", str(subprocess.Popen(["sleep", str(FOREVER)]).pid))
+    time.sleep(FOREVER)
+
+
+def stubborn(folder):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with_child(folder)
+
+
+def one_rank_dies(folder):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(FOREVER)
+
+
+KINDS = {
+    "sleep": lambda folder: time.sleep(0.2),
+    "sigkill": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
+    "with_child": with_child,
+    "stubborn": stubborn,
+    "one_rank_dies": one_rank_dies,
+}
+
+
+def stop_when_alone():
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--lifeline", action="store_true")
+    for name in ("--place", "--workers", "--plugins"):
+        parser.add_argument(name, default="1")
+    options = parser.parse_args()
+    if options.plugins == "broken":
+        sys.exit("error: plugins='broken': must be another")
+    threading.Thread(target=stop_when_alone, daemon=True).start()
+    folder, rank = SweepFolder(options.folder), os.environ.get("RANK", "0")
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    claims = Claims(folder, name, int(options.workers), str, lambda config: None)
+    if rank != "0":  # the first process decides for all; here they know
+        do(folder.path / folder.jobs()[0].folder, folder.configs()[0], rank)
+        return
+    while mine := claims.take(most=1):
+        do(folder.path / mine[0].job.folder, mine[0].config, rank)
+        claims.settle(mine[0].job.number, Outcome())
+
+
+def do(folder, config, rank):
+    folder.mkdir(exist_ok=True)
+    seen = {name: os.environ.get(name) for name in SEEN}
+    began = {**seen, "pid": os.getpid(), "time": time.monotonic()}
+    note(folder / f"began{rank}", json.dumps(began))
+    KINDS[config["kind"]](folder)
+    note(folder / f"ended{rank}", str(time.monotonic()))
+
+
+def launch(folder, kinds, plugins=(), **options):
+    """Have one job of each kind done; returns the reason of those that are not."""
+    from temporal_sae.sweep import local
+
+    local.WORKER = (sys.executable, "-P", __file__)
+    sweep = SweepFolder(folder)
+    wanted = [[f"n={n}"] for n in range(len(kinds))]
+    sweep.path.mkdir(exist_ok=True)
+    sweep.plan("command", "local", wanted, lambda n, overrides: str(n))
+    sweep.write_configs({n: {"kind": kind} for n, kind in enumerate(kinds)})
+    return local.LocalLauncher(**options).work(sweep, range(len(kinds)), plugins)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "launch":
+        launch(Path(sys.argv[2]), sys.argv[4:], devices="cpu", workers=int(sys.argv[3]))
+    else:
+        main()
