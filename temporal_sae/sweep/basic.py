@@ -25,12 +25,15 @@ class BasicLauncher:
     def work(self, folder: SweepFolder, numbers: Sequence[int], plugins: Sequence[str]) -> str:
         """See `session.Launcher`."""
         with signals.held():
+            from rich.console import Console
+
             from temporal_sae.sweep.worker import Worker  # slow to import: not for --help
             from temporal_sae.training import Stopped
 
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         try:
-            Worker(folder, plugins=plugins, place="this process").work()
+            place = "this process"
+            Worker(folder, plugins=plugins, place=place, console=Console()).work()
         except Stopped as stopped:
             sys.exit(signals.exit_code(stopped))
         return "it was not done"

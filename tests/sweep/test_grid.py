@@ -83,7 +83,13 @@ def test_every_job_has_a_folder_named_after_what_it_changes(sweep, runs):
     names = {
         f"{2 * a + b}_tracker.window_size={5 + a},seed={1 + b}" for a in (0, 1) for b in (0, 1)
     }
-    assert left == names | {".sweep", "sweep.json", "sweep.csv", "sweep.parquet", "multirun.yaml"}
+    assert left == names | {
+        ".sweep",
+        "sweep.json",
+        "sweep.csv",
+        "sweep_full.parquet",
+        "multirun.yaml",
+    }
     record = json.loads(Path("s/3_tracker.window_size=6,seed=2/run.json").read_text())
     assert record["seed"] == 2
     assert record["overrides"] == ["tracker.window_size=6", "seed=2", "loss.ortho_weight=0.5"]
