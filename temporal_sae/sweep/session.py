@@ -28,7 +28,7 @@ from temporal_sae.sweep.plan import (
 )
 from temporal_sae.sweep.states import Outcome, States
 from temporal_sae.sweep.status import has_finished, read_sweep
-from temporal_sae.sweep.table import print_line, print_table
+from temporal_sae.sweep.table import print_line, print_table, summary
 
 HYDRAS_NOTE = "multirun.yaml"
 REASONS_SHOWN = 3
@@ -205,6 +205,8 @@ class Session:
             collect(self.folder.path, statuses)
             if any(status.state != "finished" for status in statuses):
                 print_table(statuses)
+            else:
+                say(summary(statuses))
             say_last_words(self.folder.path, statuses, Console())
 
     def _told_failures(self) -> dict[str, str]:
