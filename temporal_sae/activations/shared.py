@@ -64,13 +64,6 @@ class SharedPasses:
             waiting = self._waiting[reader]
             return waiting.pop(position) if position in waiting else self._read(reader, position)
 
-    def known(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state as the reader itself writes it, whatever version has written this one."""
-        with self._lock:
-            self._at = None
-            self._reader.load_state_dict(state)
-            return self._reader.state_dict()
-
     def _read(self, reader: PlaceReader, position: str) -> Chunk:
         """Read what follows a position; let the rows wait for all other readers."""
         if self._at != position:
@@ -119,7 +112,7 @@ class PlaceReader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        self.state = self.shared.known(state)
+        self.state = state
 
 
 def position_of(state: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def test_names_are_those_of_the_model(source_at):
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_streams_that_share_give_the_batches_of_streams_of_their_own(prefetch, source_at):
+def test_streams_that_share_give_the_batches_of_streams_of_their_own(prefetch, source_at, passes):
     sources = [source_at(hook, prefetch=prefetch) for hook in HOOKS]
     readers = sources[0].readers(5, HOOKS)
     shared = [s.stream(32, 5, True, r) for s, r in zip(sources, readers, strict=True)]
@@ -130,6 +130,23 @@ def test_streams_that_share_give_the_batches_of_streams_of_their_own(prefetch, s
             assert all(map(same_rows, mine.ordered, theirs.ordered))
     for one in shared:
         one.release()
+
+
+def test_streams_that_share_cost_the_passes_of_one(source_at, passes):
+    source = source_at()
+    own = source.stream(32, 5)
+    shared = [
+        source_at(h).stream(32, 5, reader=r)
+        for h, r in zip(HOOKS, source.readers(5, HOOKS), strict=True)
+    ]
+    counts = []
+    for streams in ([own], shared):
+        passes.clear()
+        for _ in range(8):
+            for stream in streams:
+                next(stream)
+        counts.append(len(passes))
+    assert counts[0] == counts[1] > 4
 
 
 def test_what_waits_is_planned(source_at):
@@ -192,6 +209,17 @@ def test_nothing_is_forgotten_within_the_bound():
     assert numbers(ahead, 4) == numbers(behind, 4) == list(range(4))
     assert counting.asked == [(n, "a", "b") for n in range(4)]
     assert counting.alive() == 0
+
+
+def test_what_waits_for_a_reader_is_not_computed_for_it_again():
+    counting = Counting()
+    shared = SharedPasses(counting, most_rows=100, device=CPU)
+    first, second, _third = (shared.reader(name) for name in "abc")
+    begin = first.state_dict()
+    numbers(first, 2), numbers(second, 2)
+    second.load_state_dict(begin)
+    assert numbers(second, 1) == [0] and counting.asked[-1] == (0, "a", "b")
+    assert numbers(first, 1) == [2]
 
 
 def test_a_pass_is_larger_than_the_bound():
