@@ -139,7 +139,13 @@ def test_the_size_of_a_dimension_is_the_number_of_its_words(dimension, size):
 
 @pytest.mark.parametrize(
     ("low", "high", "number", "word"),
-    [(0.1, 30.0, 1.23456, "1.235"), (100.0, 101.0, 100.123456, "100.123"), (0.3, 1, 0.29, "0.3")],
+    [
+        (0.1, 30.0, 1.23456, "1.235"),
+        (0.0, 5.0, 1.23456, "1.235"),
+        (-5.0, 5.0, 1.23456, "1.235"),
+        (100.0, 101.0, 100.123456, "100.123"),
+        (0.3, 1, 0.29, "0.3"),
+    ],
 )
 def test_a_word_has_as_many_digits_as_tell_neighbours_apart(low, high, number, word):
     assert Interval(low, high, log=False, whole=False).word(number) == word
