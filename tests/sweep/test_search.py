@@ -151,6 +151,21 @@ def test_a_word_has_as_many_digits_as_tell_neighbours_apart(low, high, number, w
     assert Interval(low, high, log=False, whole=False).word(number) == word
 
 
+@pytest.mark.parametrize(
+    ("dimension", "low", "high", "log"),
+    [
+        (WEIGHT, 0.1, 30.0, True),
+        (WINDOW, 200, 5000, True),
+        (Interval(0, 1, False, False), 0, 1, False),
+        (Values(("1", "4", "7"), ordered=True), 0, 2, False),
+    ],
+)
+def test_numbers_are_drawn_from_the_whole_dimension(dimension, low, high, log):
+    drawn_from = dimension.distribution()
+    assert (drawn_from.low, drawn_from.high, drawn_from.log) == (low, high, log)
+    assert KINDS.distribution().choices == (0, 1)
+
+
 def test_any_seed_will_do_and_optuna_says_nothing():
     for seed in (4295, 2**63 - 1):  # the product that it becomes a part of is just above 2^32
         assert len(Search(SPACE, "maximize", 2, seed).propose([], 1)) == 1
