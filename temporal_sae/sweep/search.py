@@ -149,7 +149,6 @@ class Search:
         Fewer than `count`, or none, where the space holds no more.
         """
         from optuna.samplers import RandomSampler
-        from optuna.trial import TrialState
 
         seed = (self.seed * 1_000_003 + len(trials)) % SEEDS
         study = self._study(trials, seed)
@@ -164,9 +163,7 @@ class Search:
                 study.sampler = RandomSampler(seed)
             asked = study.ask(distributions)
             words = {key: item.word(asked.params[key]) for key, item in self.space.items()}
-            if tuple(words.values()) in tried:
-                study.tell(asked, state=TrialState.FAIL)
-            else:
+            if tuple(words.values()) not in tried:
                 tried.add(tuple(words.values()))
                 proposed.append(words)
         return proposed
@@ -176,7 +173,7 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # The constant liar: a proposal that is not told yet counts as bad, so that those of one
-        # batch lie apart.
+        # batch lie apart, and one that was tried before is not drawn over and over.
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=self.n_startup_trials, constant_liar=True, seed=seed
         )

@@ -139,10 +139,31 @@ def test_the_size_of_a_dimension_is_the_number_of_its_words(dimension, size):
 
 @pytest.mark.parametrize(
     ("low", "high", "number", "word"),
-    [(0.1, 30.0, 1.23456, "1.235"), (100.0, 101.0, 100.123456, "100.123"), (0.3, 1, 0.29, "0.3")],
+    [
+        (0.1, 30.0, 1.23456, "1.235"),
+        (0.0, 5.0, 1.23456, "1.235"),
+        (-5.0, 5.0, 1.23456, "1.235"),
+        (100.0, 101.0, 100.123456, "100.123"),
+        (0.3, 1, 0.29, "0.3"),
+    ],
 )
 def test_a_word_has_as_many_digits_as_tell_neighbours_apart(low, high, number, word):
     assert Interval(low, high, log=False, whole=False).word(number) == word
+
+
+@pytest.mark.parametrize(
+    ("dimension", "low", "high", "log"),
+    [
+        (WEIGHT, 0.1, 30.0, True),
+        (WINDOW, 200, 5000, True),
+        (Interval(0, 1, False, False), 0, 1, False),
+        (Values(("1", "4", "7"), ordered=True), 0, 2, False),
+    ],
+)
+def test_numbers_are_drawn_from_the_whole_dimension(dimension, low, high, log):
+    drawn_from = dimension.distribution()
+    assert (drawn_from.low, drawn_from.high, drawn_from.log) == (low, high, log)
+    assert KINDS.distribution().choices == (0, 1)
 
 
 def test_any_seed_will_do_and_optuna_says_nothing():
