@@ -83,13 +83,15 @@ def test_failed_trials_are_not_repeated_and_say_nothing_good():
     assert search.best(failed) is None
 
 
-def test_a_small_space_is_tried_out_without_repeating_anything():
+def test_a_small_space_is_tried_out_without_repeating_anything(monkeypatch):
     space = {"sae": read("sae=topk,jumprelu"), "seed": read("seed=range(1,4)")}
     search, trials = Search(space, "maximize", 2, 0), []
     while proposed := search.propose(trials, 4):
         trials += [Trial(words, float(len(words["sae"]))) for words in proposed]
     tried = sorted((trial.words["sae"], trial.words["seed"]) for trial in trials)
     assert tried == [(sae, seed) for sae in ("jumprelu", "topk") for seed in "123"]
+    monkeypatch.setattr(optuna.Study, "ask", None)  # nothing is drawn where nothing is left
+    assert search.propose(trials, 4) == []
 
 
 @pytest.mark.parametrize(
