@@ -1,6 +1,7 @@
 """What a search proposes: from known functions, without any run."""
 
 import math
+from itertools import combinations
 from statistics import mean
 
 import optuna
@@ -83,13 +84,15 @@ def test_failed_trials_are_not_repeated_and_say_nothing_good():
     assert search.best(failed) is None
 
 
-def test_a_small_space_is_tried_out_without_repeating_anything():
+def test_a_small_space_is_tried_out_without_repeating_anything(monkeypatch):
     space = {"sae": read("sae=topk,jumprelu"), "seed": read("seed=range(1,4)")}
     search, trials = Search(space, "maximize", 2, 0), []
     while proposed := search.propose(trials, 4):
         trials += [Trial(words, float(len(words["sae"]))) for words in proposed]
     tried = sorted((trial.words["sae"], trial.words["seed"]) for trial in trials)
     assert tried == [(sae, seed) for sae in ("jumprelu", "topk") for seed in "123"]
+    monkeypatch.setattr(optuna.Study, "ask", None)  # nothing is drawn where nothing is left
+    assert search.propose(trials, 4) == []
 
 
 @pytest.mark.parametrize(
@@ -164,6 +167,20 @@ def test_numbers_are_drawn_from_the_whole_dimension(dimension, low, high, log):
     drawn_from = dimension.distribution()
     assert (drawn_from.low, drawn_from.high, drawn_from.log) == (low, high, log)
     assert KINDS.distribution().choices == (0, 1)
+
+
+def apart(proposals):
+    """Mean distance of pairs of windows, in factors' logarithms."""
+    windows = [math.log(int(words["tracker.window_size"])) for words in proposals]
+    return mean(abs(a - b) for a, b in combinations(windows, 2))
+
+
+def test_the_proposals_of_a_batch_lie_further_apart_than_those_that_know_nothing_of_each_other():
+    trials = searched(Search(SPACE, "maximize", 6, 0), 20)
+    batches = [Search(SPACE, "maximize", 6, s).propose(trials, 6) for s in range(8)]
+    alone = [Search(SPACE, "maximize", 6, s).propose(trials, 1)[0] for s in range(48)]
+    strangers = [alone[s::8] for s in range(8)]
+    assert mean(map(apart, batches)) > 1.3 * mean(map(apart, strangers))
 
 
 def test_any_seed_will_do_and_optuna_says_nothing():
