@@ -22,6 +22,7 @@ from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
 from temporal_sae.commands import Parser, fail, let_readers_leave, why_unusable
 from temporal_sae.errors import RunError, printable
+from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
@@ -78,6 +79,7 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
     statuses = read_sweep(folder)
     print_table(statuses, console)
     collect(folder, statuses)
+    say_last_words(folder, statuses, console)
     print(f"written: {folder / CSV}, {folder / PARQUET}")
     command = sweep.read()["command"]
     if any(status.state != "finished" for status in statuses) and not is_held(folder):
