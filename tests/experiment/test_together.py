@@ -75,6 +75,7 @@ def left(folder):
     }
 
 
+@pytest.mark.slow
 def test_each_leaves_what_it_leaves_alone_and_the_text_is_read_once(
     request_for, tmp_path, monkeypatch
 ):
@@ -158,6 +159,7 @@ def test_where_memory_is_short_they_follow_in_rounds(request_for, tmp_path, monk
     assert finished["job2"] == ["job0", "job1", "job2", "job3"]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_and_the_same_call_goes_on(request_for, tmp_path, monkeypatch):
     def requests():
         names = ("plain", "window", "short")
