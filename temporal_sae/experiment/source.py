@@ -43,8 +43,8 @@ def build_source(
     options = plain(cfg["activations"])
     target = options.get(TARGET) if isinstance(options, dict) else None
     wanted, required = arguments_of(find_class(f"activations.{TARGET}", target))
-    text: TextSource | None = None
-    if wanted and "text" in wanted and cfg.get("data") is not None:
+    text: TextSource | None = other.text if other is not None else None
+    if text is None and wanted and "text" in wanted and cfg.get("data") is not None:
         text = build(cfg, "data", folder=folder)
 
     def load() -> LanguageModel:

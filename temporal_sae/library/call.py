@@ -11,6 +11,7 @@ import torch
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.eval.subject import given
 from temporal_sae.files import write_json
 from temporal_sae.library.folder import CallFolder
 from temporal_sae.library.parts import (
@@ -182,13 +183,19 @@ class Call:
         """Let the SAE take activations as they are."""
         self.model.fold_input_scale(self._view.scale)
 
-    def result(self, source: ActivationSource, sections: dict[str, Any]) -> TrainedSAE:
+    def result(
+        self, source: ActivationSource, found: dict[str, Any] | Exception
+    ) -> TrainedSAE:
         """Return what has been trained, which is also written where there is a folder.
 
         Args:
             source: the activations.
-            sections: of the evaluation.
+            found: the sections of the evaluation, or an error in their place.
+
+        Raises:
+            Exception: that one.
         """
+        sections = given(found)
         leaves = (leaf for part in sections.values() for leaf in finite_leaves(part["metrics"]))
         steps = self._history.steps if self.place is None else self.place.history()
         seconds, scale = self.lane.run.seconds, self._view.scale

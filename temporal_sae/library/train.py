@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from temporal_sae.activations.given import as_source
 from temporal_sae.activations.source import ROWS
 from temporal_sae.errors import InvalidOption, RunError, check_int
 from temporal_sae.eval import AutoEvaluation
+from temporal_sae.eval.subject import attempt
 from temporal_sae.experiment.build import choose_device
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.library.call import Call, Shared, TrainedSAE, Wanted
@@ -180,7 +182,7 @@ def trained(
         for lane in lanes:
             if isinstance(lane.error, Stopped):
                 raise KeyboardInterrupt(str(lane.error)) from None
-        return [finished(call, source, n_sequences) for call in calls]
+        return finished(calls, source, n_sequences)
 
 
 def opened(x: Any, calls: Sequence[Call], shared: Shared, device: torch.device) -> ActivationSource:
@@ -217,12 +219,18 @@ def show(lanes: Sequence[Lane], progress: bool) -> None:
         lane.parts.progress = display
 
 
-def finished(call: Call, source: ActivationSource, n_sequences: int) -> TrainedSAE | Exception:
-    """Return what has been trained, evaluated, or the error that has ended it."""
-    if isinstance(call.lane.error, Exception):
-        return call.lane.error
-    call.fold_scale()
-    return call.result(source, evaluated(call.model, source, n_sequences))
+def finished(
+    calls: Sequence[Call], source: ActivationSource, n_sequences: int
+) -> list[TrainedSAE | Exception]:
+    """Return what has been trained, evaluated together, or the errors that have ended it."""
+    answers: list[Any] = [call.lane.error for call in calls]
+    whole = [number for number, error in enumerate(answers) if error is None]
+    for number in whole:
+        calls[number].fold_scale()
+    found = evaluated([calls[number].model for number in whole], source, n_sequences)
+    for number, sections in zip(whole, found, strict=True):
+        answers[number] = attempt(partial(calls[number].result, source, sections))
+    return answers
 
 
 def held_out_rows_for(lengths: Sequence[int | None]) -> int:
@@ -249,12 +257,19 @@ def check_batch(source: ActivationSource, batch_size: int) -> int:
     return batch_size
 
 
-def evaluated(sae: SparseAutoencoder, source: ActivationSource, n_sequences: int) -> dict[str, Any]:
+def evaluated(
+    saes: Sequence[SparseAutoencoder], source: ActivationSource, n_sequences: int
+) -> list[dict[str, Any] | Exception]:
     """Return the metrics that the source allows, by section; none where nothing is held out."""
     options = AutoEvaluation(
         n_reconstruction_sequences=min(n_sequences, 128), n_sparsity_sequences=n_sequences
     )
-    found: dict[str, Any] = {}
-    for evaluation in options.chosen(source):
-        found |= evaluation.sections(sae, source)
+    found: list[dict[str, Any] | Exception] = [{} for _ in saes]
+    for evaluation in options.chosen(source) if saes else ():
+        for number, section in enumerate(evaluation.measure_together(saes, source)):
+            so_far = found[number]
+            if isinstance(section, Exception) or isinstance(so_far, Exception):
+                found[number] = so_far if isinstance(so_far, Exception) else section
+            else:
+                found[number] = so_far | {evaluation.section: section}
     return found
