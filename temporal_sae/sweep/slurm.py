@@ -49,7 +49,7 @@ SCRIPT = """\
 # srun takes no word from sbatch on processors since SLURM 22.05, and threads take all of a node's.
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-1}}}}
-export PYTHONPATH={pythonpath}
+export PYTHONPATH={pythonpath} PYTHONFAULTHANDLER=1
 work={work}
 alive=$work/worker_$SLURM_ARRAY_TASK_ID.alive
 (while kill -0 $$; do touch "$alive"; sleep 10; done) > /dev/null 2>&1 &
