@@ -11,15 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
 
 from omegaconf import ListConfig
 
-from temporal_sae import signals
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
 from temporal_sae.files import open_regular, open_to_append
 from temporal_sae.sweep.claims import unclaimed
@@ -38,21 +33,16 @@ from temporal_sae.sweep.table import LiveTable, print_line
 GROUP = "hydra.launcher"
 WORKER = (sys.executable, "-P", "-m", "temporal_sae.sweep", "work")
 SECONDS_BETWEEN_LOOKS = 0.1
-SECONDS_ALONE = 10.0  # for the other processes of a worker of which one has failed
-MOST_IN_VAIN = 2  # workers that end before they have claimed anything
+SECONDS_ALONE = 10.0  # for the other processes of a worker of which one has ended
+MOST_IN_VAIN = 2  # workers in one place that end before they have claimed anything
 TAIL_BYTES = 4096
+Place = tuple[Slot, ...]
 
 
 class LocalLauncher:
-    """Starts a worker in every slot, and another where one dies while there is work for it.
+    """Starts a worker in every place, and another where one dies while there is work for it.
 
     What the options mean is said in `conf/hydra/launcher/local.yaml`.
-
-    Args:
-        devices: auto, cpu, or numbers of GPUs.
-        workers: how many on the CPU; None: as many as fit.
-        processes_per_job: above 1: data parallel.
-        threads: of each process; None: its share of the cores.
     """
 
     def __init__(
@@ -69,22 +59,28 @@ class LocalLauncher:
         """See `session.Launcher`."""
         from rich.console import Console  # slow to import
 
-        places, threads = self._places(len(numbers))
+        places, environment = self._places(len(numbers))
         console = Console()
-        options = ["--plugins", ",".join(plugins)] if plugins else []
-        pool = Pool(folder, numbers, places, options, threads)
-        with LiveTable(lambda: read_sweep(folder.path), console) as table, StopRequests() as stop:
-            try:
-                pool.run(stop, table.update, partial(print_line, console))
-            finally:
-                pool.kill()
-        if stop.signal is not None:
-            raise signals.Terminated(stop.signal)
-        if pool.has_done_nothing():
-            raise RunError(f"hydra/launcher=local: no worker can start ({pool.words})")
-        return f"no worker is left for it ({pool.words})"
+        pool = Pool(folder, numbers, places, environment, plugins)
+        try:
+            with LiveTable(lambda: read_sweep(folder.path), console) as table:
+                for place in places:
+                    pool.start(place)
+                try:
+                    pool.wait(table.update)
+                except KeyboardInterrupt:
+                    told = f"stopping {pool.n_claimed()} jobs; Ctrl-C again ends them at once"
+                    print_line(console, told)
+                    pool.stop()
+                    pool.wait(table.update)
+                    raise
+        finally:
+            pool.kill()
+        if not any(pool.states.read(number).worker for number in numbers):
+            raise RunError(f"hydra/launcher=local: no worker can start ({pool.last_words})")
+        return f"no worker is left for it ({pool.last_words})"
 
-    def _places(self, n_jobs: int) -> tuple[list[tuple[Slot, ...]], dict[str, str]]:
+    def _places(self, n_jobs: int) -> tuple[list[Place], dict[str, str]]:
         """Return the slots of every worker, and the threads of each of its processes."""
         try:
             n = check_int("processes_per_job", self.processes_per_job, 1)
@@ -92,82 +88,8 @@ class LocalLauncher:
             threads = thread_environment(len(slots), self.threads)
         except InvalidOption as error:
             raise error.within(GROUP) from None
-        workers = [tuple(slots[first : first + n]) for first in range(0, len(slots) - n + 1, n)]
-        return workers[:n_jobs], threads
-
-
-class StopRequests:
-    """While open, counts stop signals instead of letting them interrupt anything."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequests:
-        with suppress(ValueError):  # not the main thread: signals are somebody else's
-            for number in signals.STOP:
-                if number != signal.SIGHUP or not signals.is_ignored(number):
-                    self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.signal = self.signal or number
-
-
-@dataclass
-class Running:
-    """A worker that has been started.
-
-    Args:
-        slots: one for each of its processes.
-        processes: those that have not ended.
-        name: by which jobs know it.
-        code: the exit code of the first process that has failed.
-        failed_at: when it did.
-    """
-
-    slots: tuple[Slot, ...]
-    processes: list[subprocess.Popen[bytes]]
-    name: str
-    code: int = 0
-    failed_at: float = math.inf
-
-    def has_ended(self) -> bool:
-        """Return whether no process of it is left; those of one that has died are killed."""
-        for process in list(self.processes):
-            # It is not reaped yet, so its number is still that of what it may have started.
-            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                continue
-            kill_group(process.pid)
-            code = process.wait()
-            self.code = self.code or code
-            if process.stdin:
-                process.stdin.close()
-            self.processes.remove(process)
-        if self.code:
-            self.failed_at = min(self.failed_at, time.monotonic())
-        if time.monotonic() - self.failed_at > SECONDS_ALONE:
-            self.signal(signal.SIGKILL)
-        return not self.processes
-
-    def signal(self, number: int) -> None:
-        """Send a signal to its processes, SIGKILL to all that they have started, too."""
-        for process in self.processes:
-            if number == signal.SIGKILL:
-                kill_group(process.pid)
-            else:
-                process.send_signal(number)
+        places = [tuple(slots[first : first + n]) for first in range(0, len(slots) - n + 1, n)]
+        return places[:n_jobs], threads
 
 
 class Pool:
@@ -177,100 +99,131 @@ class Pool:
         folder: of the sweep.
         numbers: of the jobs that are to do.
         places: the slots of each worker.
-        options: of every worker's command line.
-        threads: variables for that.
+        environment: further variables of every worker.
+        plugins: modules that the workers import.
     """
 
     def __init__(
         self,
         folder: SweepFolder,
         numbers: Sequence[int],
-        places: Sequence[tuple[Slot, ...]],
-        options: Sequence[str],
-        threads: dict[str, str],
+        places: Sequence[Place],
+        environment: dict[str, str],
+        plugins: Sequence[str],
     ) -> None:
-        self.folder, self.numbers, self.places = folder, numbers, places
-        self.options, self.threads = options, threads
+        self.folder, self.numbers, self.environment = folder, numbers, environment
         self.states = States(folder.work)
-        self.running: list[Running] = []
-        self.in_vain: dict[tuple[Slot, ...], int] = {}
-        self.words = ""
+        self.words = [*WORKER, str(folder.path.absolute()), "--lifeline"]
+        self.words += ["--workers", str(len(places))]
+        self.words += ["--plugins", ",".join(plugins)] if plugins else []
+        self.last_words, self.is_stopping = "", False
+        self._running: dict[Place, Running] = {}
+        self._in_vain = dict.fromkeys(places, 0)
 
-    def run(self, stop: StopRequests, look: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Keep workers at work until no job is left for them, or they are asked to stop.
+    def start(self, place: Place) -> None:
+        """Start a worker."""
+        port = free_port() if len(place) > 1 else None
+        command = [*self.words, "--place", place_of(place)]
+        running = self._running[place] = Running()
+        for rank, slot in enumerate(place):
+            output = open_to_append(self._log(slot))
+            process = subprocess.Popen(
+                command,
+                env=worker_environment(place, rank, port) | self.environment,
+                stdin=subprocess.PIPE,  # ends with this process, however that ends
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is the launcher's
+            )
+            os.close(output)
+            running.add(process)
+
+    def wait(self, look: Callable[[], None]) -> None:
+        """Wait until no worker is left; one that dies is replaced, unless they are to stop.
 
         Args:
-            stop: tells of signals.
             look: called a few times a second.
-            say: prints a line.
         """
-        answered = 0
-        for slots in self.places:
-            self._start(slots)
-        while self.running:
-            for worker in [worker for worker in self.running if worker.has_ended()]:
-                self.running.remove(worker)
-                if not stop.count and self._is_to_replace(worker):
-                    self._start(worker.slots)
-            if stop.count > answered:
-                answered = stop.count
-                if answered == 1:
-                    say(f"stopping {self._n_claimed()} jobs; Ctrl-C again ends them at once")
-                for worker in self.running:
-                    worker.signal(signal.SIGINT if answered == 1 else signal.SIGKILL)
+        while self._running:
+            for place, running in list(self._running.items()):
+                if running.has_ended():
+                    del self._running[place]
+                    if self._is_to_replace(place, running) and not self.is_stopping:
+                        self.start(place)
             look()
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
+    def stop(self) -> None:
+        """Ask all workers to stop."""
+        self.is_stopping = True
+        for running in self._running.values():
+            running.signal(signal.SIGINT)
+
     def kill(self) -> None:
-        """End what is left."""
-        while self.running:
-            for worker in self.running:
-                worker.signal(signal.SIGKILL)
-            self.running = [worker for worker in self.running if not worker.has_ended()]
+        """End the workers that are left where they are."""
+        for running in self._running.values():
+            while not running.has_ended():
+                running.signal(signal.SIGKILL)
 
-    def _start(self, slots: tuple[Slot, ...]) -> None:
-        port = free_port() if len(slots) > 1 else None
-        command = [
-            *WORKER,
-            *(str(self.folder.path.absolute()), "--lifeline", "--place", place_of(slots)),
-            *("--workers", str(len(self.places)), *self.options),
-        ]
-        processes = []
-        for rank, slot in enumerate(slots):
-            output = open_to_append(self._log(slot))
-            processes.append(
-                subprocess.Popen(
-                    command,
-                    env=worker_environment(slots, rank, port) | self.threads,
-                    stdin=subprocess.PIPE,  # ends with this process, however that ends
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C is the launcher's
-                )
-            )
-            os.close(output)
-        name = f"{socket.gethostname()}:{processes[0].pid}"
-        self.running.append(Running(slots, processes, name))
-
-    def _is_to_replace(self, worker: Running) -> bool:
-        """Return whether there is work for another worker in its place."""
-        if worker.code:
-            self.words = f"{ended_by(worker.code)}{last_words(self._log(worker.slots[0]))}"
-        if not any(self.states.read(n).worker == worker.name for n in self.numbers):
-            self.in_vain[worker.slots] = self.in_vain.get(worker.slots, 0) + 1
-        again = self.in_vain.get(worker.slots, 0) < MOST_IN_VAIN
-        return again and self.folder.exists() and bool(unclaimed(self.folder, self.numbers))
-
-    def has_done_nothing(self) -> bool:
-        """Return whether no worker could so much as claim a job."""
-        return not any(self.states.read(n).worker for n in self.numbers)
-
-    def _n_claimed(self) -> int:
+    def n_claimed(self) -> int:
+        """Return how many jobs workers have."""
         states = map(self.states.read, self.numbers)
         return sum(state.worker is not None and state.outcome is None for state in states)
 
+    def _is_to_replace(self, place: Place, ended: Running) -> bool:
+        """Return whether there is work for another worker in the place of one."""
+        if ended.code:
+            self.last_words = f"{ended_by(ended.code)}{last_words(self._log(place[0]))}"
+        if not any(self.states.read(number).worker == ended.name for number in self.numbers):
+            self._in_vain[place] += 1
+        again = self._in_vain[place] < MOST_IN_VAIN
+        return again and self.folder.exists() and bool(unclaimed(self.folder, self.numbers))
+
     def _log(self, slot: Slot) -> Path:
         return self.folder.work / f"worker_{slot.number}.log"
+
+
+class Running:
+    """The processes of a worker that have not ended.
+
+    Attributes:
+        name: by which jobs know the worker.
+        code: the exit code of the first process that has failed.
+    """
+
+    def __init__(self) -> None:
+        self.name, self.code, self._alone_since = "", 0, math.inf
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Add a process; the first one claims jobs."""
+        self.name = self.name or f"{socket.gethostname()}:{process.pid}"
+        self._processes.append(process)
+
+    def has_ended(self) -> bool:
+        """Return whether no process is left; those that wait in vain for one are killed."""
+        for process in list(self._processes):
+            # It is not reaped yet, so its number is still that of what it may have started.
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            kill_group(process.pid)
+            code = process.wait()
+            self.code = self.code or code
+            self._alone_since = min(self._alone_since, time.monotonic())
+            if process.stdin:
+                process.stdin.close()
+            self._processes.remove(process)
+        if time.monotonic() - self._alone_since > SECONDS_ALONE:
+            self.signal(signal.SIGKILL)
+        return not self._processes
+
+    def signal(self, number: int) -> None:
+        """Send a signal, SIGKILL to all that the worker has started, too."""
+        for process in self._processes:
+            if number == signal.SIGKILL:
+                kill_group(process.pid)
+            else:
+                process.send_signal(number)
 
 
 def kill_group(pid: int) -> None:
@@ -281,29 +234,20 @@ def kill_group(pid: int) -> None:
 
 def ended_by(code: int) -> str:
     """`killed by SIGKILL`, or `ended with exit code 1`."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"killed by {names.get(-code, -code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def last_words(path: Path) -> str:
     """Return the last line of a worker's log, for a message."""
-    lines = end_of(path).decode(errors="replace").split("\n")
-    found = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f": {printable(found.removeprefix('error: '))}" if found else ""
-
-
-def end_of(path: Path) -> bytes:
-    """Return the last part of a log, empty where there is none."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            return file.read()
+            lines = file.read().decode(errors="replace").split("\n")
     except OSError:
-        return b""
+        return ""
+    found = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f": {printable(found.removeprefix('error: '))}" if found else ""
 
 
 def free_port() -> int:

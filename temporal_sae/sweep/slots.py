@@ -158,6 +158,7 @@ def worker_environment(slots: Sequence[Slot], rank: int, port: int | None) -> di
     values["CUDA_VISIBLE_DEVICES"] = ",".join(slot.device for slot in slots if slot.device)
     # Modules are found from wherever this process finds them, and not from the working directory.
     values["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    values["PYTHONFAULTHANDLER"] = "1"  # a crash in native code leaves its place in the log
     if port is not None:
         values |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
         values |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(len(slots)))

@@ -36,6 +36,10 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_QUESTIONS = 5.0
 SECONDS_UNTIL_GONE = 4.0  # one that is put back into the queue may not be seen for a moment
 SECONDS_OF_SILENCE = 60.0
+# Without a sign of life, which workers give every ten: a controller that was killed has forgotten
+# its last moments, and may believe for half an hour that a worker runs which has ended.
+SECONDS_UNTIL_DISBELIEVED = 45.0
+BELIEVED_TO_RUN = ("RUNNING", "COMPLETING")
 NO_CONTROLLER = "Unable to contact slurm controller"
 LARGEST_ARRAY = 1001  # SLURM's own default
 AGAIN = 75  # as in `worker`
@@ -45,20 +49,24 @@ SCRIPT = """\
 # srun takes no word from sbatch on processors since SLURM 22.05, and threads take all of a node's.
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-1}}}}
-export PYTHONPATH={pythonpath}
+export PYTHONPATH={pythonpath} PYTHONFAULTHANDLER=1
+work={work}
+alive=$work/worker_$SLURM_ARRAY_TASK_ID.alive
+(while kill -0 $$; do touch "$alive"; sleep 10; done) > /dev/null 2>&1 &
 {setup}
 srun --kill-on-bad-exit=1 {worker} --place "SLURM $SLURM_JOB_ID on $SLURMD_NODENAME"
 code=$?
 # {again}: its time is over; above 128: it was killed. Whoever claims then knows which job to doubt.
 [ $code -eq {again} ] || [ $code -gt 128 ] || exit $code
-limits={work}/worker_$SLURM_ARRAY_TASK_ID.limits
+limits=$work/worker_$SLURM_ARRAY_TASK_ID.limits
 if [ $SECONDS -ge {seconds} ]; then echo >> "$limits"; fi
 if [ -f "$limits" ] && [ $(wc -l < "$limits") -gt {most} ]; then
   echo "error: hydra.launcher.max_num_timeout={most}: more time limits have been reached"
   exit 1
 fi
 for try in $(seq 60); do
-  scontrol requeue $SLURM_JOB_ID && exit $code
+  # Not $SLURM_JOB_ID, which for one of them is the whole array.
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && exit $code
   sleep 2
 done
 exit $code
@@ -123,16 +131,15 @@ class SlurmLauncher:
         if missing := [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]:
             raise RunError(f"hydra/launcher=slurm: needs {missing[0]}, which is not in PATH")
         name = array_name(folder.path)
-        arrays = None
-        while arrays is None:
-            arrays = in_queue(name)
+        while (tasks := in_queue(name)) is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         try:
-            if arrays:
-                folder.note("slurm_job", max(arrays, key=int))
-                say(f"workers are in the queue or run already: {' '.join(sorted(arrays))}")
+            if tasks:
+                folder.note("slurm_job", max((array for array, _ in tasks), key=int))
+                say(f"workers are in the queue or run already: {' '.join(arrays_of(tasks))}")
                 wait_for(name, folder, numbers)
-            if missing_jobs := still_open(folder, numbers):
-                array = self._submit(name, folder, len(missing_jobs), plugins)
+            if left := still_open(folder, numbers):
+                array = self._submit(name, folder, len(left), plugins)
                 folder.note("slurm_job", array)
                 say(f"submitted {array}; logs: {short(folder.work.absolute())}/worker_*.log")
                 wait_for(name, folder, numbers)
@@ -211,10 +218,16 @@ def ask(*command: str) -> str | None:
     return done.stdout
 
 
-def in_queue(name: str) -> set[str] | None:
-    """Return the ids of the arrays of that name that have not ended; None: SLURM does not say."""
-    answer = ask("squeue", "--me", "--noheader", f"--name={name}", "--format=%F")
-    return None if answer is None else set(answer.split())
+def in_queue(name: str) -> list[tuple[str, str]] | None:
+    """Return array and state of the workers of that name that have not ended; None: no answer."""
+    answer = ask("squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%F %T")
+    words = [line.split() for line in (answer or "").splitlines()]
+    return None if answer is None else [(w[0], w[1]) for w in words if len(w) == 2]
+
+
+def arrays_of(tasks: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the ids of the arrays of these workers."""
+    return sorted({array for array, _ in tasks})
 
 
 def largest_array() -> int:
@@ -233,7 +246,8 @@ def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
     """Show how the sweep goes on until all jobs are done, or all workers are gone."""
     from rich.console import Console  # slow to import
 
-    last_seen = answered = asked = time.monotonic()
+    seen = alive = answered = asked = time.monotonic()
+    signs = signs_of_life(folder)
     with LiveTable(lambda: read_sweep(folder.path), Console()) as table:
         while folder.exists() and still_open(folder, numbers):
             table.update()
@@ -241,17 +255,28 @@ def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
             now = time.monotonic()
             if now - asked < SECONDS_BETWEEN_QUESTIONS:
                 continue
-            asked, arrays = now, in_queue(name)
-            if arrays is None:
+            asked, tasks = now, in_queue(name)
+            if tasks is None:
                 if now - answered > SECONDS_OF_SILENCE:
                     say("SLURM does not answer; waiting until it does")
                     answered = now
-                last_seen = now
+                seen = alive = now
                 continue
+            before, signs = signs, signs_of_life(folder)
+            if signs != before or any(state not in BELIEVED_TO_RUN for _, state in tasks):
+                alive = now
             answered = now
-            last_seen = now if arrays else last_seen
-            if now - last_seen > SECONDS_UNTIL_GONE:
+            seen = now if tasks else seen
+            if now - seen > SECONDS_UNTIL_GONE:
                 return
+            if now - alive > SECONDS_UNTIL_DISBELIEVED:
+                ask("scancel", *arrays_of(tasks))
+                return
+
+
+def signs_of_life(folder: SweepFolder) -> dict[str, int]:
+    """Return when each worker was last known to be alive, by its own clock."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.work.glob("worker_*.alive")}
 
 
 def why_lost(folder: SweepFolder) -> str:
@@ -267,8 +292,8 @@ def why_lost(folder: SweepFolder) -> str:
 
 def tell_how_to_go_on(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
     """Print how to handle workers that are left alone; the sweeper says how to wait for them."""
-    if arrays := in_queue(name):
+    if tasks := in_queue(name):
         n = len(still_open(folder, numbers))
-        say(f"{n} jobs go on; to cancel them: scancel {' '.join(sorted(arrays))}")
+        say(f"{n} jobs go on; to cancel them: scancel {' '.join(arrays_of(tasks))}")
         watch = module_command("temporal_sae.sweep", short(folder.path.absolute()), "--watch")
         say(f"to watch them: {watch}")

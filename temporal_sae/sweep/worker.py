@@ -7,7 +7,6 @@ anybody's.
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import signal
@@ -119,6 +118,7 @@ class Worker:
                 request = self._request(claims[0])
                 job_log = JobLog(request.folder, self.place)
                 with self._about(job_log if first else None):
+                    say_begin(claims[0], request)
                     ending = run_on_all_ranks(request, self.console)
                     if first:
                         self._settle(claims[0], request, ending)
@@ -215,7 +215,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--queued", action="store_true", help="let SIGUSR2 queue it again")
     parser.add_argument("--lifeline", action="store_true", help="stop when stdin ends")
     options = parser.parse_args(arguments)
-    faulthandler.enable()  # a crash in native code leaves its place in the log
     if options.queued:
         signal.signal(signal.SIGUSR2, leave)
     if options.lifeline:

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -91,7 +93,7 @@ def test_no_more_workers_than_the_cluster_or_the_person_allows(
 
 def test_workers_that_are_in_the_queue_are_waited_for(sweep, clients, capsys):
     """Also where the launcher was killed before it could note them."""
-    clients(squeue=f"{finish(sweep)}\necho 9", srun="", scontrol="", sbatch="echo 17")
+    clients(squeue=f"{finish(sweep)}\necho 9 RUNNING", srun="", scontrol="", sbatch="echo 17")
     SlurmLauncher().work(sweep, [0, 1], [])
     assert sweep.read()["slurm_job"] == "9"
     assert "in the queue or run already: 9" in capsys.readouterr().out
@@ -100,10 +102,31 @@ def test_workers_that_are_in_the_queue_are_waited_for(sweep, clients, capsys):
 def test_jobs_that_workers_of_before_have_left_get_new_ones(sweep, clients, monkeypatch):
     monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
     monkeypatch.setattr(slurm, "SECONDS_UNTIL_GONE", 0)
-    once = f'[ -e "{sweep.path}/asked" ] || echo 9; touch "{sweep.path}/asked"'
+    once = f'[ -e "{sweep.path}/asked" ] || echo 9 RUNNING; touch "{sweep.path}/asked"'
     calls = clients(squeue=once, srun="", scontrol="", sbatch=finish(sweep) + "\necho 17")
     SlurmLauncher().work(sweep, [0, 1], [])
     assert sum(call.startswith("sbatch") for call in calls()) == 1
+
+
+def test_workers_that_slurm_believes_to_run_are_not_believed_for_ever(sweep, clients, monkeypatch):
+    """A controller that was killed may have forgotten the end of a job."""
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(slurm, "SECONDS_UNTIL_DISBELIEVED", 0.2)
+    alive = f'[ -e "{sweep.work}/late" ] || touch "{sweep.work}/worker_0.alive"'
+    calls = clients(
+        squeue=f"{alive}\necho 9 RUNNING",
+        srun="",
+        scontrol="",
+        sbatch=finish(sweep) + "\necho 17",
+        scancel="",
+    )
+    threading.Timer(1, (sweep.work / "late").touch).start()
+    began = time.monotonic()
+    SlurmLauncher().work(sweep, [0, 1], [])
+    assert time.monotonic() - began > 1
+    assert "scancel 9" in calls()
+    assert calls()[-1].startswith("sbatch")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +145,10 @@ def test_options_that_make_no_sense(option, value):
 
 
 def test_the_queue_is_asked_by_name_and_may_not_answer(clients):
-    calls = clients(squeue="echo 12; echo 12; echo 13")
-    assert in_queue("mine-1") == {"12", "13"}
+    calls = clients(squeue="echo 12 RUNNING; echo 12 PENDING; echo 13 RUNNING")
+    tasks = in_queue("mine-1")
+    assert tasks == [("12", "RUNNING"), ("12", "PENDING"), ("13", "RUNNING")]
+    assert slurm.arrays_of(tasks) == ["12", "13"]
     assert "--name=mine-1" in calls()[0]
     clients(squeue="exit 1")
     assert in_queue("mine-1") is None
@@ -165,10 +190,11 @@ def test_options_as_sbatch_takes_them():
 def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
     sweep, clients, code, limits, seconds, requeued, expected
 ):
-    calls = clients(srun=f"exit {code}", scontrol="")
+    lives = f'until [ -e "{sweep.work}/worker_4.alive" ]; do sleep 0.01; done'
+    calls = clients(srun=f"{lives}; exit {code}", scontrol="")
     (sweep.work / "worker_4.limits").write_text("\n" * limits)
     script = SlurmLauncher(max_num_timeout=3)._script(sweep, 2, ["a", "b"])
-    variables = {"SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "21", "SLURMD_NODENAME": "n1"}
+    variables = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "21"}
     done = subprocess.run(
         ["bash", "-c", script.replace("srun ", f"SECONDS={seconds}; srun ")],
         env={**os.environ, **variables},
@@ -177,7 +203,7 @@ def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
         check=False,
     )
     assert done.returncode == expected, done.stderr
-    assert ("scontrol requeue 21" in calls()) == requeued
+    assert ("scontrol requeue 17_4" in calls()) == requeued
     assert calls()[0].startswith("srun --kill-on-bad-exit=1 ")
     assert f"work {sweep.path} --queued --workers 2 --plugins a,b --place SLURM 21 on" in calls()[0]
     assert ("max_num_timeout=3" in done.stdout) == (expected == 1 and code == 75)

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+from temporal_sae import signals
 from temporal_sae.sweep.claims import Claims
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.states import Outcome
@@ -38,9 +39,20 @@ def stubborn(folder):
 
 
 def one_rank_dies(folder):
+    """The second process dies once the first is at work."""
     if os.environ["RANK"] == "1":
+        while not is_alive(folder / "began0"):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(FOREVER)
+
+
+def is_alive(began):
+    try:
+        os.kill(json.loads(began.read_text())["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return True
 
 
 KINDS = {
@@ -103,6 +115,7 @@ def launch(folder, kinds, plugins=(), **options):
 
 if __name__ == "__main__":
     if sys.argv[1] == "launch":
-        launch(Path(sys.argv[2]), sys.argv[4:], devices="cpu", workers=int(sys.argv[3]))
+        with signals.ending():
+            launch(Path(sys.argv[2]), sys.argv[4:], devices="cpu", workers=int(sys.argv[3]))
     else:
         main()
