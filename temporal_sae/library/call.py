@@ -183,9 +183,7 @@ class Call:
         """Let the SAE take activations as they are."""
         self.model.fold_input_scale(self._view.scale)
 
-    def result(
-        self, source: ActivationSource, found: dict[str, Any] | Exception
-    ) -> TrainedSAE:
+    def result(self, source: ActivationSource, found: dict[str, Any] | Exception) -> TrainedSAE:
         """Return what has been trained, which is also written where there is a folder.
 
         Args:
