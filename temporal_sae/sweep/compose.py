@@ -18,6 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from temporal_sae.errors import RunError, one_line
+
+VALUE, CHOICE, OTHER = "a value", "a choice of a group", "something else"
 
 
 class Composer:
@@ -41,65 +46,95 @@ class Composer:
             HydraException: there is no such key, group or option.
         """
         parsed = self._parser.parse_overrides(list(overrides))
-        values = [override for override in parsed if self._is_plain_value(override)]
-        rest = [o for o, p in zip(overrides, parsed, strict=True) if p not in values]
-        key = tuple(rest)
-        if key not in self._bases:
-            self._bases[key] = self.loader.load_sweep_config(self.config, rest)
-        config = copy.deepcopy(self._bases[key])
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        kinds = [self._kind(override) for override in parsed]
+        if OTHER in kinds:  # they are applied in their order, and not after the plain ones
+            config = self.loader.load_sweep_config(self.config, list(overrides))
+        else:
+            config = self._base([o for o, k in zip(overrides, kinds, strict=True) if k == CHOICE])
+            values = [o for o, k in zip(parsed, kinds, strict=True) if k == VALUE]
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
         with open_dict(config.hydra):
             config.hydra.overrides.task = list(overrides)
             config.hydra.job.override_dirname = dirname(parsed, config)
         return config
 
-    def _is_plain_value(self, override: Override) -> bool:
-        """Return whether an override has no say in what is composed: it sets a key that exists."""
+    def _base(self, choices: list[str]) -> DictConfig:
+        """Return a copy of the config with these choices of groups."""
+        key = tuple(choices)
+        if key not in self._bases:
+            self._bases[key] = self.loader.load_sweep_config(self.config, choices)
+        return copy.deepcopy(self._bases[key])
+
+    def _kind(self, override: Override) -> str:
         key = str(override.key_or_group)
         is_changed = override.type == OverrideType.CHANGE and override.package is None
         if not is_changed or key.startswith("hydra"):
-            return False
+            return OTHER
         if key not in self._groups:
             self._groups[key] = bool(self.loader.get_group_options(key))
-        return not self._groups[key]
+        if not self._groups[key]:
+            return VALUE
+        return CHOICE if isinstance(override.value(), str) else OTHER
 
-    def folder(self, number: int, overrides: Sequence[str], telling: Sequence[str]) -> str:
-        """Return the name of a job's folder: its number and what tells it from the others.
+    def job(
+        self, number: int, overrides: Sequence[str], telling: Sequence[str], name: str | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the name of a job's folder, and its config as plain data, all resolved.
 
         Args:
             number: of the job.
             overrides: of the job.
-            telling: those of them that its name is to show.
+            telling: those of them that the name of a new folder is to show.
+            name: of the folder that there is already.
         """
         config = self.compose(overrides)
-        with open_dict(config.hydra):
+        with open_dict(config.hydra), as_hydras(config):
             config.hydra.job.num = config.hydra.job.id = number
             if telling:
                 config.hydra.job.override_dirname = ",".join(telling)
-        with as_hydras(config):
-            return str(OmegaConf.select(config, "hydra.sweep.subdir", throw_on_missing=True))
+            name = name or subdir(config)
+            config.hydra.runtime.output_dir = str(Path(str(config.hydra.sweep.dir)) / name)
+            return name, plain(config)
 
-    def plain(self, number: int, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return the config of the job in a folder as plain data, all resolved."""
-        config = self.compose(overrides)
-        with open_dict(config.hydra):
-            config.hydra.job.num = config.hydra.job.id = number
-            config.hydra.runtime.output_dir = str(folder)
-        with as_hydras(config), open_dict(config):
-            config.pop("hydra")
-            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        return plain
+
+def subdir(config: DictConfig) -> str:
+    """Return the name of a new job's folder."""
+    try:
+        return str(OmegaConf.select(config, "hydra.sweep.subdir", throw_on_missing=True))
+    except OmegaConfBaseException:
+        plain(config)  # an option that refers to nothing is told by its own name
+        raise
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return all of a config but Hydra's part, resolved.
+
+    Raises:
+        RunError: a value refers to what there is not.
+    """
+    found = {}
+    for key in config:
+        if key == "hydra":
+            continue
+        try:
+            node = "???" if OmegaConf.is_missing(config, key) else config[key]
+            is_group = OmegaConf.is_config(node)
+            found[str(key)] = OmegaConf.to_container(node, resolve=True) if is_group else node
+        except OmegaConfBaseException as error:
+            why = one_line(str(error).splitlines()[0])
+            raise RunError(f"{error.full_key}: cannot be resolved ({why})") from error
+    return found
 
 
 @contextmanager
 def as_hydras(config: DictConfig) -> Iterator[None]:
     """While open, `${hydra:…}` is that of this config."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
+    hydras = HydraConfig.instance()
+    before, hydras.cfg = hydras.cfg, config
     try:
         yield
     finally:
-        HydraConfig.instance().cfg = before
+        hydras.cfg = before
 
 
 def dirname(parsed: Sequence[Override], config: DictConfig) -> str:

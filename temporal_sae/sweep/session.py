@@ -79,6 +79,7 @@ class Session:
         self.command = command_in(self.folder.path)
         self.failures: dict[int, Outcome] = {}
         self._planned: dict[int, Job] = {}
+        self._configs: dict[int, dict[str, Any]] = {}
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -126,7 +127,8 @@ class Session:
 
         def name(number: int, overrides: list[str]) -> str:
             told = [override for override in overrides if key_of(override) in telling]
-            return self.composer.folder(number, overrides, told)
+            found, self._configs[number] = self.composer.job(number, overrides, told)
+            return found
 
         jobs = self.folder.plan(self.command, launcher, wanted, name, all_of_them=all_of_them)
         write_atomically(self.folder.path / HYDRAS_NOTE, OmegaConf.to_yaml(self.config))
@@ -144,10 +146,8 @@ class Session:
         todo = {job.number: job for job in jobs if self._is_to_do(job)}
         if not todo:
             return
-        configs = {
-            number: self.composer.plain(number, self.folder.path / job.folder, job.overrides)
-            for number, job in todo.items()
-        }
+        configs = {number: self._config_of(job) for number, job in todo.items()}
+        self._configs.clear()
         self.folder.write_configs(configs)
         open_again(self.folder, list(todo))
         lost = self.launcher.work(self.folder, list(todo), plugins_of(configs.values()))
@@ -164,6 +164,12 @@ class Session:
             self.failures.pop(number, None)
             if outcome.reason is not None:
                 self.failures[number] = outcome
+
+    def _config_of(self, job: Job) -> dict[str, Any]:
+        """Return the config of a job; that of a new one was composed with its name."""
+        if job.number in self._configs:
+            return self._configs[job.number]
+        return self.composer.job(job.number, job.overrides, (), job.folder)[1]
 
     def _is_to_do(self, job: Job) -> bool:
         finished = has_finished(self.folder.path / job.folder)

@@ -90,9 +90,9 @@ def test_every_job_has_one_worker_and_nobody_more_than_a_share(
 ):
     sweep = of_streams(tmp_path_factory.mktemp("sweep"), streams)
     workers = [worker(sweep, f"w{n}", n_workers) for n in range(n_workers)]
-    share = math.ceil(len(streams) / n_workers)
     taken, at_work = [], 0
     for claims in workers:
+        share = math.ceil((len(streams) - len(taken)) / (n_workers - at_work))
         mine = claims.take()
         assert len({claim.config["stream"] for claim in mine}) <= 1
         assert len(mine) <= share
