@@ -180,7 +180,7 @@ BAD = {
     ),
     "an unknown sweep": (
         ["sweep=magic"],
-        "sweep=magic: must be one of alpha_cap, full, ortho_weight, window",
+        "sweep=magic: must be one of alpha_cap, dictionary_size, full, ortho_weight, window",
     ),
     "an unknown launcher": (
         ["-m", "hydra/launcher=magic"],

@@ -133,7 +133,10 @@ class ActivationSource(StreamOptions, ABC):
 
         Raises:
             InvalidOption: the buffer is smaller than a batch, or several processes read ahead.
+            RunError: `ordered`, and there is no stream order.
         """
+        if ordered:
+            self.check_order()
         reader, at_once = reader or self.reader(seed), self.rows_at_once
         if n_chunks := self.chunks_ahead:
             reader = Prefetched(reader, n_chunks, self.reads_on)
@@ -143,6 +146,14 @@ class ActivationSource(StreamOptions, ABC):
         return ActivationStream(
             self, reader, batch_size, seed, ordered, self.device, at_once, largest, about
         )
+
+    def check_order(self) -> None:
+        """Refuse a tracker that wants the rows in stream order, where they are not kept in it.
+
+        Raises:
+            RunError: see above; by default they are.
+        """
+        return
 
     def why_not(self, need: str) -> str | None:
         """Return why an evaluation cannot have what it needs, in words; None if it can."""

@@ -167,6 +167,8 @@ def build_components(
     open_source(source)
     with naming("activations"):
         shared = stream()
+        if cheap.tracker.stream == "ordered":
+            source.check_order()
     check_split(source, "train")
     evaluation = fitted(cheap.evaluation, source)
     check_objective(cfg.objective, evaluation)

@@ -90,9 +90,12 @@ def check_memory(
     free = room.free = room.free if room.n_runs else free_memory(device)
     phase = max(PHASES, key=lambda each: room.after(items, each))
     needed = room.after(items, phase)
-    if free is not None and needed > free.n_bytes:
-        if room.n_runs:
-            raise NoRoom
+    is_too_much = free is not None and needed > free.n_bytes
+    if is_too_much and room.n_runs:
+        raise NoRoom
+    budget = {name: item.n_bytes for name, item in items.items()}
+    log.info("%s", in_lines(budget, free))
+    if free is not None and is_too_much:
         held = " and the ".join(name for name, item in items.items() if item.held)
         beside = f" beside the {held}" if held else ""
         helps = what_helps(cfg, coming(items, phase), needed - free.n_bytes)
@@ -100,8 +103,6 @@ def check_memory(
             f"the run needs {needed / MIB:,.0f} MiB of memory in {phase}{beside}, and {free} are "
             f"free on {device}; {helps}"
         )
-    budget = {name: item.n_bytes for name, item in items.items()}
-    log.info("%s", in_lines(budget, free))
     room.take(items, shared)
     return budget
 

@@ -145,7 +145,9 @@ class Call:
         model.to(source.device)
         self.model, self._history = model, _History()
         self.tracker = make_tracker(self.wanted.tracker, model.d_sae, source.device)
-        view = stream.view(ordered=self.tracker.stream == "ordered")
+        if is_ordered := self.tracker.stream == "ordered":
+            source.check_order()
+        view = stream.view(ordered=is_ordered)
         parts = Parts(
             sae=model,
             batches=view,

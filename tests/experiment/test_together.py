@@ -111,7 +111,7 @@ def test_what_cannot_be_is_refused_alone_and_leaves_nothing(request_for, tmp_pat
     assert good.error is None
     assert isinstance(bad.error, InvalidOption) and "sae.k=1000" in str(bad.error)
     assert not (tmp_path / "bad").exists()
-    assert "model.hook_name=blocks.9.hook_resid_post" in str(nowhere.error)
+    assert "hook_name='blocks.9.hook_resid_post': must be a layer" in str(nowhere.error)
     assert isinstance(wild.error, RunError) and "is not finite" in str(wild.error)
     record = json.loads((tmp_path / "wild" / "run.json").read_text())
     assert (record["status"], record["reason"]) == ("failed", str(wild.error))

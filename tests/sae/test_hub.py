@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment import run as experiment
+from temporal_sae.experiment import run_experiment
 from temporal_sae.experiment.build import build_cheap
 from temporal_sae.sae import StandardSAE, TopKSAE, hub, load_sae
 
@@ -151,7 +152,7 @@ QUICK = (
 def test_a_run_uploads_once_it_is_finished(failure, api, random_gemma, tmp_path):
     recorder = api(failure=failure)
     cfg = composed("me/my-sae", f"model.name={random_gemma}", *QUICK)
-    experiment.run_experiment(cfg, tmp_path / "run")
+    run_experiment(cfg, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
     uploads = [options for kind, _, options in recorder.calls if kind == "upload"]
     expected = [] if failure else [tmp_path / "run" / "sae"]
@@ -161,5 +162,5 @@ def test_a_run_uploads_once_it_is_finished(failure, api, random_gemma, tmp_path)
 def test_nothing_is_uploaded_unasked(api, random_gemma, tmp_path):
     recorder = api()
     cfg = composed("null", f"model.name={random_gemma}", *QUICK)
-    experiment.run_experiment(cfg, tmp_path / "run")
+    run_experiment(cfg, tmp_path / "run")
     assert not recorder.calls

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.prefetch import AUTO
-from temporal_sae.activations.rows import Reader, Rows
+from temporal_sae.activations.rows import Rows
 from temporal_sae.activations.source import LANGUAGE_MODEL, TEXT, ActivationSource
 from temporal_sae.activations.store.builder import Builder
 from temporal_sae.activations.store.construction import Construction
@@ -25,7 +25,6 @@ from temporal_sae.activations.store.key import (
 )
 from temporal_sae.activations.store.reader import ROWS_AT_ONCE, TOGETHER, StoreReader
 from temporal_sae.activations.store.shards import Columns, Damaged
-from temporal_sae.activations.stream import ActivationStream
 from temporal_sae.data import Split, TextSource
 from temporal_sae.data.sources import hash_of
 from temporal_sae.errors import InvalidOption, RunError
@@ -139,20 +138,12 @@ class ActivationStore(ActivationSource):
 
     # Reading.
 
-    def stream(
-        self, batch_size: int, seed: int, ordered: bool = False, reader: Reader | None = None
-    ) -> ActivationStream:
-        """Return the endless, resumable training stream.
-
-        Raises:
-            InvalidOption, RunError: the buffer is smaller than a batch, or `ordered` is asked for.
-        """
-        if ordered:
-            raise RunError(
-                "tracker.stream='ordered': must be shuffled with activations=store, whose rows are "
-                "in random order on the disk; activations=harvest reads a text in its order"
-            )
-        return super().stream(batch_size, seed, reader=reader)
+    def check_order(self) -> None:
+        """Refuse: the order of the text is not kept."""
+        raise RunError(
+            "tracker.stream='ordered': must be shuffled with activations=store, whose rows are "
+            "in random order on the disk; activations=harvest reads a text in its order"
+        )
 
     def reader(self, seed: int) -> StoreReader:
         """Return the training rows, pass after pass."""
