@@ -172,7 +172,7 @@ class Claims:
             untried: the worker stops in good order, so the jobs are no reason to be careful.
         """
         for number in list(self._mine):
-            if untried:
+            if untried and self.folder.exists() and not self._has_ended(number):
                 self.states.forget(number)
             self._release(number)
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from temporal_sae.sweep.claims import Claim, Claims
 from temporal_sae.sweep.logs import JobLog, JobLogs
 from temporal_sae.sweep.plan import CONFIGS, SweepFolder
 from temporal_sae.sweep.states import Outcome
+from temporal_sae.sweep.status import read_record
 from temporal_sae.training import Stopped
 
 if TYPE_CHECKING:
@@ -100,29 +101,28 @@ class Worker:
         """Run jobs on one stream, and note what has come of them."""
         logs = [JobLog(self._path(claim), self.place) for claim in claims]
         requests = [self._request(claim) for claim in claims]
-        for n, claim in enumerate(claims):
-            with self.logs.about(logs[n]):
-                say_begin(claim, requests[n])
-        endings = run_together(requests, lambda n: self._about(logs[n]), self.console)
-        for claim, request, job_log, ending in zip(claims, requests, logs, endings, strict=True):
+        for claim, request, job_log in zip(claims, requests, logs, strict=True):
             with self.logs.about(job_log):
-                self._settle(claim, request, ending)
-            if request.folder.is_dir():
-                job_log.flush()
+                say_begin(claim, request)
+        with telling_of_stops(logs):
+            endings = run_together(requests, lambda n: self._about(logs[n]), self.console)
+        for claim, request, job_log, ending in zip(claims, requests, logs, endings, strict=True):
+            self._settle(claim, request, ending, job_log)
 
     def _work_with_others(self) -> None:
         """Run one job after the other in all processes of this worker."""
         first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
         with distributed.process_group(self._on_cuda()):
             while claims := distributed.on_rank_zero(lambda: self.claims.take(most=1)):
-                request = self._request(claims[0])
+                (claim,) = claims
+                request = self._request(claim)
                 job_log = JobLog(request.folder, self.place)
                 with self._about(job_log if first else None):
-                    say_begin(claims[0], request)
-                    ending = run_on_all_ranks(request, self.console)
-                    if first:
-                        self._settle(claims[0], request, ending)
-                        job_log.flush()
+                    say_begin(claim, request)
+                    with telling_of_stops([job_log] if first else []):
+                        ending = run_on_all_ranks(request, self.console)
+                if first:
+                    self._settle(claim, request, ending, job_log)
 
     def _on_cuda(self) -> bool:
         configs = self.folder.configs().values()
@@ -143,25 +143,37 @@ class Worker:
             told = f"{self.folder.path}: the folder was removed while the sweep was going on"
             raise RunError(told)
         with self.logs.about(job_log):
-            try:
-                yield
-            except (Stopped, KeyboardInterrupt) as stopped:
-                log.warning("%s", str(stopped) or "interrupted")
-                raise
+            yield
 
-    def _settle(self, claim: Claim, request: Request, ending: Ending) -> None:
-        error = ending.error
-        if error is None:
-            self.claims.settle(claim.job.number, Outcome())
-            return
-        told = tell(error, request.folder, "repeat the command")
-        if told is None or request.cfg.get("debug") is True or os.environ.get(TRACEBACK):
-            log.error("%s has failed", request.folder, exc_info=error)
-        else:
-            log.error("error: %s", told)
-        refused = isinstance(error, (InvalidOption, RunError))
-        reason = one_line(told) or reason_of(error)
-        self.claims.settle(claim.job.number, Outcome(reason, refused))
+    def _settle(self, claim: Claim, request: Request, ending: Ending, job_log: JobLog) -> None:
+        error, outcome = ending.error, Outcome()
+        if error is not None:
+            told = tell(error, request.folder, "repeat the command")
+            with self.logs.about(job_log):
+                if told is None or request.cfg.get("debug") is True or os.environ.get(TRACEBACK):
+                    log.error("%s has failed", request.folder, exc_info=error)
+                else:
+                    log.error("error: %s", told)
+            refused = isinstance(error, (InvalidOption, RunError))
+            outcome = Outcome(one_line(told) or reason_of(error), refused)
+        if request.folder.is_dir():
+            job_log.flush()
+        self.claims.settle(claim.job.number, outcome)
+
+
+@contextmanager
+def telling_of_stops(logs: Sequence[JobLog]) -> Iterator[None]:
+    """Log it where jobs are stopped, for those of them that had not ended by then."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stopped:
+        log.warning("%s", str(stopped) or "interrupted")
+        for job_log in logs:
+            with suppress(RunError):
+                record = read_record(job_log.folder)
+                if record.get("status") == "stopped":
+                    job_log.write(one_line(record.get("reason")) or "interrupted")
+        raise
 
 
 TRACEBACK = "TEMPORAL_SAE_TRACEBACK"

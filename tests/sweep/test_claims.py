@@ -188,6 +188,19 @@ def test_a_worker_that_stops_in_good_order_makes_nobody_suspicious(sweep):
     assert [States(sweep.work).read(n) for n in range(4)] == [State()] * 4
 
 
+def test_what_has_ended_before_such_a_stop_is_settled(sweep):
+    """A cluster starts the worker again, and it must not find a finished run to do."""
+    claims = worker(sweep)
+    claims.take()
+    leave(sweep, 0, "finished")
+    leave(sweep, 1, "failed", reason="loss is NaN")
+    leave(sweep, 2, "stopped", reason="preempted at step 3: queued again")
+    claims.give_back(untried=True)
+    assert numbers(worker(sweep).take()) == [2, 3]
+    outcomes = [States(sweep.work).read(number).outcome for number in (0, 1)]
+    assert outcomes == [Outcome(), Outcome("loss is NaN")]
+
+
 def test_jobs_that_a_later_command_adds_are_found(sweep):
     claims = worker(sweep)
     claims.take()

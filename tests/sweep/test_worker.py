@@ -123,6 +123,23 @@ def test_a_stop_leaves_jobs_open_and_above_suspicion(sweep, runs, stop):
     assert not list(sweep.work.glob("*.lock"))
 
 
+def test_the_log_of_a_job_says_that_it_was_stopped(sweep, runs):
+    def act(request):
+        record = {"config": {}, "status": "finished"}
+        if request.folder.name == "1_x":
+            record |= {"status": "stopped", "reason": "stopped at step 7"}
+        (request.folder / "run.json").write_text(json.dumps(record))
+        if request.folder.name == "1_x":
+            raise Stopped(7, signal.SIGTERM)
+
+    runs(act)
+    with pytest.raises(Stopped):
+        Worker(sweep).work()
+    assert ["stopped at step 7" in text for text in logs(sweep)] == [False, True]
+    assert states(sweep)[0].outcome == Outcome()
+    assert states(sweep)[1] == State()
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug of ours"), SystemExit(7)])
 def test_what_ends_a_worker_is_held_against_its_jobs(sweep, runs, error):
     def act(request):
