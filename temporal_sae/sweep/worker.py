@@ -173,6 +173,8 @@ def telling_of_stops(logs: Sequence[JobLog]) -> Iterator[None]:
                 record = read_record(job_log.folder)
                 if record.get("status") == "stopped":
                     job_log.write(one_line(record.get("reason")) or "interrupted")
+                if record:
+                    job_log.flush()
         raise
 
 
