@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from temporal_sae.errors import RunError, one_line
@@ -20,7 +19,7 @@ from temporal_sae.files import write_json
 from temporal_sae.locks import ProcessLock, is_held
 from temporal_sae.sweep.plan import CONFIGS, NOTE, Job, SweepFolder
 from temporal_sae.sweep.states import Outcome, State, States
-from temporal_sae.sweep.status import METRICS, RECORD, last_metrics, newest_checkpoint, read_record
+from temporal_sae.sweep.status import RECORD, newest_checkpoint, read_record, without_a_word
 
 MOST_AT_ONCE = 200  # each has its files and its tensors
 MOST_ATTEMPTS = 2
@@ -142,7 +141,7 @@ class Claims:
                 unclaimed[number] = state = replace(state, attempts=0)
             if state.attempts < MOST_ATTEMPTS:
                 return [number]
-            self.settle(number, Outcome(given_up(folder)))
+            self.settle(number, Outcome(without_a_word(folder)))
         return []
 
     def _claim(self, number: int, state: State) -> None:
@@ -158,10 +157,7 @@ class Claims:
         Raises:
             RunError: the folder of the sweep is gone.
         """
-        if not self.folder.exists():
-            raise RunError(
-                f"{self.folder.path}: the folder was removed while the sweep was going on"
-            )
+        self.folder.check()
         settle(self.folder, self._jobs[number].folder, number, outcome)
         self._release(number)
 
@@ -188,8 +184,7 @@ def in_turn(folder: SweepFolder) -> Iterator[None]:
     Raises:
         RunError: the folder is gone.
     """
-    if not folder.work.is_dir():  # which the lock would make again
-        raise RunError(f"{folder.path}: the folder was removed while the sweep was going on")
+    folder.check()  # the lock would make it again
     lock = ProcessLock(folder.work / TURN)
     lock.acquire()
     try:
@@ -226,10 +221,3 @@ def settle(folder: SweepFolder, name: str, number: int, outcome: Outcome) -> Non
         return  # its own status is told by that
     if outcome.reason and record.get("status") == "running" and not is_held(path / ".lock"):
         write_json(path / RECORD, {**record, "status": "failed", "reason": outcome.reason})
-
-
-def given_up(folder: Path) -> str:
-    """Return the reason of a job whose process has ended and could not say why."""
-    metrics = last_metrics(folder / METRICS)
-    step = metrics["step"] if metrics else 0
-    return f"ended without a word at step {step} (killed, or out of memory?)"

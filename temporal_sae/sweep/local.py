@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,13 +24,13 @@ from temporal_sae.sweep.slots import (
     place_of,
     thread_environment,
     worker_environment,
+    worker_words,
 )
-from temporal_sae.sweep.states import States
+from temporal_sae.sweep.states import States, worker_name
 from temporal_sae.sweep.status import read_sweep
 from temporal_sae.sweep.table import LiveTable, print_line
 
 GROUP = "hydra.launcher"
-WORKER = (sys.executable, "-P", "-m", "temporal_sae.sweep", "work")
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_ALONE = 10.0  # for the other processes of a worker of which one has ended
 MOST_IN_VAIN = 2  # workers in one place that end before they have claimed anything
@@ -113,9 +112,7 @@ class Pool:
     ) -> None:
         self.folder, self.numbers, self.environment = folder, numbers, environment
         self.states = States(folder.work)
-        self.words = [*WORKER, str(folder.path.absolute()), "--lifeline"]
-        self.words += ["--workers", str(len(places))]
-        self.words += ["--plugins", ",".join(plugins)] if plugins else []
+        self.words = [*worker_words(folder.path, len(places), plugins), "--lifeline"]
         self.last_words, self.is_stopping = "", False
         self._running: dict[Place, Running] = {}
         self._in_vain = dict.fromkeys(places, 0)
@@ -197,7 +194,7 @@ class Running:
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
         """Add a process; the first one claims jobs."""
-        self.name = self.name or f"{socket.gethostname()}:{process.pid}"
+        self.name = self.name or worker_name(process.pid)
         self._processes.append(process)
 
     def has_ended(self) -> bool:

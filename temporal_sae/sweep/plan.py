@@ -25,6 +25,7 @@ from typing import Any
 from temporal_sae import schemas
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically, write_json
+from temporal_sae.locks import ProcessLock, Timeout
 from temporal_sae.sweep.states import States
 
 NOTE = "sweep.json"
@@ -137,8 +138,6 @@ class SweepFolder:
         Raises:
             RunError: it cannot be written, or another sweep is running in it.
         """
-        from temporal_sae.locks import ProcessLock, Timeout  # not for --help
-
         lock = ProcessLock(self.path / LOCK, SECONDS_TO_LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -164,6 +163,15 @@ class SweepFolder:
     def exists(self) -> bool:
         """Return whether there is a sweep."""
         return os.path.exists(self.path / NOTE)
+
+    def check(self) -> None:
+        """Keep whoever works here from making the folder again, once somebody has removed it.
+
+        Raises:
+            RunError: it is gone.
+        """
+        if not self.exists():
+            raise RunError(f"{self.path}: the folder was removed while the sweep was going on")
 
     def read(self) -> dict[str, Any]:
         """Return what `sweep.json` says; without one, an empty sweep.

@@ -151,10 +151,7 @@ class Session:
         self.folder.write_configs(configs)
         open_again(self.folder, list(todo))
         lost = self.launcher.work(self.folder, list(todo), plugins_of(configs.values()))
-        if not self.folder.exists():
-            raise RunError(
-                f"{self.folder.path}: the folder was removed while the sweep was going on"
-            )
+        self.folder.check()
         states = States(self.folder.work)
         for number, job in todo.items():
             outcome = states.read(number).outcome

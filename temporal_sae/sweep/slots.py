@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from temporal_sae.errors import InvalidOption, check_int
 from temporal_sae.machine import free_on_host
 
+WORKER = (sys.executable, "-P", "-m", "temporal_sae.sweep", "work")
 MEMORY_OF_A_WORKER = 2 * 2**30  # bytes: a run on the CPU with the bundled model takes 1.4 GiB
 # numba's loops, MKL and OpenBLAS follow it; variables of their own change the last bits of a run.
 THREADS = "OMP_NUM_THREADS"
@@ -164,6 +166,12 @@ def worker_environment(slots: Sequence[Slot], rank: int, port: int | None) -> di
         values |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(len(slots)))
         values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return values
+
+
+def worker_words(folder: Path, n_workers: int, plugins: Sequence[str]) -> list[str]:
+    """Return the command of every worker of a sweep."""
+    words = [*WORKER, str(folder.absolute()), "--workers", str(n_workers)]
+    return words + (["--plugins", ",".join(plugins)] if plugins else [])
 
 
 def place_of(slots: Sequence[Slot]) -> str:

@@ -22,10 +22,11 @@ from typing import Any
 from temporal_sae.commands import module_command, short
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
 from temporal_sae.files import write_atomically
-from temporal_sae.sweep.local import WORKER, last_words
+from temporal_sae.sweep.local import last_words
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.session import say
-from temporal_sae.sweep.states import States
+from temporal_sae.sweep.slots import worker_words
+from temporal_sae.sweep.states import AGAIN, States
 from temporal_sae.sweep.status import read_sweep
 from temporal_sae.sweep.table import LiveTable
 
@@ -42,7 +43,6 @@ SECONDS_UNTIL_DISBELIEVED = 45.0
 BELIEVED_TO_RUN = ("RUNNING", "COMPLETING")
 NO_CONTROLLER = "Unable to contact slurm controller"
 LARGEST_ARRAY = 1001  # SLURM's own default
-AGAIN = 75  # as in `worker`
 # The shell, and all else but its worker, ends when SLURM ends the job: then it does not come here.
 SCRIPT = """\
 #!/bin/bash
@@ -180,8 +180,7 @@ class SlurmLauncher:
     def _script(self, folder: SweepFolder, n_workers: int, plugins: Sequence[str]) -> str:
         """Return what every job of the array does."""
         work = folder.work.absolute()
-        words = [*WORKER, str(folder.path.absolute()), "--queued", "--workers", str(n_workers)]
-        words += ["--plugins", ",".join(plugins)] if plugins else []
+        words = [*worker_words(folder.path, n_workers, plugins), "--queued"]
         return SCRIPT.format(
             pythonpath=shlex.quote(os.pathsep.join(path for path in sys.path if path)),
             setup="\n".join(self.setup_lines),

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from temporal_sae import schemas
 from temporal_sae.errors import RunError, one_line
 from temporal_sae.files import write_json
+
+AGAIN = 75  # the exit code of a worker whose time is over: queue it again
+
+
+def worker_name(pid: int) -> str:
+    """Return the name of the worker that is this process of this machine."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 @dataclass(frozen=True)

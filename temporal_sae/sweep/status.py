@@ -94,7 +94,7 @@ def read_job(
         return JobStatus(job.number, folder, job.overrides, "failed", one_line(error))
     metrics = last_metrics(folder / METRICS) if record.status else None
     step = metrics["step"] if metrics else 0
-    state, reason = _state(folder, record, job, known, step, in_queue)
+    state, reason = _state(folder, record, job, known, in_queue)
     speed = finite(metrics.get("tokens_per_second")) if metrics else None
     left = max(0, (record.total_steps or 0) - step) * (record.batch_size or 0)
     shows_time = state == "running" and record.total_steps and speed
@@ -113,7 +113,7 @@ def read_job(
 
 
 def _state(
-    folder: Path, record: _Record, job: Job, known: State, step: int, in_queue: bool
+    folder: Path, record: _Record, job: Job, known: State, in_queue: bool
 ) -> tuple[str, str | None]:
     """State and reason."""
     if record.status == "finished":
@@ -129,7 +129,7 @@ def _state(
         return "missing", None
     reason = record.reason
     if record.status == "running":
-        reason = f"ended without a word at step {step} (killed, or out of memory?)"
+        reason = without_a_word(folder)
     return "failed", noted or reason or "no reason is known"
 
 
@@ -209,6 +209,13 @@ def has_finished(folder: Path) -> bool:
         return read_record(folder).get("status") == "finished"
     except RunError:
         return False
+
+
+def without_a_word(folder: Path) -> str:
+    """Return the reason of a job whose process has ended and could not say why."""
+    metrics = last_metrics(folder / METRICS)
+    step = metrics["step"] if metrics else 0
+    return f"ended without a word at step {step} (killed, or out of memory?)"
 
 
 def newest_checkpoint(folder: Path) -> int:

@@ -30,7 +30,7 @@ from temporal_sae.experiment.components import check_stored, load_plugins
 from temporal_sae.sweep.claims import Claim, Claims
 from temporal_sae.sweep.logs import JobLog, JobLogs
 from temporal_sae.sweep.plan import CONFIGS, SweepFolder
-from temporal_sae.sweep.states import Outcome
+from temporal_sae.sweep.states import AGAIN, Outcome, worker_name
 from temporal_sae.sweep.status import read_record
 from temporal_sae.training import Stopped
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger(__name__)
-
-AGAIN = 75  # the exit code of a worker whose time is over: queue it again
 
 
 class Worker:
@@ -139,9 +137,7 @@ class Worker:
     @contextmanager
     def _about(self, job_log: JobLog | None) -> Iterator[None]:
         """While open, all that is done is done for one job."""
-        if not self.folder.exists():
-            told = f"{self.folder.path}: the folder was removed while the sweep was going on"
-            raise RunError(told)
+        self.folder.check()
         with self.logs.about(job_log):
             yield
 
@@ -206,11 +202,6 @@ def is_stop(error: BaseException) -> bool:
     """Return whether a worker has ended in good order before its jobs were done."""
     again = isinstance(error, SystemExit) and error.code == AGAIN
     return again or isinstance(error, (Stopped, KeyboardInterrupt))
-
-
-def worker_name(pid: int) -> str:
-    """Return the name of the worker that is this process of this machine."""
-    return f"{socket.gethostname()}:{pid}"
 
 
 def shown(folder: Path) -> Path:

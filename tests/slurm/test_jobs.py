@@ -205,7 +205,7 @@ def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
     assert done.returncode == expected, done.stderr
     assert ("scontrol requeue 17_4" in calls()) == requeued
     assert calls()[0].startswith("srun --kill-on-bad-exit=1 ")
-    assert f"work {sweep.path} --queued --workers 2 --plugins a,b --place SLURM 21 on" in calls()[0]
+    assert f"work {sweep.path} --workers 2 --plugins a,b --queued --place SLURM 21 on" in calls()[0]
     assert ("max_num_timeout=3" in done.stdout) == (expected == 1 and code == 75)
 
 

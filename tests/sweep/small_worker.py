@@ -102,9 +102,9 @@ def do(folder, config, rank):
 
 def launch(folder, kinds, plugins=(), **options):
     """Have one job of each kind done; returns the reason of those that are not."""
-    from temporal_sae.sweep import local
+    from temporal_sae.sweep import local, slots
 
-    local.WORKER = (sys.executable, "-P", __file__)
+    slots.WORKER = (sys.executable, "-P", __file__)
     sweep = SweepFolder(folder)
     wanted = [[f"n={n}"] for n in range(len(kinds))]
     sweep.path.mkdir(exist_ok=True)

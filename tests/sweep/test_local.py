@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.sweep import local
+from temporal_sae.sweep import local, slots
 from temporal_sae.sweep.states import Outcome, States
 from tests.sweep import small_worker
 
@@ -22,7 +22,7 @@ GIVEN_UP = Outcome("ended without a word at step 0 (killed, or out of memory?)")
 @pytest.fixture(autouse=True)
 def real_worker(monkeypatch):
     """Whatever `launch` puts in its place, afterwards it is back."""
-    monkeypatch.setattr(local, "WORKER", local.WORKER)
+    monkeypatch.setattr(slots, "WORKER", slots.WORKER)
 
 
 def outcomes(folder, n):
