@@ -366,7 +366,7 @@ def by_slurm(rank: int, world: int, port: int) -> dict[str, str]:
     """What srun puts there for two nodes with one task more on the first."""
     return {
         "SLURM_JOB_ID": f"{port}",
-        "SLURM_JOB_NAME": "submitit",
+        "SLURM_JOB_NAME": "sweep",
         "SLURM_NTASKS": "7",  # of the allocation
         "SLURM_STEP_NUM_TASKS": f"{world}",
         "SLURM_PROCID": f"{rank}",
