@@ -430,7 +430,15 @@ def test_one_of_several_that_fails_is_told_in_its_place():
             {},
             "saes.folder='a': must be another",
         ),
-        ([{"k": 4}], {"folder": "a"}, "folder='a': must be given for each"),
+        (
+            [{"k": 4, "folder": f} for f in ("a", "./b/../a")],
+            {},
+            "saes.folder='a': must be another",
+        ),
+        ([{"k": 4}, {"k": 8}], {"folder": "a"}, "saes.folder='a': must be another"),
+        ([{}, {}], {"sae": TopKSAE(16, 32, 4)}, "saes.sae=.*must be another one for each"),
+        ([{"k": 4}, {"k": 8}], {"tracker": CoActivationTracker(32, 50)}, "saes.tracker=.*another"),
+        ([{"k": 4}, {"k": 8}], {"loss": OrthogonalityLoss()}, "saes.loss=.*another"),
         ([{"kk": 4}], {}, "kk=4: must be one of k,"),
     ],
 )

@@ -68,7 +68,9 @@ class SyntheticActivations(ActivationSource):
         """
         if self.truth is None:
             try:
-                self.truth = World(self.world, self.seed)
+                # Not the seed itself: an SAE with that seed would begin with the true directions,
+                # which are the first numbers of the same generator.
+                self.truth = World(self.world, digest_of("world", self.seed))
             except InvalidOption as error:
                 raise error.within("world") from error
             self._directions = self.truth.directions.to(self.device)

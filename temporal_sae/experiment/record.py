@@ -104,7 +104,8 @@ def why_ended(error: BaseException) -> dict[str, str]:
     if isinstance(error, SystemExit):  # the handler of SIGUSR2, while no training loop takes it
         return {"status": "stopped", "reason": "preempted: queued again"}
     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-    return {"status": "stopped" if stopped else "failed", "reason": f"{error}"}
+    reason = f"{error}" or ("interrupted" if stopped else type(error).__name__)
+    return {"status": "stopped" if stopped else "failed", "reason": reason}
 
 
 def save_config(cfg: DictConfig, overrides: list[str], folder: Path) -> None:

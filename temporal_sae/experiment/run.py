@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -84,6 +84,7 @@ class Run:
         folder: receives everything that the run leaves.
         overrides: the command line, for the record.
         about: is entered around all that is done for this run alone.
+        when_over: is called once all that the run leaves is written.
 
     Attributes:
         error: that has ended it; None while it goes on and when it has finished.
@@ -96,8 +97,10 @@ class Run:
         folder: Path,
         overrides: Sequence[str] = (),
         about: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        when_over: Callable[[Run], None] = lambda run: None,
     ) -> None:
         self.cfg, self.overrides, self.about = cfg.copy(), list(overrides), about
+        self._when_over = when_over
         self._is_first = distributed.is_rank_zero()
         # Each process may have got another folder, such as one with the time in its name.
         shared = distributed.on_rank_zero(folder.absolute)
@@ -212,7 +215,7 @@ class Run:
             snapshots=Snapshots(self.path / "snapshots", partial(save_sae, parts)),
             finetune=parts.finetune,
         )
-        return Lane(parts.trainer, of_training, parts.stream, self.about)
+        return Lane(parts.trainer, of_training, parts.stream, self.about, self.end)
 
     def enter_training(self, progress: ProgressDisplay) -> Lane:
         """Return the training, to be done beside those of other runs, which shows how far it is."""
@@ -277,9 +280,7 @@ class Run:
     def finish(self) -> None:
         """Close what is open once all is written, and upload the SAE where that is asked for."""
         self._is_over = True
-        self.parts.logger.finish(0)
-        if self._is_first:
-            self.folder.release()
+        self._let_go(0)
         if self.cfg.push_to_hub is not None and self._is_first:
             upload(self.path / "sae", self.cfg.push_to_hub)
 
@@ -293,13 +294,18 @@ class Run:
                 self._write({**self._record, **why_ended(signals.as_stop(error))})
             elif self._record and isinstance(error, Exception):
                 self.error = removed(self.path, error)
-        except OSError as problem:
+        except (OSError, RunError) as problem:
             self.error = problem
-        finally:
-            if hasattr(self, "parts"):
-                self.parts.logger.finish(exit_code_of(signals.as_stop(error)))
-            if self._is_first:
+        self._let_go(exit_code_of(signals.as_stop(error)))
+
+    def _let_go(self, exit_code: int) -> None:
+        """Close what is open, and tell that it is over."""
+        if hasattr(self, "parts"):
+            self.parts.logger.finish(exit_code)
+        if self._is_first:
+            with suppress(OSError, RunError):  # somebody may have put something else there
                 self.folder.release()
+        self._when_over(self)
 
 
 def removed(folder: Path, error: Exception) -> RunError:

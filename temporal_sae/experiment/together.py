@@ -32,6 +32,7 @@ from temporal_sae.training import Preempted, SharedStream, Stopped, train_togeth
 from temporal_sae.training.progress import JointProgress, ProgressDisplay
 
 OF_STREAM = ("activations", "model", "data", "seed", "device")
+STOPS = (Stopped, Preempted, KeyboardInterrupt, SystemExit)
 About = Callable[[int], AbstractContextManager[Any]]
 
 
@@ -102,6 +103,7 @@ def run_together(
     requests: Sequence[Request],
     about: About = lambda number: nullcontext(),
     console: Console | None = None,
+    when_over: Callable[[int, Ending], None] = lambda number, ending: None,
 ) -> list[Ending]:
     """Train runs of one stream side by side, evaluate and report them; an error ends one alone.
 
@@ -112,6 +114,7 @@ def run_together(
         requests: the runs; `stream_of` their configs is the same.
         about: entered with a run's place among them around all that is done for it alone.
         console: where progress is printed, and of a single run its summary.
+        when_over: is called with a run's place and its end, as soon as it is over by itself.
 
     Returns:
         How each has ended.
@@ -122,9 +125,14 @@ def run_together(
     if console is None or not distributed.is_rank_zero():
         console = Console(quiet=True)
     console.file = cast(IO[str], Forgiving(console.file))
+
+    def told(number: int, run: Run) -> None:
+        if not isinstance(signals.as_stop(run.error) if run.error else None, STOPS):
+            when_over(number, ending_of(run))
+
     runs = [
-        Run(request.cfg, request.folder, request.overrides, partial(about, number))
-        for number, request in enumerate(requests)
+        Run(r.cfg, r.folder, r.overrides, partial(about, number), partial(told, number))
+        for number, r in enumerate(requests)
     ]
     try:
         sources: dict[Any, ActivationSource] = {}
@@ -139,7 +147,12 @@ def run_together(
         for run in runs:
             run.end(error)
         raise
-    return [Ending(run.objective, cast(Exception | None, run.error)) for run in runs]
+    return [ending_of(run) for run in runs]
+
+
+def ending_of(run: Run) -> Ending:
+    """Return how a run has ended."""
+    return Ending(run.objective, cast(Exception | None, run.error))
 
 
 def stream_of(cfg: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -116,7 +117,8 @@ def train_many(
         InvalidOption, RunError: in one line, what is wrong; nothing has been trained.
         KeyboardInterrupt: Ctrl-C; of each there is a checkpoint in its folder, if it has one.
     """
-    wanted = [each_wanted(n, own, options) for n, own in enumerate(checked_list(saes))]
+    wanted = [each_wanted(own, options) for own in checked_list(saes)]
+    check_nothing_is_shared(wanted)
     shared = Shared(batch_size, seed, held_out_fraction)
     return trained(x, wanted, shared, device, progress, n_sequences)
 
@@ -136,21 +138,32 @@ def checked_list(saes: Any) -> list[Mapping[str, Any]]:
             if name in own:
                 allowed = "given for all, beside the list, since they train on the same batches"
                 raise InvalidOption(f"saes.{n}.{name}", own[name], allowed)
-    folders = [str(own["folder"]) for own in saes if own.get("folder") is not None]
-    objects = [id(own["sae"]) for own in saes if isinstance(own.get("sae"), SparseAutoencoder)]
-    for name, given in (("folder", folders), ("sae", objects)):
-        if len(given) > len({*given}):
-            raise InvalidOption(f"saes.{name}", given[0], "another one for each SAE")
     return list(saes)
 
 
-def each_wanted(number: int, own: Mapping[str, Any], options: Mapping[str, Any]) -> Wanted:
+def each_wanted(own: Mapping[str, Any], options: Mapping[str, Any]) -> Wanted:
     """Return the arguments of one SAE, those of all included."""
-    if "folder" in options:
-        raise InvalidOption("folder", options["folder"], "given for each SAE, in its dictionary")
     every = {**options, **own}
     named = {name: every.pop(name) for name in OF_ONE if name in every}
     return Wanted(**named, options=every)
+
+
+def check_nothing_is_shared(wanted: Sequence[Wanted]) -> None:
+    """Refuse what would be trained or written by several SAEs at once.
+
+    Raises:
+        InvalidOption: a folder, or an object that training changes, is given for several.
+    """
+    for name in ("folder", "sae", "tracker", "loss"):
+        given = [getattr(each, name) for each in wanted]
+        if name == "folder":
+            taken = [os.path.realpath(value) for value in given if isinstance(value, (str, Path))]
+        else:
+            objects = [v for v in given if not isinstance(v, (str, Mapping, type(None)))]
+            taken = [str(id(value)) for value in objects]
+        if len(taken) > len({*taken}):
+            value = next(v for v in given if v is not None)
+            raise InvalidOption(f"saes.{name}", value, "another one for each SAE")
 
 
 def trained(

@@ -46,7 +46,10 @@ def say_last_words(folder: Path, statuses: Sequence[JobStatus], console: Console
         return
     console = wide(console)
     if len(jobs) < len(statuses):
-        console.print(f"results of the {len(jobs)} jobs that are finished:", highlight=False)
+        console.print(
+            f"results of the {len(jobs)} of {len(statuses)} jobs that are finished:",
+            highlight=False,
+        )
     keys = [key for key in varying(jobs) if key != "objective"]
     settings = by_setting(jobs, keys)
     averaged = any(len(same) > 1 for same in settings)

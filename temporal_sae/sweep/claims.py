@@ -194,11 +194,11 @@ def in_turn(folder: SweepFolder) -> Iterator[None]:
 
 
 def open_again(folder: SweepFolder, numbers: Sequence[int]) -> None:
-    """Forget how jobs have ended that are to be repeated."""
+    """Forget what came of jobs before this command, unless a worker has them."""
     states = States(folder.work)
     with in_turn(folder):
         for number in numbers:
-            if states.read(number).outcome is not None:
+            if not is_held(states.lock(number)):
                 states.forget(number)
 
 

@@ -55,6 +55,11 @@ class JobLogs(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._current: JobLog | None = None
+        self.several = False  # jobs side by side
+
+    def is_for_all(self, record: logging.LogRecord) -> bool:
+        """Return whether other logs show a record, too: of one job among several only warnings."""
+        return self._current is None or not self.several or record.levelno > logging.INFO
 
     @contextmanager
     def about(self, log: JobLog | None) -> Iterator[None]:

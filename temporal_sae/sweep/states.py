@@ -79,6 +79,7 @@ class States:
 
     def write(self, number: int, state: State) -> None:
         """Replace the state of a job."""
+        self.folder.mkdir(exist_ok=True)
         write_json(self.path(number), asdict(state))
 
     def forget(self, number: int) -> None:

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from temporal_sae import distributed, signals
 from temporal_sae.commands import Parser, exit_on_mistakes, tell
-from temporal_sae.errors import InvalidOption, RunError, one_line, reason_of
+from temporal_sae.errors import InvalidOption, RunError, check_int, one_line, reason_of
 from temporal_sae.experiment import Ending, Request, run_experiment, run_together, stream_of
 from temporal_sae.experiment.build import uses_cuda
 from temporal_sae.experiment.components import check_stored, load_plugins
@@ -80,6 +80,9 @@ class Worker:
             Stopped, KeyboardInterrupt: by a stop signal; the jobs can be continued.
             SystemExit: the cluster wants its processors back; likewise.
         """
+        others = logging.getLogger().handlers[:]
+        for handler in others:
+            handler.addFilter(self.logs.is_for_all)
         logging.getLogger().addHandler(self.logs)
         in_order = False
         try:
@@ -94,18 +97,25 @@ class Worker:
         finally:
             self.claims.give_back(untried=in_order)
             logging.getLogger().removeHandler(self.logs)
+            for handler in others:
+                handler.removeFilter(self.logs.is_for_all)
 
     def _run(self, claims: Sequence[Claim]) -> None:
         """Run jobs on one stream, and note what has come of them."""
         logs = [JobLog(self._path(claim), self.place) for claim in claims]
         requests = [self._request(claim) for claim in claims]
+        self.logs.several = len(claims) > 1
+        if self.logs.several:
+            log.info("side by side: jobs %s", ", ".join(str(c.job.number) for c in claims))
         for claim, request, job_log in zip(claims, requests, logs, strict=True):
             with self.logs.about(job_log):
                 say_begin(claim, request)
+
+        def settle(n: int, ending: Ending) -> None:
+            self._settle(claims[n], requests[n], ending, logs[n])
+
         with telling_of_stops(logs):
-            endings = run_together(requests, lambda n: self._about(logs[n]), self.console)
-        for claim, request, job_log, ending in zip(claims, requests, logs, endings, strict=True):
-            self._settle(claim, request, ending, job_log)
+            run_together(requests, lambda n: self.logs.about(logs[n]), self.console, settle)
 
     def _work_with_others(self) -> None:
         """Run one job after the other in all processes of this worker."""
@@ -115,7 +125,7 @@ class Worker:
                 (claim,) = claims
                 request = self._request(claim)
                 job_log = JobLog(request.folder, self.place)
-                with self._about(job_log if first else None):
+                with self.logs.about(job_log if first else None):
                     say_begin(claim, request)
                     with telling_of_stops([job_log] if first else []):
                         ending = run_on_all_ranks(request, self.console)
@@ -134,13 +144,6 @@ class Worker:
         OmegaConf.set_struct(cfg, True)
         return Request(cfg, shown(self._path(claim)), claim.job.overrides)
 
-    @contextmanager
-    def _about(self, job_log: JobLog | None) -> Iterator[None]:
-        """While open, all that is done is done for one job."""
-        self.folder.check()
-        with self.logs.about(job_log):
-            yield
-
     def _settle(self, claim: Claim, request: Request, ending: Ending, job_log: JobLog) -> None:
         error, outcome = ending.error, Outcome()
         if error is not None:
@@ -149,7 +152,7 @@ class Worker:
                 if told is None or request.cfg.get("debug") is True or os.environ.get(TRACEBACK):
                     log.error("%s has failed", request.folder, exc_info=error)
                 else:
-                    log.error("error: %s", told)
+                    log.error("%s: error: %s", request.folder, told)
             refused = isinstance(error, (InvalidOption, RunError))
             outcome = Outcome(one_line(told) or reason_of(error), refused)
         if request.folder.is_dir():
@@ -226,8 +229,12 @@ def main(arguments: Sequence[str]) -> None:
         threading.Thread(target=stop_when_alone, daemon=True).start()
     log_to_stdout()
     plugins = [name for name in options.plugins.split(",") if name]
+    folder = SweepFolder(options.folder)
     with exit_on_mistakes(traceback=bool(os.environ.get(TRACEBACK))):
-        worker = Worker(SweepFolder(options.folder), options.workers, plugins, options.place)
+        if not folder.exists():
+            raise RunError(f"{folder.path}: holds no sweep")
+        n_workers = check_int("--workers", options.workers, 1)
+        worker = Worker(folder, n_workers, plugins, options.place)
         try:
             worker.work()
         except Stopped as stopped:

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
-from temporal_sae.errors import RunError
 from temporal_sae.training.checkpoint import State
 from temporal_sae.training.stopwatch import now
 
@@ -28,7 +27,7 @@ class SharedStream:
         self.views: list[StreamView] = []
         self._drawn: int | None = None  # batches, None before the first view has begun
         self._batch: ActivationBatch | None = None
-        self._error: RunError | None = None  # in place of the next batch
+        self._error: Exception | None = None  # in place of the next batch
         self._earliest: tuple[int, State] | None = None  # where the stream may have to begin
 
     def view(self, ordered: bool = False) -> StreamView:
@@ -61,7 +60,7 @@ class SharedStream:
         """Return the batch that comes next for a view.
 
         Raises:
-            RunError: it cannot be read; every view that asks for it gets the same answer.
+            Exception: it cannot be read; every view that asks for it gets the same answer.
         """
         self.begin()
         while self._drawn is not None and self._drawn <= view.taken:
@@ -77,7 +76,7 @@ class SharedStream:
         began = now()
         try:
             self._batch = next(self.stream)
-        except RunError as error:
+        except Exception as error:
             self._error = error
             raise
         seconds = now() - began

@@ -50,6 +50,7 @@ class Lane:
         parts: of the training.
         view: that `parts.batches` is, where the stream is shared.
         about: is entered around all that is done for this SAE alone.
+        when_failed: is called with the error that ends it, while the others go on.
 
     Attributes:
         state: of the training, once it has begun.
@@ -62,7 +63,9 @@ class Lane:
         parts: Parts,
         view: StreamView | None = None,
         about: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        when_failed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
+        self._when_failed = when_failed
         self.trainer, self.parts, self.view, self._about = trainer, parts, view, about
         self.state: TrainingState | None = None
         self.error: BaseException | None = None
@@ -130,6 +133,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - raised by whoever has asked for this SAE
             signals.obey()
             self.error = error
+            self._when_failed(error)
         if self.view is not None and not self.is_open:
             self.view.leave()
 

@@ -7,6 +7,7 @@ import torch
 
 from temporal_sae.activations import SyntheticActivations, World, WorldOptions
 from temporal_sae.errors import InvalidOption
+from temporal_sae.sae import TopKSAE
 
 SIZES = {"d_in": 16, "n_features": 60, "l0": 5.0, "n_parents": 3, "n_children": 2}
 
@@ -234,3 +235,13 @@ def test_rows_of_the_widest_spread_and_the_steepest_rates_are_finite():
 def test_without_topics_there_is_no_gain():
     source = SyntheticActivations(WorldOptions(n_topics=1, topic_gain=1))
     assert source.block("train", 0, 0)[0].x.isfinite().all()
+
+
+def test_no_sae_begins_with_the_true_directions():
+    """Both draw from torch's generator, and a person gives both the same seed."""
+    source = SyntheticActivations(seed=0)
+    source.open()
+    torch.manual_seed(0)
+    rows = TopKSAE(source.d_in, 64, k=4).W_dec
+    cosines = torch.nn.functional.normalize(rows, dim=-1) @ source.truth.directions.T
+    assert cosines.abs().max() < 0.99

@@ -228,3 +228,41 @@ def test_what_is_logged_of_one_is_logged_within_its_context(request_for, caplog)
 )
 def test_a_stream_is_that_of_its_source_batch_and_seed(change, shares):
     assert (stream_of(composed(change)) == stream_of(composed())) is shares
+
+
+@pytest.fixture
+def at_step_8(monkeypatch):
+    """Calls a function of the run's folder at step 8 of each run."""
+    real = JsonlLogger.log
+
+    def put(function):
+        def log(self, step, metrics):
+            real(self, step, metrics)
+            if step == 8:
+                function(self.path.parent)
+
+        monkeypatch.setattr(JsonlLogger, "log", log)
+
+    return put
+
+
+def test_one_whose_folder_is_replaced_ends_alone(request_for, tmp_path, at_step_8):
+    def replace(folder):
+        if folder.name == "lost":
+            folder.rename(tmp_path / "moved")
+            folder.touch()
+
+    at_step_8(replace)
+    lost, good = run_together([request_for("lost"), request_for("good")])
+    assert "the folder was removed" in str(lost.error)
+    assert good.error is None
+    assert json.loads((tmp_path / "good" / "run.json").read_text())["status"] == "finished"
+
+
+def test_an_end_is_told_at_once(request_for, at_step_8):
+    told, before = [], []
+    at_step_8(lambda folder: before.append([number for number, _ in told]))
+    requests = [request_for("bad", "sae.k=1000"), request_for("good")]
+    endings = run_together(requests, when_over=lambda number, end: told.append((number, end)))
+    assert before == [[0]]  # the refused one, while the other trains
+    assert told == [*enumerate(endings)]

@@ -34,7 +34,7 @@ def test_every_finished_job_has_a_row_and_the_best_is_named_with_its_files(tmp_p
     ]
     (jobs[1].folder / "notes.md").write_text("")
     text = last_words(tmp_path, jobs)
-    assert text.startswith("results of the 3 jobs that are finished:\n")
+    assert text.startswith("results of the 3 of 4 jobs that are finished:\n")
     assert rows_of(text) == [
         ["0", "0", "0.900", "0.250", "12.5%"],
         ["1", "1", "0.800", "0.500", "0.0%"],

@@ -181,6 +181,17 @@ def test_jobs_that_have_failed_wait_for_the_next_command(sweep):
     assert numbers(claims.take()) == [2]
 
 
+def test_the_next_command_doubts_no_job_that_an_earlier_one_was_killed_with(sweep):
+    claims = worker(sweep)
+    claims.take(most=3)
+    die(claims)
+    held = worker(sweep, "alive")
+    assert numbers(held.take()) == [3]
+    open_again(sweep, range(4))
+    assert [States(sweep.work).read(n).attempts for n in range(4)] == [0, 0, 0, 1]
+    assert numbers(worker(sweep, "next").take()) == [0, 1, 2]
+
+
 def test_a_worker_that_stops_in_good_order_makes_nobody_suspicious(sweep):
     claims = worker(sweep)
     claims.take()

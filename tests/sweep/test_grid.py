@@ -49,17 +49,15 @@ def runs(monkeypatch):
         (folder / "run.json").write_text(json.dumps({**record, "status": "finished"}))
         return 1.0 / window
 
-    def run_together(requests, about, console):
-        endings = []
+    def run_together(requests, about, console, when_over):
         for n, request in enumerate(requests):
             try:
                 with about(n):
-                    endings.append(Ending(runs.run(request), None))
+                    when_over(n, Ending(runs.run(request), None))
             except Stopped:
                 raise
             except Exception as error:  # noqa: BLE001 - as the real one does it
-                endings.append(Ending(None, error))
-        return endings
+                when_over(n, Ending(None, error))
 
     runs.run = run
     monkeypatch.setattr(worker, "run_together", run_together)
@@ -268,7 +266,7 @@ def test_what_a_job_says_is_in_its_log(sweep, runs):
     bug, gone, fine = ([p.read_text() for p in Path("s").glob(f"{n}_*/log.txt")] for n in range(3))
     assert bug == []  # it has no folder
     assert gone[0].splitlines()[0].startswith("--- ")
-    assert gone[0].splitlines()[-1] == "error: late: gone"
+    assert gone[0].splitlines()[-1].endswith("window_size=2: error: late: gone")
     assert "tracker.window_size=3" in fine[0]
     assert "gone" not in fine[0]
 

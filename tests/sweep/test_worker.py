@@ -33,15 +33,13 @@ def runs(monkeypatch):
     """Lets a function of (request, about) stand for all that runs do; it returns or raises."""
 
     def put(act):
-        def run_together(requests, about, console):
-            endings = []
+        def run_together(requests, about, console, when_over):
             for n, request in enumerate(requests):
                 request.folder.mkdir(exist_ok=True)
                 (request.folder / "run.json").write_text('{"status": "running", "config": {}}')
                 with about(n):
                     ending = act(request)
-                endings.append(Ending(*ending) if ending else Ending(1.0, None))
-            return endings
+                when_over(n, Ending(*ending) if ending else Ending(1.0, None))
 
         monkeypatch.setattr(worker_module, "run_together", run_together)
 
@@ -80,7 +78,7 @@ def test_every_job_has_its_config_and_its_log(sweep, runs):
 @pytest.mark.parametrize(
     ("error", "outcome", "logged"),
     [
-        (RunError("no such text"), Outcome("no such text", True), "error: no such text"),
+        (RunError("no such text"), Outcome("no such text", True), "0_x: error: no such text"),
         (
             InvalidOption("k", 0, "at least 1"),
             Outcome("k=0: must be at least 1", True),
@@ -103,7 +101,7 @@ def test_why_a_job_has_failed(sweep, runs, error, outcome, logged):
     Worker(sweep).work()
     assert [state.outcome for state in states(sweep)] == [outcome, Outcome()]
     first, second = logs(sweep)
-    assert first.splitlines()[-1] == logged
+    assert first.splitlines()[-1].endswith(logged)
     assert ("has failed" in first) == (type(error) is ValueError)
     assert logged not in second
     assert "has failed" not in second
@@ -190,5 +188,5 @@ def test_classes_of_ones_own_are_named_on_the_workers_command_line(
 def test_a_folder_without_work_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
-    assert "removed while the sweep was going on" in capsys.readouterr().err
+    assert "holds no sweep" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

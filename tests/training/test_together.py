@@ -223,3 +223,31 @@ def test_what_is_done_for_one_is_done_within_its_context(tmp_path):
         lanes.append(Lane(make_trainer(steps=5), parts, view, About))
     train_together(lanes)
     assert entered == ["topk", "out", "other", "out"] * 6  # the beginning and five steps
+
+
+def test_what_is_raised_in_place_of_a_batch_is_raised_for_all(tmp_path):
+    class Broken(Counted):
+        def __next__(self):
+            if self.n == 10:
+                self.n += 1  # it would go on with the one after
+                raise OSError("for a moment")
+            return super().__next__()
+
+    lanes = lanes_of(tmp_path, ("topk", "other"), Broken())
+    train_together(lanes)
+    assert [str(lane.error) for lane in lanes] == ["for a moment"] * 2
+
+
+def test_a_failure_is_told_while_the_others_go_on(tmp_path):
+    stream, failed_after = Counted(), []
+    shared, lanes = SharedStream(stream), []
+    for kind in ("topk", "other"):
+        view = shared.view()
+        parts = parts_of(tmp_path / kind, kind, view)
+        told = [failed_after.append] if kind == "topk" else [pytest.fail]
+        failed = lambda error, told=told: told[0](stream.read)  # noqa: E731
+        lanes.append(Lane(make_trainer(steps=STEPS), parts, view, when_failed=failed))
+    with torch.no_grad():
+        lanes[0].parts.sae.W_enc[0, 0] = torch.nan
+    train_together(lanes)
+    assert failed_after == [1] and stream.read == STEPS
