@@ -166,8 +166,10 @@ def train_together(lanes: Sequence[Lane]) -> None:
             for lane in going:
                 if lane.run.step == step:
                     lane.advance()
-            if asked := stop.agreed():
-                _obey(asked, stop, [lane for lane in going if lane.error is None])
+            # A process whose only lane has failed must not ask: the others are elsewhere.
+            well = [lane for lane in going if lane.error is None]
+            if well and (asked := stop.agreed()):
+                _obey(asked, stop, well)
         if any(lane.error is not None for lane in lanes):
             raise _NoneGoesOn
 
@@ -177,6 +179,8 @@ def _obey(asked: Signals, stop: StopRequest, lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.save()
     lanes = [lane for lane in lanes if lane.error is None]
+    if not lanes:
+        return
     if asked == PREEMPTION:
         try:
             stop.hand_on()
