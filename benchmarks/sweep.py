@@ -52,6 +52,7 @@ TINY = [
     "sae.k=4",
     "trainer.num_tokens=2048",
     "trainer.batch_size=256",
+    "trainer.warmup_steps=0",
     "activations.buffer_tokens=1024",
     "eval.n_reconstruction_sequences=4",
     "eval.n_sparsity_sequences=4",
@@ -167,7 +168,7 @@ def side_by_side(tokens: int, options: list[str]) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command(*further, "trainer.num_tokens=8192", f"hydra.run.dir={folder / 'warm'}")
+        command(*further, "eval=none", f"hydra.run.dir={folder / 'warm'}")
         sweep = folder / "sweep"
         wall = command("-m", *swept(values), *further, f"hydra.sweep.dir={sweep}")
         single = 0.0

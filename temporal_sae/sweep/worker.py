@@ -106,7 +106,8 @@ class Worker:
         requests = [self._request(claim) for claim in claims]
         self.logs.several = len(claims) > 1
         if self.logs.several:
-            log.info("side by side: jobs %s", ", ".join(str(c.job.number) for c in claims))
+            first, last = claims[0].job.number, claims[-1].job.number
+            log.info("%d jobs side by side, from %d to %d", len(claims), first, last)
         for claim, request, job_log in zip(claims, requests, logs, strict=True):
             with self.logs.about(job_log):
                 say_begin(claim, request)
