@@ -123,7 +123,7 @@ class Chunk(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return 0 if self.rows is None else len(self.rows)
 
     def rows_on_current_stream(self, device: torch.device) -> Rows:

@@ -34,7 +34,7 @@ METRICS = declare(
 
 
 class PlainPredictions:
-    """What the language model predicts of a batch as it is, and what it loses by zeros at the hook.
+    """The predictions of the language model on a batch, and its loss by zeros at the hook.
 
     Special tokens keep their original activations in every pass.
 

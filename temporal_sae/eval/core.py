@@ -121,7 +121,7 @@ class CoreEvaluation(SharedEvaluation):
 
 
 class _Scores(NamedTuple):
-    """What is measured of one SAE."""
+    """The sums of one SAE."""
 
     rows: OnRows
     behavior: BehaviorSums

@@ -90,7 +90,7 @@ class PairStability:
 
 
 class OnRows:
-    """What is measured of one SAE on held-out rows.
+    """The sums of one SAE on held-out rows.
 
     Args:
         sae: takes rows as the source gives them (input scale folded in).

@@ -32,7 +32,7 @@ class NoRoom(Exception):
 
 
 class Room:
-    """What is free when several runs begin side by side, and what they take of it.
+    """The memory that is free when several runs begin side by side, and their share of it.
 
     The source is there once, and so is a batch of an evaluation, which takes one SAE at a time.
     """

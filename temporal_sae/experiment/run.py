@@ -76,8 +76,8 @@ class Trained(NamedTuple):
 class Run:
     """A run and its folder; the methods are called in the order in which they stand here.
 
-    An error in one of them ends the run, and is kept in `error`; what is called after that does
-    nothing. Of several processes all call the methods, and the first one writes.
+    An error in one of them ends the run, and is kept in `error`; none is called after that. Of
+    several processes all call the methods, and the first one writes.
 
     Args:
         cfg: a composed config with the groups of `conf/`.

@@ -152,7 +152,8 @@ def run_together(
 
 def ending_of(run: Run) -> Ending:
     """Return how a run has ended."""
-    return Ending(run.objective, cast(Exception | None, run.error))
+    objective = None if run.error else run.objective
+    return Ending(objective, cast(Exception | None, run.error))
 
 
 def stream_of(cfg: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Which worker does which job: claimed by a lock, and open again should the worker die.
+"""Claims of workers on jobs: held by a lock, and open again should the worker die.
 
 A worker claims at once what can be trained on one stream of activations, and no more of it than its
 fair share. A job during which its worker has died may be what has killed it: it is run alone, and

@@ -1,4 +1,4 @@
-"""What workers leave to each other and to the command about a job: `.sweep/N.json`."""
+"""The state of each job, `.sweep/N.json`, by which workers and the command know of it."""
 
 from __future__ import annotations
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TRACEBACK = "TEMPORAL_SAE_TRACEBACK"
+
 
 class Worker:
     """Does the open jobs of a sweep until none is left.
@@ -176,9 +178,6 @@ def telling_of_stops(logs: Sequence[JobLog]) -> Iterator[None]:
                 if record:
                     job_log.flush()
         raise
-
-
-TRACEBACK = "TEMPORAL_SAE_TRACEBACK"
 
 
 def run_on_all_ranks(request: Request, console: Console | None) -> Ending:

@@ -105,7 +105,7 @@ def test_known_features_are_compared_with_several_saes_at_once(tmp_path):
 
 @pytest.fixture
 def runs(small_model):
-    """How often each layer has run."""
+    """Count the runs of each layer."""
     counts = [0] * small_model.n_layers
 
     def ran(n, *_):

@@ -61,7 +61,7 @@ def without_times(value):
 
 
 def left(folder):
-    """What a run leaves, without times and what says where it is."""
+    """Read all that a run leaves, without times and places."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     record = json.loads((folder / "run.json").read_text())
     newest = from_file(max(folder.glob("checkpoints/step_*")))
