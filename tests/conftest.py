@@ -24,6 +24,7 @@ def pytest_ignore_collect(collection_path, config):
     return True if is_bench and config.option.markexpr == "not slow" else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Mark what imports the packages of others, and what shares one cluster, by folder."""
     for item in items:

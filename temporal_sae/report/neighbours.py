@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from temporal_sae import schemas
 from temporal_sae.errors import RunError, printable
 
+RESULTS = "results.json"
 MOST = 3
 BOTH, PENALTY = "tracker and penalty", "penalty"
 ORDER = (BOTH, PENALTY, "")
@@ -50,18 +52,16 @@ def _newest_first(folder: Path) -> list[Path]:
     times = []
     try:
         for path in own.parent.iterdir():
-            if path != own and (path / "results.json").is_file():
-                times.append(((path / "results.json").stat().st_mtime_ns, path))
+            if path != own and (path / RESULTS).is_file():
+                times.append((_written(path / RESULTS), path))
     except OSError:
         return []
     return [path for _, path in sorted(times, reverse=True)[:LOOKED_AT]]
 
 
 def _read(folder: Path, config: dict[str, Any], training: dict[str, Any]) -> Neighbour | None:
-    try:
-        record = schemas.read(folder / "run.json", schemas.RunRecord)
-        results = schemas.read_results(folder / "results.json", schemas.TOLD)
-    except (OSError, RunError):
+    record, results = _told(folder, _written(folder / "run.json"), _written(folder / RESULTS))
+    if record is None:
         return None
     other = _training(results)
     place = ["lm_name", "submodule_name"]
@@ -73,6 +73,25 @@ def _read(folder: Path, config: dict[str, Any], training: dict[str, Any]) -> Nei
     if alike and not other.get("ortho_weight") and training.get("ortho_weight"):
         lacks = PENALTY if results.get("cost", {}).get("tracker_bytes") else BOTH
     return Neighbour(printable(folder.name), results, lacks)
+
+
+def _written(path: Path) -> int:
+    """Return when a file was written, in nanoseconds; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+# Every job of a sweep looks at the same finished ones.
+@lru_cache(maxsize=2 * LOOKED_AT)
+def _told(folder: Path, *written: int) -> tuple[schemas.RunRecord | None, dict[str, Any]]:
+    """Return record and results of a run whose files were last written then; None: unreadable."""
+    try:
+        record = schemas.read(folder / "run.json", schemas.RunRecord)
+        return record, schemas.read_results(folder / RESULTS, schemas.TOLD)
+    except (OSError, RunError):
+        return None, {}
 
 
 def _training(results: dict[str, Any]) -> dict[str, Any]:

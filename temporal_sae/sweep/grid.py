@@ -69,7 +69,6 @@ class GridSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         wanted = expand(parser, self.params, self.also, arguments)
         session = Session(self.config, self.hydra_context, self.launcher)
-        session.compose(wanted)
         with session.held():
             jobs = session.plan(wanted)
             session.announce(jobs)

@@ -9,8 +9,10 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Protocol
 
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
@@ -87,7 +89,7 @@ class Session:
 
         Raises:
             RunError: the folder is another sweep's, or no job could start, for reasons that a
-                person can correct; nothing is left behind then.
+                person can correct; nothing is left behind then, nor after a mistake in a key.
             SweepIncomplete: some jobs have failed.
         """
         try:
@@ -95,7 +97,7 @@ class Session:
                 new = not self.folder.exists()
                 try:
                     yield
-                except (InvalidOption, RunError):
+                except (InvalidOption, RunError, HydraException, OmegaConfBaseException):
                     if new and not self._has_begun():
                         self._remove()
                     raise
@@ -114,7 +116,7 @@ class Session:
             raise SweepIncomplete(self._told_failures(), self.command)
 
     def compose(self, wanted: Sequence[Sequence[str]]) -> None:
-        """Compose every job that is new, so that mistakes in keys come before any work."""
+        """Compose jobs that may come, so that mistakes in keys come before any work."""
         known = {job.identity for job in self.folder.jobs()}
         for overrides in wanted:
             if identity(overrides) not in known:

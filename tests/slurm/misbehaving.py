@@ -23,7 +23,9 @@ class Misbehaving(JsonlLogger):
             os.kill(os.getpid(), signal.SIGKILL)
         if seed == 3:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-            limit = ("TimeLimit=1", f"JobId={os.environ['SLURM_JOB_ID']}")
+            # Not SLURM_JOB_ID, which for one worker of an array is the whole of it.
+            own = "_".join(os.environ[f"SLURM_ARRAY_{name}_ID"] for name in ("JOB", "TASK"))
+            limit = ("TimeLimit=1", f"JobId={own}")
             subprocess.run(["scontrol", "update", *limit], check=True)
             time.sleep(600)
         (folder / "device").write_text(os.environ["CUDA_VISIBLE_DEVICES"])

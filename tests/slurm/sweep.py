@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.slurm.cluster import wait_until
+from tests.slurm.cluster import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
@@ -88,7 +88,7 @@ class Sweep:
     def interrupt(self):
         """Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(2 * PATIENCE)
 
     def kill(self):
         """SIGKILL to the command alone."""
