@@ -22,11 +22,12 @@ from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
 from temporal_sae.commands import Parser, fail, let_readers_leave, why_unusable
 from temporal_sae.errors import RunError, printable
+from temporal_sae.report.sweep_facts import JobStatus
+from temporal_sae.report.sweep_progress import LiveTable, print_table
 from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import CSV, PARQUET, collect
 from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
-from temporal_sae.sweep.table import LiveTable, print_table
+from temporal_sae.sweep.status import is_held, read_sweep
 
 SECONDS_BETWEEN_LOOKS = 0.5
 

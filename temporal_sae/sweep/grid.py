@@ -12,8 +12,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.overrides.expand import expand
 from temporal_sae.sweep.basic import BasicLauncher
-from temporal_sae.sweep.expand import expand
 from temporal_sae.sweep.session import Launcher, Session
 
 LAUNCHERS = ("basic", "local", "slurm")

@@ -16,6 +16,7 @@ from omegaconf import ListConfig
 
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
 from temporal_sae.files import open_regular, open_to_append
+from temporal_sae.report.sweep_progress import LiveTable, print_line
 from temporal_sae.sweep.claims import unclaimed
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.slots import (
@@ -28,7 +29,6 @@ from temporal_sae.sweep.slots import (
 )
 from temporal_sae.sweep.states import States, worker_name
 from temporal_sae.sweep.status import read_sweep
-from temporal_sae.sweep.table import LiveTable, print_line
 
 GROUP = "hydra.launcher"
 SECONDS_BETWEEN_LOOKS = 0.1

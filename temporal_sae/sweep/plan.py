@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from temporal_sae import schemas
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically, write_json
 from temporal_sae.locks import ProcessLock, Timeout
+from temporal_sae.overrides.keys import identity, varying_keys, what_varies
 from temporal_sae.sweep.states import States
 
 NOTE = "sweep.json"
@@ -35,20 +36,6 @@ SLURM_ID = re.compile(r"\d+")
 LARGEST = 2**63
 LOCK = ".lock"
 SECONDS_TO_LOCK = 0.2  # not 0: whoever looks whether a sweep is running holds it for a moment
-# Options that may differ between two calls of one sweep: they do not change what its jobs compute.
-FREE_TO_CHANGE = (
-    "overwrite",
-    "debug",
-    "device",
-    "push_to_hub",
-    "objective",
-    "plugins",
-    "trainer.resume",
-    "trainer.checkpoint_every",
-    "trainer.keep_every",
-    "data.skip_broken",
-    "data.changed",
-)
 
 
 @dataclass(frozen=True)
@@ -71,27 +58,6 @@ class Job:
     def identity(self) -> frozenset[str]:
         """Return what two jobs that compute the same have in common."""
         return identity(self.overrides)
-
-
-def identity(overrides: Sequence[str]) -> frozenset[str]:
-    """Return the overrides that decide what a job computes; their order does not."""
-    return frozenset(o for o in overrides if key_of(o) not in FREE_TO_CHANGE)
-
-
-def key_of(override: str) -> str:
-    """`tracker.window_size` of `++tracker.window_size=500`."""
-    return override.split("=", 1)[0].lstrip("+~")
-
-
-def varying_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
-    """Keys that do not have the same value in all jobs, from the overrides of each."""
-    shared = set.intersection(*map(set, jobs)) if jobs else set()
-    return {key_of(override) for job in jobs for override in job if override not in shared}
-
-
-def what_varies(overrides: Sequence[str], varying: Collection[str]) -> str:
-    """Return the overrides of a job that tell it from the others."""
-    return " ".join(override for override in overrides if key_of(override) in varying)
 
 
 def is_inside(folder: str) -> bool:

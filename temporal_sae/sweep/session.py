@@ -17,20 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.files import remove_if_empty, write_atomically
+from temporal_sae.overrides.compose import Composer
+from temporal_sae.overrides.keys import identity, key_of, varying_keys, what_varies
+from temporal_sae.report.sweep_progress import print_line, print_table, summary
 from temporal_sae.sweep.claims import open_again, settle
-from temporal_sae.sweep.compose import Composer
-from temporal_sae.sweep.plan import (
-    NOTE,
-    Job,
-    SweepFolder,
-    identity,
-    key_of,
-    varying_keys,
-    what_varies,
-)
+from temporal_sae.sweep.plan import NOTE, Job, SweepFolder
 from temporal_sae.sweep.states import Outcome, States
 from temporal_sae.sweep.status import has_finished, read_sweep
-from temporal_sae.sweep.table import print_line, print_table, summary
 
 HYDRAS_NOTE = "multirun.yaml"
 REASONS_SHOWN = 3

@@ -22,13 +22,13 @@ from typing import Any
 from temporal_sae.commands import module_command, short
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
 from temporal_sae.files import write_atomically
+from temporal_sae.report.sweep_progress import LiveTable
 from temporal_sae.sweep.local import last_words
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.session import say
 from temporal_sae.sweep.slots import worker_words
 from temporal_sae.sweep.states import AGAIN, States
 from temporal_sae.sweep.status import read_sweep
-from temporal_sae.sweep.table import LiveTable
 
 GROUP = "hydra.launcher"
 SECONDS_TO_ANSWER = 30.0  # a client gives up by itself after about 10

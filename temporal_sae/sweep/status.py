@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from temporal_sae import locks, schemas
 from temporal_sae.errors import RunError, one_line
 from temporal_sae.files import open_regular
+from temporal_sae.report.sweep_facts import JobStatus
 from temporal_sae.sweep.plan import Job, SweepFolder, jobs_of
 from temporal_sae.sweep.states import State, States
 
@@ -28,35 +28,6 @@ LONGEST_LINE = 16 * 1024  # bytes of metrics.jsonl that are sure to hold a whole
 SECONDS_TO_ASK_SLURM = 10
 SECONDS_BETWEEN_ASKING = 5
 CHECKPOINT = re.compile(r"step_(\d{9})\.")
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """The progress of a job of a sweep.
-
-    Args:
-        number: its place in the sweep.
-        folder: its folder.
-        overrides: what it changes.
-        state: finished | running | queued | stopped | failed | missing.
-        reason: why it has failed, in one line.
-        step: the last step whose metrics are written.
-        total_steps: of the whole run.
-        tokens_per_second: as last written.
-        loss: as last written.
-        eta_seconds: time left for training.
-    """
-
-    number: int
-    folder: Path
-    overrides: tuple[str, ...]
-    state: str
-    reason: str | None = None
-    step: int = 0
-    total_steps: int | None = None
-    tokens_per_second: float | None = None
-    loss: float | None = None
-    eta_seconds: float | None = None
 
 
 def read_sweep(folder: str | Path) -> list[JobStatus]:

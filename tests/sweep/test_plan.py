@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError
-from temporal_sae.sweep.plan import SweepFolder, identity, key_of, varying_keys, what_varies
+from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.states import Outcome, State, States
 
 
@@ -118,15 +118,6 @@ def test_a_note_that_is_damaged_is_one_line(sweep):
     (sweep.path / "sweep.json").write_text("{")
     with pytest.raises(RunError, match=r"sweep.json: cannot be read .*choose another"):
         sweep.jobs()
-
-
-def test_words_about_overrides():
-    assert identity(["+a=1", "b=2", "overwrite=true"]) == {"+a=1", "b=2"}
-    assert key_of("++a.b=c=d") == "a.b"
-    jobs = [["a=1", "b=2", "s=1"], ["b=2", "a=2", "s=1"], ["a=1", "tracker=off", "s=1"]]
-    assert varying_keys(jobs) == {"a", "b", "tracker"}
-    assert what_varies(jobs[2], varying_keys(jobs)) == "a=1 tracker=off"
-    assert varying_keys([]) == varying_keys(jobs[:1]) == set()
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 import launch
 from temporal_sae.cli import run_command_line
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
-from temporal_sae.sweep.bayes import BayesSweeper
-from temporal_sae.sweep.search import dimension
+from temporal_sae.search.bayes import BayesSweeper
+from temporal_sae.search.proposals import dimension
 from temporal_sae.sweep.states import Outcome, State, States
 from temporal_sae.sweep.status import read_sweep
 
@@ -245,7 +245,7 @@ def test_a_folder_of_another_search_is_refused(search):
 
 
 def test_without_optuna_one_line_says_what_is_needed(search, monkeypatch):
-    monkeypatch.setattr("temporal_sae.sweep.bayes.find_spec", lambda name: None)
+    monkeypatch.setattr("temporal_sae.search.bayes.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"^hydra/sweeper=bayes: needs optuna .pip install"):
         search()
 

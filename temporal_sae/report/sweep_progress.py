@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from temporal_sae.errors import printable
-from temporal_sae.sweep.plan import varying_keys, what_varies
-from temporal_sae.sweep.status import JobStatus
+from temporal_sae.overrides.keys import varying_keys, what_varies
+from temporal_sae.report.sweep_facts import JobStatus
 from temporal_sae.terminal import wide
 
 if TYPE_CHECKING:

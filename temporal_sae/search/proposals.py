@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from temporal_sae.errors import InvalidOption
-from temporal_sae.sweep.expand import values_of
+from temporal_sae.overrides.expand import values_of
 
 if TYPE_CHECKING:
     import optuna
