@@ -6,17 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from temporal_sae.errors import printable
 from temporal_sae.overrides.keys import varying_keys, what_varies
 from temporal_sae.report.sweep_facts import JobStatus
 from temporal_sae.terminal import wide
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
 
 STATES = ("finished", "running", "queued", "stopped", "failed", "missing")
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
@@ -45,8 +44,6 @@ class LiveTable:
 
     def __enter__(self) -> LiveTable:
         if self.console.is_terminal:
-            from rich.live import Live
-
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         else:
@@ -78,14 +75,11 @@ class LiveTable:
             # Missing is what a job is for a moment that has ended and not said how.
             if status.state not in (self._told.get(status.number), "missing"):
                 self._told[status.number] = status.state
-                print_line(self.console, change(status, varying))
+                say(change(status, varying), self.console)
 
 
 def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
     """Return a row per job; with `lines`, those that matter most if there are more jobs."""
-    from rich.table import Table
-    from rich.text import Text
-
     shown = most_telling(statuses, lines)
     varying = varying_keys([s.overrides for s in statuses])
     left_out = len(statuses) - len(shown)
@@ -108,14 +102,12 @@ def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
 
 def print_table(statuses: Sequence[JobStatus], console: Console | None = None) -> None:
     """Print the whole table, with the summary below it."""
-    from rich.console import Console
-
     wide(console or Console()).print(table_of(statuses))
 
 
-def print_line(console: Console, line: str) -> None:
+def say(line: str, console: Console | None = None) -> None:
     """Print a line as it is, in full."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    (console or Console()).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def most_telling(statuses: Sequence[JobStatus], lines: int | None) -> list[JobStatus]:

@@ -2,7 +2,7 @@
 
 A proposal is a function of the trials and of the seed alone: a new optuna study is told all trials
 every time, and nothing of it is kept. So a search that goes on after an interruption tries what it
-would have tried without one. Optuna is imported inside the functions, see the package.
+would have tried without one.
 """
 
 from __future__ import annotations

@@ -88,14 +88,12 @@ def wrong_place(note: schemas.SweepNote) -> str | None:
 
 
 class SweepFolder:
-    """The folder of a sweep; `sweep.json` in it is read anew by every call.
-
-    Args:
-        path: the folder.
-    """
+    """The folder of a sweep; `sweep.json` in it is read anew by every call."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.work = self.path / WORK  # what workers have to know of each other
+        self.states = States(self.work)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -112,19 +110,12 @@ class SweepFolder:
             told = f"{self.path}: another sweep is running in this folder{lock.holder()}"
             raise RunError(told) from None
         except OSError as error:
-            raise RunError(
-                f"hydra.sweep.dir={self.path}: must be a folder that can be written "
-                f"({error.strerror})"
-            ) from error
+            told = f"must be a folder that can be written ({error.strerror})"
+            raise RunError(f"hydra.sweep.dir={self.path}: {told}") from error
         try:
             yield
         finally:
             lock.release()
-
-    @property
-    def work(self) -> Path:
-        """The folder of what workers have to know of each other."""
-        return self.path / WORK
 
     def exists(self) -> bool:
         """Return whether there is a sweep."""
@@ -152,9 +143,8 @@ class SweepFolder:
         except FileNotFoundError:
             return {"command": "", "launcher": "", "jobs": []}
         except RunError as error:
-            raise RunError(
-                f"{error}; choose another hydra.sweep.dir or move the folder away"
-            ) from error
+            told = f"{error}; choose another hydra.sweep.dir or move the folder away"
+            raise RunError(told) from error
         return {**note}
 
     def jobs(self) -> list[Job]:
@@ -202,62 +192,57 @@ class SweepFolder:
             RunError: the folder holds another sweep, two jobs would share a folder, or one's would
                 not lie below the sweep's.
         """
-        old = self.jobs()
-        names = {identity(overrides) for overrides in wanted}
-        strangers = [job for job in old if job.identity not in names]
+        note = self.read()
+        known = {job.identity: job for job in jobs_of(note)}
         if all_of_them:
-            # What could not even start may be corrected and forgotten.
-            lost = [job for job in strangers if not self._could_not_start(job)]
-            self._refuse_other_sweep(old, lost, wanted)
-            old = [job for job in old if job not in strangers]
-        known = {job.identity: job for job in old}
-        number = max((job.number for job in old), default=-1)
-        planned = []
+            self._forget_strangers(known, wanted)
+        number = max((job.number for job in known.values()), default=-1)
         for overrides in wanted:
             name = identity(overrides)
             if name not in known:
                 number += 1
                 known[name] = Job(number, folder_of(number, list(overrides)), tuple(overrides))
             known[name] = replace(known[name], overrides=tuple(overrides))
-            planned.append(known[name])
         self._refuse_wrong_folders(list(known.values()))
-        note = self.read() | {"command": command, "launcher": launcher}
+        note |= {"command": command, "launcher": launcher}
         jobs = sorted(known.values(), key=lambda job: job.number)
         note["jobs"] = [
             {key: value for key, value in asdict(job).items() if value is not None} for job in jobs
         ]
         write_json(self.path / NOTE, note)
-        return planned
+        return [known[identity(overrides)] for overrides in wanted]
 
-    def _could_not_start(self, job: Job) -> bool:
-        outcome = States(self.work).read(job.number).outcome
-        told = job.reason or (outcome and outcome.reason)
-        return bool(told) and not (self.path / job.folder).exists()
-
-    def _refuse_other_sweep(
-        self, old: list[Job], strangers: list[Job], wanted: Sequence[Sequence[str]]
+    def _forget_strangers(
+        self, known: dict[frozenset[str], Job], wanted: Sequence[Sequence[str]]
     ) -> None:
-        if strangers:
-            varying = varying_keys([*(job.overrides for job in old), *wanted])
-            example = what_varies(strangers[0].overrides, varying) or "defaults"
+        """Take out the jobs that are not wanted, all of which could not even start."""
+        names = set(map(identity, wanted))
+        strangers = {name: job for name, job in known.items() if name not in names}
+        if lost := [job for job in strangers.values() if not self._could_not_start(job)]:
+            varying = varying_keys([*(job.overrides for job in known.values()), *wanted])
+            example = what_varies(lost[0].overrides, varying) or "defaults"
             raise RunError(
-                f"{self.path}: holds another sweep ({len(strangers)} of its {len(old)} jobs are "
+                f"{self.path}: holds another sweep ({len(lost)} of its {len(known)} jobs are "
                 f"not in this command, such as {example}); choose another hydra.sweep.dir"
             )
+        for name in strangers:
+            del known[name]
+
+    def _could_not_start(self, job: Job) -> bool:
+        outcome = self.states.read(job.number).outcome
+        told = job.reason or (outcome and outcome.reason)
+        return bool(told) and not (self.path / job.folder).exists()
 
     def _refuse_wrong_folders(self, jobs: list[Job]) -> None:
         owners: dict[str, Job] = {}
         for job in jobs:
+            option = f"hydra.sweep.subdir={job.folder}"
             if not is_inside(job.folder):
-                raise RunError(
-                    f"hydra.sweep.subdir={job.folder}: must be a folder below hydra.sweep.dir"
-                )
-            other = owners.setdefault(job.folder, job)
-            if other is not job:
-                raise RunError(
-                    f"hydra.sweep.subdir={job.folder}: must differ between jobs "
-                    f"{other.number} and {job.number}"
-                )
+                raise RunError(f"{option}: must be a folder below hydra.sweep.dir")
+            first = owners.setdefault(job.folder, job)
+            if first is not job:
+                two = f"{first.number} and {job.number}"
+                raise RunError(f"{option}: must differ between jobs {two}")
 
     def note(self, key: str, value: Any) -> None:
         """Note something about the sweep as a whole."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,12 +48,11 @@ class State:
     outcome: Outcome | None = None
 
 
-class States:
-    """The states of all jobs, a file each.
+UNTRIED = State()
 
-    Args:
-        folder: `.sweep` of the sweep.
-    """
+
+class States:
+    """The states of all jobs, a file each in the folder `.sweep`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,7 +70,7 @@ class States:
         try:
             said = schemas.read(self.path(number), schemas.JobState)
         except (FileNotFoundError, RunError):
-            return State()
+            return UNTRIED
         ended = said.get("outcome")
         outcome = Outcome(one_line(ended["reason"]), ended["refused"]) if ended else None
         return State(said["attempts"], said["step"], said.get("worker"), outcome)
@@ -85,10 +83,3 @@ class States:
     def forget(self, number: int) -> None:
         """Make a job one that nobody has tried."""
         self.path(number).unlink(missing_ok=True)
-
-    def is_older(self, number: int, path: Path) -> bool:
-        """Return whether a file was written after the state of a job was."""
-        try:
-            return os.stat(self.path(number)).st_mtime_ns < os.stat(path).st_mtime_ns
-        except OSError:
-            return False

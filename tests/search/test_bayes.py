@@ -22,7 +22,7 @@ from temporal_sae.cli import run_command_line
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.search.bayes import BayesSweeper
 from temporal_sae.search.proposals import dimension
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.states import Outcome, State
 from temporal_sae.sweep.status import read_sweep
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -44,13 +44,12 @@ class Launcher:
 
     def work(self, folder, numbers, plugins):
         self.calls.append([])
-        states = States(folder.work)
         jobs, configs = folder.jobs(), folder.configs()
         for job in jobs:
             if job.number in numbers:
                 config = configs[job.number]
                 reason = self.run(folder.path / job.folder, job, config)
-                states.write(job.number, State(outcome=reason))
+                folder.states.write(job.number, State(outcome=reason))
         return ""
 
     def run(self, folder, job, options):

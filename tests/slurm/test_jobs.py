@@ -10,9 +10,9 @@ import pytest
 
 from temporal_sae.errors import InvalidOption
 from temporal_sae.sweep import slurm
-from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.slurm import SlurmLauncher, array_name, as_words, in_queue, why_lost
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.slurm import SlurmLauncher, array_name, in_queue, why_lost
+from temporal_sae.sweep.states import Outcome, State
+from tests.sweep.folders import planned
 
 
 @pytest.fixture
@@ -34,11 +34,7 @@ def clients(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sweep(tmp_path):
-    sweep = SweepFolder(tmp_path / "it's 100%")
-    sweep.work.mkdir(parents=True)
-    sweep.plan("command", "slurm", [["a=1"], ["a=2"]], lambda n, overrides: str(n))
-    sweep.write_configs({0: {}, 1: {}})
-    return sweep
+    return planned(tmp_path / "it's 100%", [{}, {}])
 
 
 def finish(sweep):
@@ -51,42 +47,37 @@ def test_an_array_is_submitted_once_and_noted(sweep, clients, capsys):
     calls = clients(
         squeue="", srun="", scontrol="echo MaxArraySize = 1001", sbatch=finish(sweep) + "\necho 17"
     )
-    given = {"nodelist": "n2", "exclusive": True, "qos": None}
+    given = {"nodelist": "n2", "exclusive": True, "qos": None, "hold": False}
     launcher = SlurmLauncher(partition="gpu", mem_gb=3, additional_parameters=given, setup=["true"])
-    launcher.work(sweep, [0, 1], [])
+    assert launcher.work(sweep, [0, 1], []) == ""
     (line,) = [call for call in calls() if call.startswith("sbatch")]
     for option in (
-        "--array=0-1",
-        "--partition=gpu",
-        "--mem=3G",
-        "--signal=USR2@120",
-        "--time=240",
-        "--requeue",
-        "--nodelist=n2",
-        "--exclusive ",
-        "100%%/.sweep/worker_%a.log",
+        *("--array=0-1", "--partition=gpu", "--mem=3G", "--signal=USR2@120", "--time=240"),
+        *("--requeue", "--nodelist=n2", "--exclusive ", "100%%/.sweep/worker_%a.log"),
         f"--job-name={array_name(sweep.path)}",
     ):
         assert option in line
-    assert "--qos" not in line
-    assert "--account" not in line
+    assert not {"--qos", "--account", "--hold"} & {word.partition("=")[0] for word in line.split()}
     assert sweep.read()["slurm_job"] == "17"
     assert "submitted 17" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("options", "largest", "array"),
-    [({}, 2, "0-1"), ({}, 1, "0-0"), ({"array_parallelism": 1}, 1001, "0-0")],
+    ("options", "settled", "largest", "array"),
+    [
+        ({}, [], 2, "0-1"),
+        ({}, [], 1, "0-0"),
+        ({}, [0], 1001, "0-0"),
+        ({"array_parallelism": 1}, [], 1001, "0-0"),
+    ],
 )
-def test_no_more_workers_than_the_cluster_or_the_person_allows(
-    sweep, clients, options, largest, array
+def test_no_more_workers_than_jobs_are_open_or_the_cluster_or_the_person_allows(
+    sweep, clients, options, settled, largest, array
 ):
-    calls = clients(
-        squeue="",
-        srun="",
-        scontrol=f"echo 'MaxArraySize            = {largest}'",
-        sbatch=finish(sweep) + "\necho 17",
-    )
+    largest = f"echo 'MaxArraySize            = {largest}'"
+    calls = clients(squeue="", srun="", scontrol=largest, sbatch=finish(sweep) + "\necho 17")
+    for number in settled:
+        sweep.states.write(number, State(outcome=Outcome("why")))
     SlurmLauncher(**options).work(sweep, [0, 1], [])
     assert any(f"--array={array} " in call for call in calls())
 
@@ -114,13 +105,9 @@ def test_workers_that_slurm_believes_to_run_are_not_believed_for_ever(sweep, cli
     monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.setattr(slurm, "SECONDS_UNTIL_DISBELIEVED", 0.2)
     alive = f'[ -e "{sweep.work}/late" ] || touch "{sweep.work}/worker_0.alive"'
-    calls = clients(
-        squeue=f"{alive}\necho 9 RUNNING",
-        srun="",
-        scontrol="",
-        sbatch=finish(sweep) + "\necho 17",
-        scancel="",
-    )
+    submitted = finish(sweep) + "\necho 17"
+    queue = f"{alive}\necho 9 RUNNING"
+    calls = clients(squeue=queue, srun="", scontrol="", sbatch=submitted, scancel="")
     threading.Timer(1, (sweep.work / "late").touch).start()
     began = time.monotonic()
     SlurmLauncher().work(sweep, [0, 1], [])
@@ -130,25 +117,25 @@ def test_workers_that_slurm_believes_to_run_are_not_believed_for_ever(sweep, cli
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    "option",
     [
-        ("timeout_min", 0),
-        ("timeout_min", 2),  # as long as the warning before
-        ("nodes", "two"),
-        ("max_num_timeout", -1),
-        ("array_parallelism", 0),
+        {"timeout_min": 0},
+        {"signal_delay_s": 240 * 60},  # as long as the time that there is
+        {"nodes": "two"},
+        {"max_num_timeout": -1},
+        {"array_parallelism": 0},
     ],
 )
-def test_options_that_make_no_sense(option, value):
-    with pytest.raises(InvalidOption, match=r"hydra\.launcher\."):
-        SlurmLauncher(**{option: value})
+def test_options_that_make_no_sense(option):
+    with pytest.raises(InvalidOption, match=rf"^hydra\.launcher\.{next(iter(option))}="):
+        SlurmLauncher(**option)
 
 
 def test_the_queue_is_asked_by_name_and_may_not_answer(clients):
     calls = clients(squeue="echo 12 RUNNING; echo 12 PENDING; echo 13 RUNNING")
     tasks = in_queue("mine-1")
     assert tasks == [("12", "RUNNING"), ("12", "PENDING"), ("13", "RUNNING")]
-    assert slurm.arrays_of(tasks) == ["12", "13"]
+    assert slurm.arrays_of(tasks) == "12 13"
     assert "--name=mine-1" in calls()[0]
     clients(squeue="exit 1")
     assert in_queue("mine-1") is None
@@ -168,11 +155,6 @@ def test_why_jobs_were_left(sweep, clients):
     assert why_lost(sweep) == told
     clients(squeue="exit 1")
     assert why_lost(sweep) == "SLURM job 12_0: its workers have ended"
-
-
-def test_options_as_sbatch_takes_them():
-    options = {"time": 240, "account": None, "exclusive": True, "hold": False}
-    assert as_words(options) == ["--time=240", "--exclusive"]
 
 
 @pytest.mark.parametrize(
@@ -207,8 +189,3 @@ def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
     assert calls()[0].startswith("srun --kill-on-bad-exit=1 ")
     assert f"work {sweep.path} --workers 2 --plugins a,b --queued --place SLURM 21 on" in calls()[0]
     assert ("max_num_timeout=3" in done.stdout) == (expected == 1 and code == 75)
-
-
-def test_a_job_that_is_settled_is_not_open(sweep):
-    States(sweep.work).write(0, State(outcome=Outcome("why")))
-    assert slurm.still_open(sweep, [0, 1]) == [1]

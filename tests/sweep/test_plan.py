@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError
 from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.states import Outcome, State
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def plan(sweep, *jobs, **options):
 
 
 def failed(sweep, number, reason):
-    sweep.work.mkdir(exist_ok=True)
-    States(sweep.work).write(number, State(outcome=Outcome(reason)))
+    sweep.states.write(number, State(outcome=Outcome(reason)))
 
 
 def numbers(jobs):
@@ -45,28 +44,23 @@ def test_no_job_ever_changes_its_number(tmp_path_factory, orders, data):
     for order in orders:
         wanted = [o for o in order if o in seen or data.draw(st.booleans())]
         for job in plan(sweep, *wanted) if wanted else []:
-            assert seen.setdefault(job.overrides[0], (job.number, job.folder)) == (
-                job.number,
-                job.folder,
-            )
+            place = job.number, job.folder
+            assert seen.setdefault(job.overrides[0], place) == place
     assert sorted(number for number, _ in seen.values()) == list(range(len(seen)))
 
 
 def test_options_that_change_no_result_do_not_make_another_job(sweep):
     plan(sweep, "a=1")
     (job,) = plan(sweep, "device=cuda overwrite=true a=1 debug=true")
-    assert (job.number, job.overrides) == (
-        0,
-        ("device=cuda", "overwrite=true", "a=1", "debug=true"),
-    )
+    assert job.number == 0
+    assert job.overrides == ("device=cuda", "overwrite=true", "a=1", "debug=true")
 
 
 def test_another_sweep_is_refused_and_nothing_is_changed(sweep):
     plan(sweep, "a=1 c=0", "a=2 c=0")
     before = (sweep.path / "sweep.json").read_bytes()
-    with pytest.raises(
-        RunError, match=r"another sweep \(1 of its 2 jobs .*, such as a=1\); choose"
-    ):
+    told = r"another sweep \(1 of its 2 jobs .*, such as a=1\); choose"
+    with pytest.raises(RunError, match=told):
         plan(sweep, "a=2 c=0", "a=3 c=0")
     assert (sweep.path / "sweep.json").read_bytes() == before
     assert numbers(plan(sweep, "a=3 c=0", all_of_them=False)) == [2]
@@ -83,9 +77,8 @@ def test_a_mistake_that_kept_a_job_from_starting_may_be_corrected(sweep):
 
 
 def test_two_jobs_in_one_folder_are_refused(sweep):
-    with pytest.raises(
-        RunError, match=r"hydra.sweep.subdir=here: must differ between jobs 0 and 1"
-    ):
+    told = r"hydra.sweep.subdir=here: must differ between jobs 0 and 1"
+    with pytest.raises(RunError, match=told):
         sweep.plan("command", "basic", [["a=1"], ["a=2"]], lambda n, overrides: "here")
     assert not sweep.exists()
 

@@ -11,7 +11,6 @@ from temporal_sae.sweep.slots import (
     Slot,
     find_slots,
     thread_environment,
-    visible_gpus,
     worker_environment,
 )
 
@@ -34,21 +33,6 @@ def test_every_visible_gpu_is_a_slot(machine):
     assert devices(find_slots("auto", None, 8, 1)) == ["4", "5", "MIG-1"]
     assert devices(find_slots([0, 2], None, 8, 1)) == ["4", "MIG-1"]
     assert devices(find_slots("cpu", 2, 8, 1)) == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("listed", "seen"),
-    [("", []), ("-1", []), ("2", ["2"]), ("1, 0", ["1", "0"]), ("3,-1,2", ["3"])],
-)
-def test_gpus_are_read_as_cuda_reads_them(machine, listed, seen):
-    machine.setenv("CUDA_VISIBLE_DEVICES", listed)
-    assert visible_gpus() == seen
-
-
-def test_without_a_driver_there_are_no_gpus(machine):
-    machine.delenv("CUDA_VISIBLE_DEVICES")
-    machine.setattr(slots_module, "has_driver", lambda: False)
-    assert visible_gpus() == []
 
 
 @pytest.mark.parametrize("chosen", [[3], [0, 0], [-1], [], ["a"], "cuda", "0"])
