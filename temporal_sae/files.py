@@ -38,6 +38,16 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
+def read_end(path: Path, n_bytes: int) -> bytes:
+    """Return at most the last bytes of a regular file; none of one that cannot be read."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - n_bytes))
+            return file.read()
+    except OSError:
+        return b""
+
+
 def open_to_append(path: Path) -> int:
     """Open a regular file, made if there is none, for writing at its end; returns a descriptor.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -135,13 +135,18 @@ def duration(seconds: float) -> str:
 
 def change(status: JobStatus, varying: set[str]) -> str:
     """Return one line on the state that a job has come to."""
-    what = printable(what_varies(status.overrides, varying))
     step = f" at step {status.step}/{status.total_steps}" if status.step else ""
     why = f": {status.reason}" if status.reason else ""
     told = f"{status.state}{step}{why}"
     if status.reason and status.reason.startswith(status.state):  # `stopped at step 9`
         told = status.reason
-    return f"job {status.number}{f' ({what})' if what else ''}: {told}"
+    return f"{label(status.number, status.overrides, varying)}: {told}"
+
+
+def label(number: int, overrides: Sequence[str], varying: Collection[str]) -> str:
+    """`job 3 (tracker.window_size=500)`."""
+    what = printable(what_varies(overrides, varying))
+    return f"job {number}{f' ({what})' if what else ''}"
 
 
 def summary(statuses: Sequence[JobStatus]) -> str:

@@ -17,7 +17,7 @@ from omegaconf import ListConfig
 from rich.console import Console
 
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
-from temporal_sae.files import open_regular, open_to_append
+from temporal_sae.files import open_to_append, read_end
 from temporal_sae.report.sweep_progress import LiveTable, say
 from temporal_sae.sweep.claims import unclaimed
 from temporal_sae.sweep.plan import SweepFolder
@@ -233,12 +233,7 @@ def ended_by(code: int) -> str:
 
 def last_words(path: Path) -> str:
     """Return the last line of a worker's log, for a message."""
-    try:
-        with open_regular(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
+    lines = read_end(path, TAIL_BYTES).decode(errors="replace").split("\n")
     found = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {printable(found.removeprefix('error: '))}" if found else ""
 

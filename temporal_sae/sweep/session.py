@@ -19,8 +19,8 @@ from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.files import remove_if_empty, write_atomically
 from temporal_sae.overrides.compose import Composer
-from temporal_sae.overrides.keys import identity, key_of, varying_keys, what_varies
-from temporal_sae.report.sweep_progress import print_table, say, summary
+from temporal_sae.overrides.keys import identity, key_of, varying_keys
+from temporal_sae.report.sweep_progress import label, print_table, say, summary
 from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import collect
 from temporal_sae.sweep.claims import open_again, settle
@@ -196,11 +196,10 @@ class Session:
 
     def _told_failures(self) -> dict[str, str]:
         varying = varying_keys([job.overrides for job in self._planned.values()])
-        told = {}
-        for number, outcome in sorted(self.failures.items()):
-            what = what_varies(self._planned[number].overrides, varying)
-            told[f"job {number}{f' ({what})' if what else ''}"] = str(outcome.reason)
-        return told
+        return {
+            label(number, self._planned[number].overrides, varying): str(outcome.reason)
+            for number, outcome in sorted(self.failures.items())
+        }
 
 
 def plugins_of(configs: Iterable[dict[str, Any]]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from temporal_sae import locks, schemas
 from temporal_sae.errors import RunError, one_line
-from temporal_sae.files import open_regular
+from temporal_sae.files import read_end
 from temporal_sae.programs import answer_of
 from temporal_sae.report.sweep_facts import RECORD, JobStatus
 from temporal_sae.sweep.plan import Job, SweepFolder, jobs_of
@@ -159,12 +159,7 @@ def finite(value: float | None) -> float | None:
 
 def last_metrics(folder: Path) -> schemas.MetricsLine:
     """Return the last whole line of a job's metrics."""
-    try:
-        with open_regular(folder / METRICS) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
-            tail = file.read()
-    except OSError:
-        return NO_METRICS
+    tail = read_end(folder / METRICS, LONGEST_LINE)
     lines = reversed(tail.split(b"\n"))  # it may begin and end in the middle of one
     return next((metrics for line in lines if (metrics := schemas.metrics_of(line))), NO_METRICS)
 

@@ -90,20 +90,6 @@ def test_why_a_job_has_failed(sweep, runs, error, outcome, logged):
     assert "has failed" not in second
 
 
-@pytest.mark.parametrize(
-    "stop", [Stopped(7, signal.SIGTERM), KeyboardInterrupt(), Preempted(7, AGAIN)]
-)
-def test_a_stop_leaves_jobs_open_and_above_suspicion(sweep, runs, stop):
-    def act(request):
-        raise stop
-
-    runs(act)
-    with pytest.raises(type(stop)):
-        Worker(sweep).work()
-    assert states(sweep) == [State(), State()]
-    assert not list(sweep.work.glob("*.lock"))
-
-
 def test_the_log_of_a_job_says_that_it_was_stopped(sweep, runs):
     def act(request):
         leave(request.folder, "finished")
@@ -119,15 +105,26 @@ def test_the_log_of_a_job_says_that_it_was_stopped(sweep, runs):
     assert states(sweep)[1] == State()
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug of ours"), SystemExit(7)])
-def test_what_ends_a_worker_is_held_against_its_jobs(sweep, runs, error):
+@pytest.mark.parametrize(
+    ("end", "attempts"),
+    [
+        (Stopped(7, signal.SIGTERM), 0),
+        (KeyboardInterrupt(), 0),
+        (Preempted(7, AGAIN), 0),
+        (ValueError("a bug of ours"), 1),
+        (SystemExit(7), 1),
+    ],
+)
+def test_a_stop_is_not_held_against_jobs_and_any_other_end_of_a_worker_is(
+    sweep, runs, end, attempts
+):
     def act(request):
-        raise error
+        raise end
 
     runs(act)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(end)):
         Worker(sweep).work()
-    assert [state.attempts for state in states(sweep)] == [1, 1]
+    assert [(state.attempts, state.outcome) for state in states(sweep)] == [(attempts, None)] * 2
     assert not list(sweep.work.glob("*.lock"))
 
 
