@@ -131,6 +131,19 @@ def test_one_that_has_got_on_meanwhile_is_not_given_up(tmp_path):
     assert sweep.states.read(0).attempts == 1
 
 
+def test_a_worker_that_ends_while_another_looks_is_not_taken_for_a_dead_one(tmp_path, monkeypatch):
+    sweep = of_streams(tmp_path, "a")
+    claims = worker(sweep, "one")
+    claims.take()
+
+    def ends(lock):
+        claims.settle(0, Outcome())
+        return False
+
+    monkeypatch.setattr(claims_module, "is_held", ends)
+    assert worker(sweep, "two").take() == []
+
+
 @pytest.mark.parametrize(
     ("left", "outcome"),
     [

@@ -69,7 +69,7 @@ def test_another_sweep_is_refused_and_nothing_is_changed(sweep):
 def test_a_mistake_that_kept_a_job_from_starting_may_be_corrected(sweep):
     plan(sweep, "a=1", "a=oops", "a=2")
     failed(sweep, 1, "a='oops': must be a number")
-    assert numbers(plan(sweep, "a=1", "a=2", "a=3")) == [0, 2, 3]
+    assert numbers(plan(sweep, "a=1", "a=2", "a=3")) == numbers(sweep.jobs()) == [0, 2, 3]
     failed(sweep, 2, "killed by SIGKILL")
     (sweep.path / "2_x").mkdir()
     with pytest.raises(RunError, match="such as a=2"):

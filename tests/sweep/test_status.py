@@ -158,6 +158,7 @@ def test_the_queue_as_squeue_prints_it(tmp_path, monkeypatch):
     monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: moment))
     assert status.slurm_arrays() == {"12", "13", "14"}
     squeue.write_text("#!/bin/sh\nexit 1\n")
+    moment = 4.9
     assert status.slurm_arrays() == {"12", "13", "14"}  # it is not asked again at once
     moment = 60.0
     assert status.slurm_arrays() == set()

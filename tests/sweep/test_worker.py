@@ -101,6 +101,7 @@ def test_the_log_of_a_job_says_that_it_was_stopped(sweep, runs):
     with pytest.raises(Stopped):
         Worker(sweep).work()
     assert ["stopped at step 7" in text for text in logs(sweep)] == [False, True]
+    assert "interrupted" not in logs(sweep)[0]
     assert states(sweep)[0].outcome == Outcome()
     assert states(sweep)[1] == State()
 
