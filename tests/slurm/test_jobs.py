@@ -23,7 +23,7 @@ def clients(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
     def put(**programs):
-        for name, body in programs.items():
+        for name, body in {"squeue": "", "srun": "", "scontrol": "", **programs}.items():
             path = folder / name
             path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/calls\n{body}\n')
             path.chmod(0o755)
@@ -37,16 +37,26 @@ def sweep(tmp_path):
     return planned(tmp_path / "it's 100%", [{}, {}])
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Looks and questions follow each other at once."""
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 0.01)
+
+
 def finish(sweep):
     """A command for a client that has all jobs done."""
     state = json.dumps({"attempts": 1, "step": 0, "outcome": {"reason": None, "refused": False}})
     return "\n".join(f"""echo '{state}' > "{sweep.work}/{n}.json" """ for n in (0, 1))
 
 
+def submit(sweep):
+    """The same, of workers that are taken at once."""
+    return finish(sweep) + "\necho 17"
+
+
 def test_an_array_is_submitted_once_and_noted(sweep, clients, capsys):
-    calls = clients(
-        squeue="", srun="", scontrol="echo MaxArraySize = 1001", sbatch=finish(sweep) + "\necho 17"
-    )
+    calls = clients(scontrol="echo MaxArraySize = 1001", sbatch=submit(sweep))
     given = {"nodelist": "n2", "exclusive": True, "qos": None, "hold": False}
     launcher = SlurmLauncher(partition="gpu", mem_gb=3, additional_parameters=given, setup=["true"])
     assert launcher.work(sweep, [0, 1], []) == ""
@@ -75,7 +85,7 @@ def test_no_more_workers_than_jobs_are_open_or_the_cluster_or_the_person_allows(
     sweep, clients, options, settled, largest, array
 ):
     largest = f"echo 'MaxArraySize            = {largest}'"
-    calls = clients(squeue="", srun="", scontrol=largest, sbatch=finish(sweep) + "\necho 17")
+    calls = clients(scontrol=largest, sbatch=submit(sweep))
     for number in settled:
         sweep.states.write(number, State(outcome=Outcome("why")))
     SlurmLauncher(**options).work(sweep, [0, 1], [])
@@ -84,30 +94,26 @@ def test_no_more_workers_than_jobs_are_open_or_the_cluster_or_the_person_allows(
 
 def test_workers_that_are_in_the_queue_are_waited_for(sweep, clients, capsys):
     """Also where the launcher was killed before it could note them."""
-    clients(squeue=f"{finish(sweep)}\necho 9 RUNNING", srun="", scontrol="", sbatch="echo 17")
+    clients(squeue=f"{finish(sweep)}\necho 9 RUNNING", sbatch="echo 17")
     SlurmLauncher().work(sweep, [0, 1], [])
     assert sweep.read()["slurm_job"] == "9"
     assert "in the queue or run already: 9" in capsys.readouterr().out
 
 
 def test_jobs_that_workers_of_before_have_left_get_new_ones(sweep, clients, monkeypatch):
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
     monkeypatch.setattr(slurm, "SECONDS_UNTIL_GONE", 0)
     once = f'[ -e "{sweep.path}/asked" ] || echo 9 RUNNING; touch "{sweep.path}/asked"'
-    calls = clients(squeue=once, srun="", scontrol="", sbatch=finish(sweep) + "\necho 17")
+    calls = clients(squeue=once, sbatch=submit(sweep))
     SlurmLauncher().work(sweep, [0, 1], [])
     assert sum(call.startswith("sbatch") for call in calls()) == 1
 
 
 def test_workers_that_slurm_believes_to_run_are_not_believed_for_ever(sweep, clients, monkeypatch):
     """A controller that was killed may have forgotten the end of a job."""
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.setattr(slurm, "SECONDS_UNTIL_DISBELIEVED", 0.2)
     alive = f'[ -e "{sweep.work}/late" ] || touch "{sweep.work}/worker_0.alive"'
-    submitted = finish(sweep) + "\necho 17"
     queue = f"{alive}\necho 9 RUNNING"
-    calls = clients(squeue=queue, srun="", scontrol="", sbatch=submitted, scancel="")
+    calls = clients(squeue=queue, sbatch=submit(sweep), scancel="")
     threading.Timer(1, (sweep.work / "late").touch).start()
     began = time.monotonic()
     SlurmLauncher().work(sweep, [0, 1], [])
@@ -173,7 +179,7 @@ def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
     sweep, clients, code, limits, seconds, requeued, expected
 ):
     lives = f'until [ -e "{sweep.work}/worker_4.alive" ]; do sleep 0.01; done'
-    calls = clients(srun=f"{lives}; exit {code}", scontrol="")
+    calls = clients(srun=f"{lives}; exit {code}")
     (sweep.work / "worker_4.limits").write_text("\n" * limits)
     script = SlurmLauncher(max_num_timeout=3)._script(sweep, 2, ["a", "b"])
     variables = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "21"}

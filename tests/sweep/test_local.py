@@ -145,9 +145,7 @@ def test_workers_stop_when_their_launcher_is_killed(tmp_path):
     ("option", "message"),
     [
         ({"devices": [7]}, r"hydra\.launcher\.devices=\[7\]: must be auto, cpu, or a list"),
-        ({"workers": 0, "devices": "cpu"}, r"hydra\.launcher\.workers=0: must be"),
         ({"threads": "all"}, r"hydra\.launcher\.threads='all': must be"),
-        ({"processes_per_job": 3}, r"hydra\.launcher\.processes_per_job=3: must be at most"),
     ],
 )
 def test_bad_options(tmp_path, monkeypatch, option, message):
