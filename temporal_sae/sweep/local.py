@@ -93,14 +93,7 @@ class LocalLauncher:
 
 
 class Pool:
-    """The workers of one command.
-
-    Args:
-        folder: of the sweep.
-        numbers: of the jobs that are to do.
-        words: the command of every worker.
-        environment: further variables of theirs.
-    """
+    """The workers of one command: `words`, with these variables, for the jobs of these numbers."""
 
     def __init__(
         self,
@@ -137,10 +130,9 @@ class Pool:
             running.add(process)
 
     def wait(self, look: Callable[[], None]) -> None:
-        """Wait until no worker is left; one that dies is replaced, unless they are to stop.
+        """Wait until no worker is left, and look a few times a second.
 
-        Args:
-            look: called a few times a second.
+        One that dies is replaced, unless they are to stop.
         """
         while self._running:
             for place, running in list(self._running.items()):

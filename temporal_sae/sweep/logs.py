@@ -19,10 +19,7 @@ class JobLog:
     """The log of one job, of which nothing is written before its run has begun.
 
     It is opened for every line: two hundred jobs would take up the files that a process may have.
-
-    Args:
-        folder: of the job.
-        place: where it runs.
+    It begins with the place where the job runs.
     """
 
     def __init__(self, folder: Path, place: str) -> None:

@@ -40,19 +40,12 @@ SECONDS_TO_LOCK = 0.2  # not 0: whoever looks whether a sweep is running holds i
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep.
+    """One run of a sweep, as `sweep.json` has it."""
 
-    Args:
-        number: its place in the sweep, from 0.
-        folder: name of its folder, below the sweep's.
-        overrides: what it changes, as typed on a command line.
-        reason: why it has failed, as earlier versions have noted it here.
-    """
-
-    number: int
-    folder: str
-    overrides: tuple[str, ...]
-    reason: str | None = None
+    number: int  # its place in the sweep, from 0
+    folder: str  # its name, below the sweep's
+    overrides: tuple[str, ...]  # as typed on a command line
+    reason: str | None = None  # why it has failed, as earlier versions have noted it here
 
     @property
     def identity(self) -> frozenset[str]:

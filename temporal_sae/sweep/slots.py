@@ -25,15 +25,10 @@ RANK_VARIABLES = (
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process.
-
-    Args:
-        number: from 0.
-        device: the GPU, as CUDA_VISIBLE_DEVICES names it; None: the CPU.
-    """
+    """A place for one process."""
 
     number: int
-    device: str | None = None
+    device: str | None = None  # the GPU, as CUDA_VISIBLE_DEVICES names it; None: the CPU
 
 
 def find_slots(

@@ -20,32 +20,20 @@ def worker_name(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a job.
+    """The end of a job."""
 
-    Args:
-        reason: why it has failed, in one line; None: it has not.
-        refused: whether by a mistake that a person can correct.
-    """
-
-    reason: str | None = None
-    refused: bool = False
+    reason: str | None = None  # why it has failed, in one line; None: it has not
+    refused: bool = False  # by a mistake that a person can correct
 
 
 @dataclass(frozen=True)
 class State:
-    """The work that was put into a job since the command was given.
+    """The work that was put into a job since the command was given."""
 
-    Args:
-        attempts: to do it, without a newer checkpoint.
-        step: of the newest checkpoint when the last of them began.
-        worker: that made it: its machine and the number of its process.
-        outcome: None: it is open.
-    """
-
-    attempts: int = 0
-    step: int = 0
-    worker: str | None = None
-    outcome: Outcome | None = None
+    attempts: int = 0  # to do it, without a newer checkpoint
+    step: int = 0  # of the newest checkpoint when the last of them began
+    worker: str | None = None  # that made it; see `worker_name`
+    outcome: Outcome | None = None  # None: it is open
 
 
 UNTRIED = State()

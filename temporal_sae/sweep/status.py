@@ -50,12 +50,12 @@ def read_sweep(folder: str | Path) -> list[JobStatus]:
 def read_job(
     folder: Path, job: Job, known: State = UNTRIED, *, in_queue: bool = False
 ) -> JobStatus:
-    """Return the state of one job.
+    """Return the state of one job, from its folder and what sweep and workers have noted of it.
 
     Args:
         folder: of the job.
-        job: what the sweep has noted of it.
-        known: what workers have noted of it.
+        job: in the sweep's note.
+        known: in the note of its workers.
         in_queue: whether a cluster has workers for it.
     """
     try:

@@ -56,7 +56,7 @@ class Worker:
         n_workers: of the sweep, this one included.
         plugins: modules whose classes the configs of jobs may name.
         place: where it runs, for the logs.
-        console: where progress is shown.
+        console: shows progress.
     """
 
     def __init__(
