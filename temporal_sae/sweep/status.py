@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,8 +59,12 @@ class JobStatus:
     eta_seconds: float | None = None
 
 
-def read_sweep(folder: str | Path) -> list[JobStatus]:
+def read_sweep(folder: str | Path, *, goes_on: bool | None = None) -> list[JobStatus]:
     """Return the state of every job of a sweep, by number.
+
+    Args:
+        folder: of the sweep.
+        goes_on: whether its command is at work and will begin what is missing; None: look.
 
     Raises:
         RunError: sweep.json cannot be read.
@@ -69,10 +73,13 @@ def read_sweep(folder: str | Path) -> list[JobStatus]:
     note = sweep.read()
     states, array = States(sweep.work), note.get("slurm_job")
     in_queue = array is not None and array in slurm_arrays()
-    return [
+    jobs = [
         read_job(sweep.path / job.folder, job, states.read(job.number), in_queue=in_queue)
         for job in jobs_of(note)
     ]
+    if is_held(sweep.path) if goes_on is None else goes_on:
+        jobs = [replace(job, state="queued") if job.state == "missing" else job for job in jobs]
+    return jobs
 
 
 def read_job(
