@@ -274,9 +274,11 @@ class Run:
             self.objective = record["objective"] = find_objective(self.cfg.objective, results)
             parts.logger.summarise({"objective": self.objective})
         record["wall_seconds"] = self.wall_seconds
+        self._write(record)
+        build_report(self.path)
+        # Last: a run that is killed before that is not finished, and what it lacks is made again.
         self._write({**record, "status": "failed" if evaluated.failures else "finished"})
         say_what_was_left_out(record, parts.source)
-        build_report(self.path)
         print_summary(self.path, console)
         if evaluated.failures:
             raise EvaluationFailed(evaluated.failures)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from temporal_sae.errors import RunError, one_line
-from temporal_sae.files import write_json
+from temporal_sae.files import remove_temporaries, write_json
 from temporal_sae.locks import ProcessLock, is_held
 from temporal_sae.sweep.plan import CONFIGS, NOTE, Job, SweepFolder
 from temporal_sae.sweep.states import Outcome, State, States
@@ -200,6 +200,15 @@ def open_again(folder: SweepFolder, numbers: Sequence[int]) -> None:
         for number in numbers:
             if not is_held(states.lock(number)):
                 states.forget(number)
+
+
+def tidy(folder: SweepFolder) -> None:
+    """Delete what killed processes have left beside the jobs' folders, unless workers are there."""
+    states = States(folder.work)
+    with in_turn(folder):
+        if not any(is_held(states.lock(job.number)) for job in folder.jobs()):
+            for path in (folder.path, folder.work):
+                remove_temporaries(path, below=False)
 
 
 def unclaimed(folder: SweepFolder, numbers: Sequence[int]) -> list[int]:

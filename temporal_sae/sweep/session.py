@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.files import remove_if_empty, write_atomically
-from temporal_sae.sweep.claims import open_again, settle
+from temporal_sae.sweep.claims import open_again, settle, tidy
 from temporal_sae.sweep.compose import Composer
 from temporal_sae.sweep.plan import (
     CONFIGS,
@@ -210,6 +210,7 @@ class Session:
         from temporal_sae.report.sweep_table import collect
 
         if self.folder.exists():
+            tidy(self.folder)
             statuses = read_sweep(self.folder.path, goes_on=False)
             collect(self.folder.path, statuses)
             if any(status.state != "finished" for status in statuses):

@@ -12,6 +12,7 @@ from hydra.core.plugins import Plugins
 from temporal_sae.commands import in_shell, program
 from temporal_sae.errors import EvaluationFailed, RunError
 from temporal_sae.experiment.together import Ending
+from temporal_sae.locks import ProcessLock
 from temporal_sae.sweep import worker
 from temporal_sae.sweep.__main__ import main
 from temporal_sae.sweep.basic import BasicLauncher
@@ -367,6 +368,22 @@ def test_a_sweep_of_real_runs(command, random_gemma):
         core = found["core evaluation results"]["metrics"]
         assert float(row["core.l0"]) == core["sparsity"]["l0"]
         assert float(row["tokens_per_second"]) > 0
+
+
+def test_what_killed_writers_have_left_is_removed_unless_a_worker_is_there(sweep, runs):
+    sweep("tracker.window_size=1,2")
+    left = [Path("s/.unfinished-a"), Path("s/.sweep/.unfinished-b")]
+    job = Path("s/0_tracker.window_size=1/.unfinished-c")  # left to the next run in there
+    for path in [*left, job]:
+        path.touch()
+    lock = ProcessLock(Path("s/.sweep/1.lock"))
+    lock.acquire()
+    sweep("tracker.window_size=1,2")
+    assert all(path.exists() for path in left)
+    lock.release()
+    sweep("tracker.window_size=1,2")
+    assert not any(path.exists() for path in left)
+    assert job.exists()
 
 
 def test_a_sweep_whose_folder_is_removed_ends_in_one_line_and_makes_no_part_of_it_again(
