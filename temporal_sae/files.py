@@ -188,9 +188,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what writers that were killed have left below `folder`."""
-    for path in list(folder.rglob(f"{TEMPORARY}*")):
+def remove_temporaries(folder: Path, *, below: bool = True) -> None:
+    """Delete what writers that were killed have left in `folder`, and in all folders below."""
+    found = folder.rglob(f"{TEMPORARY}*") if below else folder.glob(f"{TEMPORARY}*")
+    for path in list(found):
         remove(path)
 
 

@@ -25,7 +25,7 @@ from temporal_sae.errors import RunError, printable
 from temporal_sae.report.sweep_facts import JobStatus
 from temporal_sae.report.sweep_progress import LiveTable, print_table
 from temporal_sae.report.sweep_summary import say_last_words
-from temporal_sae.report.sweep_table import CSV, PARQUET, collect
+from temporal_sae.report.sweep_table import CSV, collect
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import is_held, read_sweep
 
@@ -77,7 +77,8 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
     print_table(statuses, console)
     collect(folder, statuses)
     say_last_words(folder, statuses, console)
-    print(f"written: {folder / CSV}, {folder / PARQUET}")
+    if all(status.state != "finished" for status in statuses):  # or else it has been said
+        print(f"written: {folder / CSV}")
     command = sweep.read()["command"]
     if any(status.state != "finished" for status in statuses) and not is_held(folder):
         print(f"to do what is missing: {printable(command)}")

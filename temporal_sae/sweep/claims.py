@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from temporal_sae.errors import RunError, one_line
-from temporal_sae.files import write_json
+from temporal_sae.files import remove_temporaries, write_json
 from temporal_sae.locks import ProcessLock, is_held
 from temporal_sae.report.sweep_facts import RECORD
 from temporal_sae.sweep.plan import CONFIGS, NOTE, Job, SweepFolder
@@ -198,6 +198,14 @@ def open_again(folder: SweepFolder, numbers: Iterable[int]) -> None:
         for number in numbers:
             if not is_held(folder.states.lock(number)):
                 folder.states.forget(number)
+
+
+def tidy(folder: SweepFolder) -> None:
+    """Delete what killed processes have left beside the jobs' folders, unless workers are there."""
+    with in_turn(folder):
+        if not any(is_held(folder.states.lock(job.number)) for job in folder.jobs()):
+            for path in (folder.path, folder.work):
+                remove_temporaries(path, below=False)
 
 
 def unclaimed(folder: SweepFolder, numbers: Iterable[int]) -> list[int]:

@@ -69,11 +69,19 @@ def wrong_place(note: schemas.SweepNote) -> str | None:
 
     SLURM's id becomes part of a command, too.
     """
+    numbers: set[int] = set()
+    folders: set[Path] = set()
     for n, job in enumerate(note["jobs"]):
         if not is_inside(job["folder"]):
             return f"jobs.{n}.folder={job['folder']!r}: must be a folder below the sweep's"
         if not 0 <= job["number"] < LARGEST:
             return f"jobs.{n}.number={job['number']}: must be a whole number of at least 0"
+        if job["number"] in numbers:
+            return f"jobs.{n}.number={job['number']}: must be no other job's"
+        if Path(job["folder"]) in folders:
+            return f"jobs.{n}.folder={job['folder']!r}: must be no other job's"
+        numbers.add(job["number"])
+        folders.add(Path(job["folder"]))
     array = note.get("slurm_job")
     if array is not None and not SLURM_ID.fullmatch(array):
         return f"slurm_job={array!r}: must be an id such as 12"

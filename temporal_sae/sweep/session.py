@@ -23,11 +23,12 @@ from temporal_sae.overrides.keys import identity, key_of, varying_keys
 from temporal_sae.report.sweep_progress import label, print_table, say, summary
 from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import collect
-from temporal_sae.sweep.claims import open_again, settle
-from temporal_sae.sweep.plan import NOTE, Job, SweepFolder
+from temporal_sae.sweep.claims import open_again, settle, tidy
+from temporal_sae.sweep.plan import CONFIGS, NOTE, Job, SweepFolder
 from temporal_sae.sweep.states import Outcome
 from temporal_sae.sweep.status import has_finished, read_sweep
 
+PACKAGE = "temporal_sae"
 HYDRAS_NOTE = "multirun.yaml"
 REASONS_SHOWN = 3
 
@@ -134,9 +135,11 @@ class Session:
             return
         configs = {number: self._config_of(job) for number, job in todo.items()}
         self._configs.clear()
+        plugins = plugins_of(configs.values())
+        refuse_unnamed(configs.values(), plugins, self.folder.work / CONFIGS)
         self.folder.write_configs(configs)
         open_again(self.folder, todo)
-        lost = self.launcher.work(self.folder, list(todo), plugins_of(configs.values()))
+        lost = self.launcher.work(self.folder, list(todo), plugins)
         self.folder.check()
         for number, job in todo.items():
             outcome = self.folder.states.read(number).outcome
@@ -186,7 +189,8 @@ class Session:
 
     def _report(self) -> None:
         if self.folder.exists():
-            statuses = read_sweep(self.folder.path)
+            tidy(self.folder)
+            statuses = read_sweep(self.folder.path, goes_on=False)
             collect(self.folder.path, statuses)
             if any(status.state != "finished" for status in statuses):
                 print_table(statuses)
@@ -215,3 +219,29 @@ def plugins_of(configs: Iterable[dict[str, Any]]) -> list[str]:
             raise InvalidOption("plugins", plugins, "a list of modules, such as [my_module]")
         named |= dict.fromkeys(map(str, plugins))
     return list(named)
+
+
+def refuse_unnamed(configs: Iterable[dict[str, Any]], plugins: Sequence[str], source: Path) -> None:
+    """Refuse classes that no worker will build, before any worker starts.
+
+    Raises:
+        RunError: the module of a class of one's own is not among the plugins.
+    """
+    named = (PACKAGE, *plugins)
+    for config in configs:
+        modules = [target.rpartition(".")[0] for target in targets_in(config)]
+        if not all(any(f"{m}.".startswith(f"{name}.") for name in named) for m in modules):
+            # Slow to import: only where something may be wrong.
+            from temporal_sae.experiment.components import check_stored, load_plugins
+
+            load_plugins(plugins)
+            check_stored(config, plugins, source)
+
+
+def targets_in(config: Any) -> Iterator[str]:
+    """Yield the names of all classes that a config names."""
+    values = config.values() if isinstance(config, dict) else config
+    for value in values if isinstance(config, (dict, list)) else ():
+        yield from targets_in(value)
+    if isinstance(config, dict) and isinstance(config.get("_target_"), str):
+        yield config["_target_"]

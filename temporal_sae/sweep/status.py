@@ -10,6 +10,7 @@ import math
 import os
 import re
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,12 @@ Shown = tuple[str | None, str | None, int | None, float]
 CHECKPOINT = re.compile(r"step_(\d{9})\.")
 
 
-def read_sweep(folder: str | Path) -> list[JobStatus]:
+def read_sweep(folder: str | Path, *, goes_on: bool | None = None) -> list[JobStatus]:
     """Return the state of every job of a sweep, by number.
+
+    Args:
+        folder: of the sweep.
+        goes_on: whether its command is at work and will begin what is missing; None: look.
 
     Raises:
         RunError: sweep.json cannot be read.
@@ -41,10 +46,13 @@ def read_sweep(folder: str | Path) -> list[JobStatus]:
     note = sweep.read()
     array = note.get("slurm_job")
     in_queue = array is not None and array in slurm_arrays()
-    return [
+    jobs = [
         read_job(sweep.path / job.folder, job, sweep.states.read(job.number), in_queue=in_queue)
         for job in jobs_of(note)
     ]
+    if is_held(sweep.path) if goes_on is None else goes_on:
+        jobs = [replace(job, state="queued") if job.state == "missing" else job for job in jobs]
+    return jobs
 
 
 def read_job(

@@ -12,9 +12,11 @@ from hydra.core.plugins import Plugins
 from temporal_sae.commands import in_shell, program
 from temporal_sae.errors import EvaluationFailed, RunError
 from temporal_sae.experiment.together import Ending
+from temporal_sae.locks import ProcessLock
 from temporal_sae.sweep import worker
 from temporal_sae.sweep.__main__ import main
 from temporal_sae.sweep.basic import BasicLauncher
+from temporal_sae.sweep.local import LocalLauncher
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import read_sweep
 from temporal_sae.training import Stopped
@@ -204,6 +206,28 @@ def test_what_a_launcher_cannot_do_is_one_line_and_leaves_nothing(sweep, runs, m
     assert runs == []
 
 
+def test_a_class_whose_module_is_not_named_is_refused_before_any_worker_starts(
+    sweep, monkeypatch, tmp_path
+):
+    (tmp_path / "mine.py").write_text("class Own:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workers = []
+
+    def work(self, folder, numbers, plugins):
+        workers.append(plugins)
+        return "it was not done"
+
+    monkeypatch.setattr(LocalLauncher, "work", work)
+    words = ("hydra/launcher=local", "sae._target_=mine.Own", "tracker.window_size=1,2")
+    code, _, err = sweep(*words)
+    assert (code, workers) == (2, [])
+    assert err.startswith("error: s/.sweep/configs.json: sae._target_='mine.Own': must be ")
+    assert err.endswith("where it is a class of your own, name its module: plugins=[my_module]\n")
+    assert list(Path.cwd().iterdir()) == []
+    assert sweep(*words, "plugins=[mine]")[0] == 4
+    assert workers == [["mine"]]
+
+
 def test_a_job_that_no_worker_has_done_says_so(sweep, runs, monkeypatch):
     monkeypatch.setattr(BasicLauncher, "work", lambda *given: "the cluster is gone")
     code, _, err = sweep("tracker.window_size=1,2")
@@ -268,6 +292,7 @@ def test_a_sweep_is_shown(sweep, runs, capsys):
     assert (code, err) == (4, "")
     assert "1 of 2 finished, 1 failed" in out
     assert "late: broken" in out
+    assert out.count("sweep.csv") == 1
     command = SweepFolder("s").read()["command"]
     assert out.splitlines()[-1] == f"to do what is missing: {command}"
     assert Path("s/sweep.csv").exists()
@@ -277,6 +302,12 @@ def test_a_sweep_is_shown(sweep, runs, capsys):
     sweep("tracker.window_size=1,2")
     code, out, _ = shown(capsys, "s")
     assert (code, "to do what is missing" in out) == (0, False)
+
+
+def test_the_table_of_a_sweep_without_results_is_named_once(sweep, runs, capsys):
+    runs.does = {2: RunError("late: broken")}
+    sweep("tracker.window_size=2")
+    assert shown(capsys, "s")[1].count("written: s/sweep.csv\n") == 1
 
 
 @pytest.mark.slow
@@ -303,6 +334,22 @@ def test_a_sweep_of_real_runs(command, random_gemma):
         core = found["core evaluation results"]["metrics"]
         assert float(row["core.l0"]) == core["sparsity"]["l0"]
         assert float(row["tokens_per_second"]) > 0
+
+
+def test_what_killed_writers_have_left_is_removed_unless_a_worker_is_there(sweep, runs):
+    sweep("tracker.window_size=1,2")
+    left = [Path("s/.unfinished-a"), Path("s/.sweep/.unfinished-b")]
+    job = Path("s/0_tracker.window_size=1/.unfinished-c")  # left to the next run in there
+    for path in [*left, job]:
+        path.touch()
+    lock = ProcessLock(Path("s/.sweep/1.lock"))
+    lock.acquire()
+    sweep("tracker.window_size=1,2")
+    assert all(path.exists() for path in left)
+    lock.release()
+    sweep("tracker.window_size=1,2")
+    assert not any(path.exists() for path in left)
+    assert job.exists()
 
 
 def test_a_sweep_whose_folder_is_removed_ends_in_one_line_and_makes_no_part_of_it_again(

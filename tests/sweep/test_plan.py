@@ -127,6 +127,16 @@ def test_no_job_has_its_folder_outside_the_sweeps(sweep, name):
         sweep.jobs()
 
 
+@pytest.mark.parametrize(("key", "value"), [("number", 0), ("folder", "0_x"), ("folder", "./0_x/")])
+def test_a_note_with_one_place_for_two_jobs_is_refused(sweep, key, value):
+    plan(sweep, "a=1", "a=2")
+    note = sweep.read()
+    note["jobs"][1][key] = value
+    (sweep.path / "sweep.json").write_text(json.dumps(note))
+    with pytest.raises(RunError, match=rf"jobs\.1\.{key}={value!r}: must be no other job's"):
+        sweep.jobs()
+
+
 @pytest.mark.parametrize("number", ["--version", "../../x", "12_", ""])
 def test_an_id_that_is_none_of_slurms_is_refused(sweep, number):
     plan(sweep, "a=1")

@@ -140,6 +140,15 @@ def test_the_queue_is_asked_for_a_sweep_that_it_has(tmp_path, monkeypatch):
         assert read_sweep(tmp_path)[0].state == state
 
 
+def test_what_has_not_begun_is_queued_as_long_as_the_sweep_goes_on(tmp_path):
+    sweep = planned(tmp_path, [{}, {}])
+    record(tmp_path / "1_x", "stopped")
+    with sweep.held():
+        assert [job.state for job in read_sweep(tmp_path)] == ["queued", "stopped"]
+        assert [job.state for job in read_sweep(tmp_path, goes_on=False)] == ["missing", "stopped"]
+    assert [job.state for job in read_sweep(tmp_path)] == ["missing", "stopped"]
+
+
 def test_a_record_that_has_not_changed_is_read_once(folder, monkeypatch):
     record(folder, "finished")
     assert read_job(folder, JOB).state == "finished"
