@@ -26,7 +26,7 @@ from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import CSV, collect
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
-from temporal_sae.sweep.table import LiveTable, print_table
+from temporal_sae.sweep.table import LiveTable, print_line, print_table, summary
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -90,6 +90,8 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
 
 def follow(folder: Path, console: Console) -> None:
     """Show the table as it changes, until nothing runs in the folder."""
+    if not console.is_terminal:  # where there is no table, only changes are told from now on
+        print_line(console, summary(read_sweep(folder)))
     with LiveTable(lambda: read_sweep(folder), console) as table:
         while is_held(folder) or any(s.state in ("running", "queued") for s in read_sweep(folder)):
             time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -13,7 +13,7 @@ from filelock import FileLock
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.sweep import status
 from temporal_sae.sweep.plan import Job, SweepFolder
-from temporal_sae.sweep.states import Outcome, State
+from temporal_sae.sweep.states import Outcome, State, States
 from temporal_sae.sweep.status import read_job, read_sweep
 
 CONFIG = {"trainer": {"num_tokens": 1100, "batch_size": 100}}
@@ -142,13 +142,24 @@ def test_the_queue_is_asked_for_a_sweep_that_it_has(tmp_path, monkeypatch):
 
 def test_what_has_not_begun_is_queued_as_long_as_the_sweep_goes_on(tmp_path):
     sweep = SweepFolder(tmp_path)
-    sweep.plan("command", "local", [["a=1"], ["a=2"]], lambda n, overrides: f"{n}_a")
-    (tmp_path / "1_a").mkdir()
-    record(tmp_path / "1_a", "stopped")
+    wanted = [[f"a={n}"] for n in range(4)]
+    sweep.plan("command", "local", wanted, lambda n, overrides: f"{n}_a")
+    for number, state in ((1, "stopped"), (2, "running"), (3, "failed")):
+        (tmp_path / f"{number}_a").mkdir()
+        record(tmp_path / f"{number}_a", state)
+    states = States(sweep.work)
+    states.write(2, State(1, worker="n1:7"))  # which has died
+    states.write(3, State(1, outcome=Outcome("a=3: must be 2")))
+
+    def seen(**how):
+        return [job.state for job in read_sweep(tmp_path, **how)]
+
+    over = ["missing", "stopped", "failed", "failed"]
     with sweep.held():
-        assert [job.state for job in read_sweep(tmp_path)] == ["queued", "stopped"]
-        assert [job.state for job in read_sweep(tmp_path, goes_on=False)] == ["missing", "stopped"]
-    assert [job.state for job in read_sweep(tmp_path)] == ["missing", "stopped"]
+        assert seen() == ["queued", "stopped", "queued", "failed"]
+        assert "ended without a word" in read_sweep(tmp_path)[2].reason
+        assert seen(goes_on=False) == over
+    assert seen() == over
 
 
 def test_a_record_that_has_not_changed_is_read_once(folder, monkeypatch):
