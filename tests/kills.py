@@ -13,18 +13,19 @@ from tests.slurm.sweep import LONGEST, weights
 SECONDS = ("second", "method_share")
 
 
-def bombard(sweep, victims, others):
+def bombard(sweep, victims, others, seed=20):
     """Kill so many of something by chance; the sweep's command is given again where it has ended.
 
     Args:
         sweep: it has begun.
         victims: "worker", "job in training", "launcher", or names of `others`.
         others: functions of a `random.Random` that kill something else.
+        seed: of the chance.
 
     Returns:
         How many processes of workers were killed.
     """
-    chance, killed = random.Random(len(victims)), 0
+    chance, killed = random.Random(seed), 0
     for victim in chance.sample(victims, len(victims)):
         time.sleep(chance.uniform(0.2, 2))
         if victim in others:

@@ -23,7 +23,7 @@ from temporal_sae.cli import SWEEP_INCOMPLETE
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import RunError, printable
 from temporal_sae.report.sweep_facts import JobStatus
-from temporal_sae.report.sweep_progress import LiveTable, print_table
+from temporal_sae.report.sweep_progress import LiveTable, print_table, say, summary
 from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import CSV, collect
 from temporal_sae.sweep.plan import SweepFolder
@@ -69,6 +69,8 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
     if not sweep.exists():
         raise RunError(f"{folder}: holds no sweep")
     if watch:
+        if not console.is_terminal:  # where there is no table, only changes are told from now on
+            say(summary(read_sweep(folder)), console)
         with LiveTable(lambda: read_sweep(folder), console) as table:
             while is_held(folder) or any(s.state in GOES_ON for s in read_sweep(folder)):
                 time.sleep(SECONDS_BETWEEN_LOOKS)

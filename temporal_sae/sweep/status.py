@@ -37,7 +37,7 @@ def read_sweep(folder: str | Path, *, goes_on: bool | None = None) -> list[JobSt
 
     Args:
         folder: of the sweep.
-        goes_on: whether its command is at work and will begin what is missing; None: look.
+        goes_on: whether its command is at work and will begin what is open; None: look.
 
     Raises:
         RunError: sweep.json cannot be read.
@@ -46,13 +46,15 @@ def read_sweep(folder: str | Path, *, goes_on: bool | None = None) -> list[JobSt
     note = sweep.read()
     array = note.get("slurm_job")
     in_queue = array is not None and array in slurm_arrays()
-    jobs = [
-        read_job(sweep.path / job.folder, job, sweep.states.read(job.number), in_queue=in_queue)
-        for job in jobs_of(note)
-    ]
-    if is_held(sweep.path) if goes_on is None else goes_on:
-        jobs = [replace(job, state="queued") if job.state == "missing" else job for job in jobs]
-    return jobs
+    goes_on = is_held(sweep.path) if goes_on is None else goes_on
+    found = []
+    for job in jobs_of(note):
+        known = sweep.states.read(job.number)
+        status = read_job(sweep.path / job.folder, job, known, in_queue=in_queue)
+        if goes_on and known.outcome is None and status.state in ("missing", "failed"):
+            status = replace(status, state="queued")  # again, where its worker has died
+        found.append(status)
+    return found
 
 
 def read_job(

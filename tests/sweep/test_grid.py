@@ -290,7 +290,8 @@ def test_a_sweep_is_shown(sweep, runs, capsys):
     Path("s/sweep.csv").unlink()
     code, out, err = shown(capsys, "s", "--watch")
     assert (code, err) == (4, "")
-    assert "1 of 2 finished, 1 failed" in out
+    assert out.startswith("1 of 2 finished, 1 failed\n")
+    assert out.count("1 of 2 finished, 1 failed") == 2
     assert "late: broken" in out
     assert out.count("sweep.csv") == 1
     command = SweepFolder("s").read()["command"]

@@ -141,12 +141,21 @@ def test_the_queue_is_asked_for_a_sweep_that_it_has(tmp_path, monkeypatch):
 
 
 def test_what_has_not_begun_is_queued_as_long_as_the_sweep_goes_on(tmp_path):
-    sweep = planned(tmp_path, [{}, {}])
-    record(tmp_path / "1_x", "stopped")
+    sweep = planned(tmp_path, [{}] * 4)
+    for number, state in ((1, "stopped"), (2, "running"), (3, "failed")):
+        record(tmp_path / f"{number}_x", state)
+    sweep.states.write(2, State(1, worker="n1:7"))  # which has died
+    sweep.states.write(3, State(1, outcome=Outcome("a=3: must be 2")))
+
+    def seen(**how):
+        return [job.state for job in read_sweep(tmp_path, **how)]
+
+    over = ["missing", "stopped", "failed", "failed"]
     with sweep.held():
-        assert [job.state for job in read_sweep(tmp_path)] == ["queued", "stopped"]
-        assert [job.state for job in read_sweep(tmp_path, goes_on=False)] == ["missing", "stopped"]
-    assert [job.state for job in read_sweep(tmp_path)] == ["missing", "stopped"]
+        assert seen() == ["queued", "stopped", "queued", "failed"]
+        assert "ended without a word" in read_sweep(tmp_path)[2].reason
+        assert seen(goes_on=False) == over
+    assert seen() == over
 
 
 def test_a_record_that_has_not_changed_is_read_once(folder, monkeypatch):
