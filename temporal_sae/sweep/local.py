@@ -60,9 +60,9 @@ class LocalLauncher:
         """See `session.Launcher`."""
         places, environment = self._places(len(numbers))
         words = [*worker_words(folder.path, len(places), plugins), "--lifeline"]
-        pool = Pool(folder, numbers, words, environment)
+        pool, console = Pool(folder, numbers, words, environment), Console()
         try:
-            with LiveTable(lambda: read_sweep(folder.path), Console()) as table:
+            with LiveTable(lambda: read_sweep(folder.path), console) as table:
                 for place in places:
                     pool.start(place)
                 try:
@@ -70,7 +70,7 @@ class LocalLauncher:
                 except KeyboardInterrupt:
                     claimed = [state for state in pool.states() if state.worker]
                     n_claimed = sum(state.outcome is None for state in claimed)
-                    say(f"stopping {n_claimed} jobs; Ctrl-C again ends them at once")
+                    say(f"stopping {n_claimed} jobs; Ctrl-C again ends them at once", console)
                     pool.stop()
                     pool.wait(table.update)
                     raise

@@ -242,8 +242,8 @@ def still_open(folder: SweepFolder, numbers: Sequence[int]) -> list[int]:
 def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
     """Show how the sweep goes on until all jobs are done, or all workers are gone."""
     seen = alive = answered = asked = time.monotonic()
-    signs = signs_of_life(folder)
-    with LiveTable(lambda: read_sweep(folder.path), Console()) as table:
+    signs, console = signs_of_life(folder), Console()
+    with LiveTable(lambda: read_sweep(folder.path), console) as table:
         while folder.exists() and still_open(folder, numbers):
             table.update()
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -253,7 +253,7 @@ def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
             asked, tasks = now, in_queue(name)
             if tasks is None:
                 if now - answered > SECONDS_OF_SILENCE:
-                    say("SLURM does not answer; waiting until it does")
+                    say("SLURM does not answer; waiting until it does", console)
                     answered = now
                 seen = alive = now
                 continue

@@ -1,12 +1,9 @@
-"""Folders of sweeps and what runs leave in them, and processes that are waited for."""
+"""Folders of sweeps and what runs leave in them."""
 
 import json
-import time
 from pathlib import Path
 
 from temporal_sae.sweep.plan import SweepFolder
-
-PATIENCE = 30
 
 
 def planned(path, configs, name="{}_x", **options):
@@ -38,10 +35,3 @@ def is_alive(pid):
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-
-
-def wait_until(is_so, patience=PATIENCE):
-    end = time.monotonic() + patience
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)

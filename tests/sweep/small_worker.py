@@ -14,7 +14,8 @@ from temporal_sae import signals
 from temporal_sae.sweep.claims import Claims
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.states import Outcome, worker_name
-from tests.sweep.folders import is_alive, planned, wait_until
+from tests.slurm.cluster import wait_until
+from tests.sweep.folders import is_alive, planned
 
 FOREVER = 600
 SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "MASTER_PORT")
@@ -42,9 +43,13 @@ def one_rank_dies(folder):
     """The second process dies once the first is at work."""
     if os.environ["RANK"] == "1":
         began = folder / "began0"  # there may be one of an earlier attempt
-        wait_until(lambda: began.exists() and is_alive(json.loads(began.read_text())["pid"]))
+        wait_until(lambda: began.exists() and is_alive(pid_in(began)), "the first process")
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(FOREVER)
+
+
+def pid_in(began):
+    return json.loads(began.read_text())["pid"]
 
 
 KINDS = {

@@ -13,8 +13,9 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.sweep import local, slots
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.states import Outcome
+from tests.slurm.cluster import PATIENCE, wait_until
 from tests.sweep import small_worker
-from tests.sweep.folders import PATIENCE, is_alive, wait_until
+from tests.sweep.folders import is_alive
 
 GIVEN_UP = Outcome("ended without a word at step 0 (killed, or out of memory?)")
 
@@ -82,7 +83,7 @@ def test_what_a_worker_has_started_ends_with_it(tmp_path):
     (worker,), (first,) = processes_of(tmp_path, 1)
     (tmp_path / "0/child").unlink()
     os.kill(worker, signal.SIGKILL)
-    wait_until((tmp_path / "0/child").exists)  # of the worker in its place
+    wait_until((tmp_path / "0/child").exists, "a worker in its place")
     assert not is_alive(first)
     launcher.send_signal(signal.SIGINT)
     launcher.communicate(timeout=PATIENCE)
@@ -100,7 +101,7 @@ def launch_apart(folder, workers, *kinds):
 def processes_of(folder, n):
     """Ids of `n` workers, and of their children, once they are there."""
     for job in range(n):
-        wait_until((folder / f"{job}/child").exists)
+        wait_until((folder / f"{job}/child").exists, "a worker and its child")
     children = [int(path.read_text()) for path in folder.glob("*/child")]
     workers = [job["pid"] for job in begun(folder).values()]
     assert all(map(is_alive, workers + children))
@@ -135,7 +136,7 @@ def test_workers_stop_when_their_launcher_is_killed(tmp_path):
     workers, children = processes_of(tmp_path, 2)
     launcher.kill()
     launcher.communicate(timeout=PATIENCE)
-    wait_until(lambda: not any(map(is_alive, workers)))
+    wait_until(lambda: not any(map(is_alive, workers)), "the end of the workers")
     assert sorted(begun(tmp_path)) == [0, 1]
     for pid in children:
         os.kill(pid, signal.SIGKILL)

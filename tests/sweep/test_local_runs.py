@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from temporal_sae.files import TEMPORARY
-from tests.sweep.folders import is_alive, wait_until
+from tests.slurm.cluster import wait_until
+from tests.sweep.folders import is_alive
 from tests.test_end_to_end import LONGER, ROOT, sha256
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,11 @@ def finish(process):
 def wait_for_training(folder, steps):
     """Until a job has got so far."""
     metrics = folder / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= steps / 5, PATIENCE)
+
+    def is_so():
+        return metrics.exists() and metrics.read_text().count("\n") >= steps / 5
+
+    wait_until(is_so, f"step {steps}", 0.01, PATIENCE)
 
 
 def processes_in(folder, window="*"):
@@ -116,11 +121,11 @@ def test_a_killed_worker_is_replaced_and_a_killed_launcher_leaves_none(
     wait_for_training(folder / str(WINDOWS[0]), 20)
     (victim,) = processes_in(folder, WINDOWS[0])
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: len(processes_in(folder, WINDOWS[0])) == 2, PATIENCE)
+    wait_until(lambda: len(processes_in(folder, WINDOWS[0])) == 2, "another", timeout=PATIENCE)
     wait_for_training(folder / str(WINDOWS[0]), 60)
     process.kill()
     process.communicate(timeout=PATIENCE)
-    wait_until(lambda: not any(map(is_alive, processes_in(folder))), PATIENCE)
+    wait_until(lambda: not any(map(is_alive, processes_in(folder))), "their end", timeout=PATIENCE)
     record = json.loads((folder / f"{WINDOWS[0]}/run.json").read_text())
     assert record["status"] in ("stopped", "finished")  # it had a moment to save what it had
     finish(start(options, folder))
