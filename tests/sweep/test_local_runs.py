@@ -111,24 +111,3 @@ def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(options, undisturbed
     finish(start(options, folder))
     assert "continuing at step" in (folder / f"{WINDOWS[0]}/log.txt").read_text()
     assert_as_undisturbed(folder, undisturbed)
-
-
-def test_a_killed_worker_is_replaced_and_a_killed_launcher_leaves_none(
-    options, undisturbed, tmp_path
-):
-    folder = tmp_path / "sweep"
-    process = start(options, folder)
-    wait_for_training(folder / str(WINDOWS[0]), 20)
-    (victim,) = processes_in(folder, WINDOWS[0])
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: len(processes_in(folder, WINDOWS[0])) == 2, "another", timeout=PATIENCE)
-    wait_for_training(folder / str(WINDOWS[0]), 60)
-    process.kill()
-    process.communicate(timeout=PATIENCE)
-    wait_until(lambda: not any(map(is_alive, processes_in(folder))), "their end", timeout=PATIENCE)
-    record = json.loads((folder / f"{WINDOWS[0]}/run.json").read_text())
-    assert record["status"] in ("stopped", "finished")  # it had a moment to save what it had
-    finish(start(options, folder))
-    assert_as_undisturbed(folder, undisturbed)
-    assert_tidy(folder)
-    assert not list(folder.rglob("*.lock"))
