@@ -53,7 +53,7 @@ from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.sae import TopKSAE
 from temporal_sae.tracker import CoActivationTracker, NoTracker
-from temporal_sae.training import Parts, Trainer
+from temporal_sae.training import Parts, SharedStream, Trainer
 
 BATCH = 1024  # rows of a step, as in the default run
 D_SAE, K = 2048, 32  # likewise
@@ -154,7 +154,7 @@ def seconds_a_step(
         penalty=OrthogonalityLoss() if method else OrthogonalityLoss(0.0),
     )
     n_steps = UNTIMED + steps + 1
-    with deterministic_on_cpu(source.device), stream.released():
+    with deterministic_on_cpu(source.device), SharedStream(stream).released():
         Trainer(num_tokens=n_steps * BATCH, batch_size=BATCH, log_every=n_steps).fit(parts)
     return timed.seconds_a_step()
 

@@ -76,7 +76,7 @@ class GridSweeper(_NamedSweeper):
 class BayesSweeper(_NamedSweeper):
     """`hydra/sweeper=bayes`: a search for the best objective."""
 
-    place = "temporal_sae.sweep.bayes:BayesSweeper"
+    place = "temporal_sae.search.bayes:BayesSweeper"
 
 
 class LocalLauncher(_NamedLauncher):

@@ -41,7 +41,7 @@ from temporal_sae.errors import (
 from temporal_sae.explain import check_typed, explain, explain_unusable
 from temporal_sae.files import remove_if_empty
 from temporal_sae.folders import as_folder_name, remove_unused
-from temporal_sae.sweep.also import readable
+from temporal_sae.overrides.also import readable
 
 log = logging.getLogger(__name__)
 

@@ -38,6 +38,16 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
+def read_end(path: Path, n_bytes: int) -> bytes:
+    """Return at most the last bytes of a regular file; none of one that cannot be read."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - n_bytes))
+            return file.read()
+    except OSError:
+        return b""
+
+
 def open_to_append(path: Path) -> int:
     """Open a regular file, made if there is none, for writing at its end; returns a descriptor.
 
@@ -178,9 +188,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what writers that were killed have left below `folder`."""
-    for path in list(folder.rglob(f"{TEMPORARY}*")):
+def remove_temporaries(folder: Path, *, below: bool = True) -> None:
+    """Delete what writers that were killed have left in `folder`, and in all folders below."""
+    found = folder.rglob(f"{TEMPORARY}*") if below else folder.glob(f"{TEMPORARY}*")
+    for path in list(found):
         remove(path)
 
 

@@ -1,7 +1,8 @@
-"""Free memory of the machine, within the limits that this process is under."""
+"""The machine: its cores and GPUs, and free memory within the limits of this process."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 from collections.abc import Iterator
@@ -61,6 +62,37 @@ class Planned:
     smaller: tuple[str, ...]
     held: bool = False
     phase: str = ""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that a program started here would see, as CUDA_VISIBLE_DEVICES names them."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is not None:
+        listed = [name.strip() for name in names.split(",")]
+        # CUDA reads the list up to the first entry that names nothing.
+        end = next((n for n, name in enumerate(listed) if name in ("", "-1")), len(listed))
+        return listed[:end]
+    if not has_driver():
+        return []
+    import torch  # slow to import
+
+    return [str(n) for n in range(torch.cuda.device_count())]
+
+
+def has_driver() -> bool:
+    """Return whether CUDA's driver is installed."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def free_memory(device: torch.device) -> Free | None:

@@ -154,3 +154,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _Remembered.number, _Remembered.at = number, now
     if not _Remembered.is_held:
         raise Terminated(number)
+
+
+def stop_when_alone() -> None:
+    """Wait until standard input ends with whoever holds it; then stop as if asked to."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

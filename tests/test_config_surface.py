@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from temporal_sae.experiment import run_experiment
 from temporal_sae.explain import explain_unknown_key
-from temporal_sae.sweep.expand import expand
+from temporal_sae.overrides.expand import expand
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {

@@ -18,8 +18,8 @@ from omegaconf import open_dict
 from temporal_sae.commands import CONF, SCRIPT
 from temporal_sae.experiment.build import build_cheap
 from temporal_sae.explain import check_typed
-from temporal_sae.sweep.also import readable
-from temporal_sae.sweep.expand import expand
+from temporal_sae.overrides.also import readable
+from temporal_sae.overrides.expand import expand
 from tests.pages import ROOT, commands, sessions
 from tests.test_cli import small
 from tests.test_plugins import plugins

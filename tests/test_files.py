@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError, one_line, printable
-from temporal_sae.files import open_regular, open_to_append, read_json, write_atomically
+from temporal_sae.files import open_regular, open_to_append, read_end, read_json, write_atomically
 
 
 def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
@@ -107,3 +107,13 @@ def test_what_is_appended_comes_last(tmp_path):
         os.write(descriptor, word)
         os.close(descriptor)
     assert (tmp_path / "log.txt").read_text() == "one two"
+
+
+def test_the_end_of_a_file_is_read_and_of_anything_else_nothing(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b"0123456789")
+    assert read_end(path, 4) == b"6789"
+    assert read_end(path, 100) == b"0123456789"
+    os.mkfifo(tmp_path / "fifo")
+    for nothing in ("missing", "fifo", "."):
+        assert read_end(tmp_path / nothing, 4) == b""

@@ -80,3 +80,12 @@ def test_no_list_of_metrics_beside_their_declarations():
                 texts = [n.value for n in node.elts if isinstance(n, ast.Constant)]
                 listed = [text for text in texts if is_text(text) and is_declared(text)]
                 assert len(listed) < 3, f"{name}:{node.lineno}: {listed}"
+
+
+def test_the_rooms_of_sweeps_import_only_those_before_them():
+    rooms = ("overrides", "report", "sweep", "search")
+    for where, node in nodes():
+        room = where.split("/")[0]
+        if room in rooms and isinstance(node, ast.ImportFrom):
+            imported = (node.module or "").removeprefix("temporal_sae.").split(".")[0]
+            assert imported not in rooms[rooms.index(room) + 1 :], where

@@ -1,4 +1,4 @@
-"""Free memory within nested limits, on trees of /proc and /sys as systems have them."""
+"""Free memory within nested limits, on trees of /proc and /sys as systems have them; GPUs."""
 
 import resource
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from temporal_sae import machine
-from temporal_sae.machine import MIB, Free, free_on_host
+from temporal_sae.machine import MIB, Free, free_on_host, visible_gpus
 from temporal_sae.sweep.slots import MEMORY_OF_A_WORKER, workers_that_fit
 from tests.test_cli import small
 
@@ -150,3 +150,18 @@ def test_so_does_ulimit(command, random_gemma):
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert code == 2
     assert "of ulimit -v are free on cpu; lower activations.buffer_tokens (shuffle buffer" in err
+
+
+@pytest.mark.parametrize(
+    ("listed", "seen"),
+    [("", []), ("-1", []), ("2", ["2"]), ("1, 0", ["1", "0"]), ("3,-1,2", ["3"])],
+)
+def test_gpus_are_read_as_cuda_reads_them(monkeypatch, listed, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert visible_gpus() == seen
+
+
+def test_without_a_driver_there_are_no_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "has_driver", lambda: False)
+    assert visible_gpus() == []

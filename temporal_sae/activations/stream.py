@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
-from temporal_sae.activations.prefetch import SECONDS_OF_PATIENCE, Prefetched, check_prefetch
+from temporal_sae.activations.prefetch import Prefetched, check_prefetch
 from temporal_sae.activations.rows import ActivationBatch, EndOfRows, Reader, Rows
 from temporal_sae.activations.shuffle import ShuffleBuffer
 from temporal_sae.errors import (
@@ -147,16 +146,6 @@ class ActivationStream(Iterator[ActivationBatch]):
             self.reader.close(seconds)
         self.buffer.clear()
         self._not_handed_out = []
-
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        """Call `release` when the context ends; after an error without much waiting."""
-        try:
-            yield
-        except BaseException:
-            self.release(SECONDS_OF_PATIENCE)
-            raise
-        self.release()
 
     def metrics(self) -> dict[str, Tensor]:
         """`outlier_share`: outliers among all rows read so far; on the device."""

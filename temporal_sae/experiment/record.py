@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import resource
-import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from temporal_sae import distributed, signals
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.experiment.folder import extends
 from temporal_sae.files import write_atomically
+from temporal_sae.programs import answer_of
 from temporal_sae.training import Preempted, Stopped
 
 PACKAGES = ("temporal_sae", "torch", "transformers", "hydra-core", "numpy")
@@ -37,22 +38,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """Commit of the code, with `+` where files have been changed since; None outside git."""
-    folder = Path(__file__).parent
-    revision = _git(folder, "rev-parse", "HEAD")
+    git = partial(answer_of, "git", seconds=10, folder=Path(__file__).parent)
+    revision = (git("rev-parse", "HEAD") or "").strip()
     if not revision:
         return None
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = (git("status", "--porcelain", "--untracked-files=no") or "").strip()
     return revision + ("+" if changed else "")
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def device_name(device: torch.device) -> str:

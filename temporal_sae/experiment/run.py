@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -85,10 +84,12 @@ class Run:
         overrides: the command line, for the record.
         about: is entered around all that is done for this run alone.
         when_over: is called once all that the run leaves is written.
+        beside_others: whether other runs are done in this process at the same time.
 
     Attributes:
         error: that has ended it; None while it goes on and when it has finished.
         objective: the metric that `cfg.objective` names, once it has finished.
+        wall_seconds: that this process has spent on it, see `shared_time`.
     """
 
     def __init__(
@@ -98,7 +99,10 @@ class Run:
         overrides: Sequence[str] = (),
         about: Callable[[], AbstractContextManager[Any]] = nullcontext,
         when_over: Callable[[Run], None] = lambda run: None,
+        *,
+        beside_others: bool = False,
     ) -> None:
+        self._beside_others = beside_others
         self.cfg, self.overrides, self.about = cfg.copy(), list(overrides), about
         self._when_over = when_over
         self._is_first = distributed.is_rank_zero()
@@ -108,11 +112,11 @@ class Run:
         self.path = self.folder.path
         self.error: BaseException | None = None
         self.objective: float | None = None
+        self.wall_seconds = 0.0
         self.continued: dict[str, Any] | None = None
         self.lane: Lane | None = None
         self._record: dict[str, Any] = {}
         self._is_over = False
-        self._began = time.monotonic()
 
     @property
     def goes_on(self) -> bool:
@@ -178,7 +182,7 @@ class Run:
                 save_config(self.cfg, self.overrides, self.path)
                 write_listing(self.path, self.parts.source)
             self.lane = self._training()  # now: it begins with the random state that the build left
-            self.parts.logger.start(About(self.config, self.overrides))
+            self.parts.logger.start(About(self.config, self.overrides, self._beside_others))
 
     def _describe(self) -> dict[str, Any]:
         """Return the record of a run that begins."""
@@ -269,10 +273,12 @@ class Run:
         if not evaluated.failures:
             self.objective = record["objective"] = find_objective(self.cfg.objective, results)
             parts.logger.summarise({"objective": self.objective})
-        record["wall_seconds"] = time.monotonic() - self._began
+        record["wall_seconds"] = self.wall_seconds
+        self._write(record)
+        build_report(self.path)
+        # Last: a run that is killed before that is not finished, and what it lacks is made again.
         self._write({**record, "status": "failed" if evaluated.failures else "finished"})
         say_what_was_left_out(record, parts.source)
-        build_report(self.path)
         print_summary(self.path, console)
         if evaluated.failures:
             raise EvaluationFailed(evaluated.failures)
@@ -302,6 +308,7 @@ class Run:
         """Close what is open, and tell that it is over."""
         if hasattr(self, "parts"):
             self.parts.logger.finish(exit_code)
+            del self.parts  # other runs may go on for long
         if self._is_first:
             with suppress(OSError, RunError):  # somebody may have put something else there
                 self.folder.release()

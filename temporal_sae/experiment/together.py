@@ -26,6 +26,7 @@ from temporal_sae.experiment.determinism import deterministic_on_cpu, threads_of
 from temporal_sae.experiment.memory import NoRoom, Room
 from temporal_sae.experiment.record import EXIT_CODES, OTHER_ERROR
 from temporal_sae.experiment.run import Run
+from temporal_sae.experiment.shared_time import SharedTime
 from temporal_sae.registry import components, names_of
 from temporal_sae.terminal import Forgiving
 from temporal_sae.training import Preempted, SharedStream, Stopped, train_together
@@ -130,19 +131,22 @@ def run_together(
         if not isinstance(signals.as_stop(run.error) if run.error else None, STOPS):
             when_over(number, ending_of(run))
 
+    several = len(requests) > 1
     runs = [
-        Run(r.cfg, r.folder, r.overrides, partial(about, number), partial(told, number))
-        for number, r in enumerate(requests)
+        Run(*of_run, partial(about, n), partial(told, n), beside_others=several)
+        for n, of_run in enumerate((r.cfg, r.folder, r.overrides) for r in requests)
     ]
+    time = SharedTime()
     try:
         sources: dict[Any, ActivationSource] = {}
         for run in runs:
             run.claim(sources.get(place_of(run)), next(iter(sources.values()), None))
             if run.goes_on:
                 sources.setdefault(place_of(run), run.cheap.source)
+        time.divide(runs)
         for group in by_threads([run for run in runs if run.goes_on]):
             while group:
-                group = Round(group, console).finish()
+                group = Round(group, console, time).finish()
     except BaseException as error:
         for run in runs:
             run.end(error)
@@ -194,10 +198,11 @@ class Round:
     Args:
         runs: they have claimed their folders, and share a source.
         console: where progress is printed.
+        time: that passes for runs.
     """
 
-    def __init__(self, runs: Sequence[Run], console: Console) -> None:
-        self.runs, self.console = list(runs), console
+    def __init__(self, runs: Sequence[Run], console: Console, time: SharedTime) -> None:
+        self.runs, self.console, self.time = list(runs), console, time
         self._streams: dict[Any, SharedStream] = {}
 
     def finish(self) -> list[Run]:
@@ -244,9 +249,11 @@ class Round:
             progress = JointProgress(total_steps, self.console, len(self.runs))
         with ExitStack() as streams:
             for place in {place_of(run): None for run in self.runs}:
-                streams.enter_context(self._streams[place].stream.released())
+                streams.enter_context(self._streams[place].released())
             lanes = [run.enter_training(progress) for run in self.runs]
+            self.time.divide(self.runs)
             train_together(lanes)
+        self.time.divide(self.runs, [lane.seconds for lane in lanes])
         del lanes  # and with them what only training needs
         self._streams.clear()
         for run in self.runs:
@@ -281,14 +288,16 @@ class Round:
         signals.obey()
         console = self.console if len(self.runs) == 1 else Console(quiet=True)
         subjects: dict[Run, Subject] = {}
+        evaluation = runs[0].parts.evaluation
         for run in runs:
             with run.alone():
                 subjects[run] = run.subject()
-        evaluation = runs[0].parts.evaluation
         found = evaluation.run_together([*subjects.values()]) if subjects else []
+        self.time.divide([*subjects])
         for run, outcome in zip(subjects, found, strict=True):
             with run.alone():
                 run.conclude(given(outcome), console)
+            self.time.divide([run])
         if len(runs) == 1 and runs[0].error is not None:
             raise runs[0].error
         return runs[0].objective

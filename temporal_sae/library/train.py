@@ -190,7 +190,7 @@ def trained(
         on_stream = SharedStream(stream)
         lanes = [call.training(source, on_stream, shared) for call in calls]
         show(lanes, progress)
-        with stream.released():
+        with on_stream.released():
             train_together(lanes)
         for lane in lanes:
             if isinstance(lane.error, Stopped):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from temporal_sae import schemas
 from temporal_sae.errors import RunError, is_finite, printable
@@ -21,19 +21,33 @@ DEFAULT_OBJECTIVE = "explained_variance"
 Value = str | int | float | bool | None
 
 
-class JobStatus(Protocol):
-    """The parts of a job's state that reports read; see `temporal_sae.sweep.status`."""
+@dataclass(frozen=True)
+class JobStatus:
+    """The progress of a job of a sweep.
 
-    @property
-    def number(self) -> int: ...
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def overrides(self) -> tuple[str, ...]: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str | None: ...
+    Args:
+        number: its place in the sweep.
+        folder: its folder.
+        overrides: what it changes.
+        state: finished | running | queued | stopped | failed | missing.
+        reason: why it has failed, in one line.
+        step: the last step whose metrics are written.
+        total_steps: of the whole run.
+        tokens_per_second: as last written.
+        loss: as last written.
+        eta_seconds: time left for training.
+    """
+
+    number: int
+    folder: Path
+    overrides: tuple[str, ...]
+    state: str
+    reason: str | None = None
+    step: int = 0
+    total_steps: int | None = None
+    tokens_per_second: float | None = None
+    loss: float | None = None
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Sweeps: many runs of one command, each in its own folder, that can be looked at and continued.
 
-Hydra imports parts of this room at every start of `launch.py`: modules here import what is slow
-(torch, rich, pyarrow, optuna) inside their functions.
+Modules that the command of a sweep imports before its workers run import what is slow (torch,
+pyarrow) inside their functions.
 """

@@ -20,32 +20,35 @@ from rich.console import Console
 
 from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
-from temporal_sae.commands import Parser, fail, let_readers_leave, why_unusable
+from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import RunError, printable
+from temporal_sae.report.sweep_facts import JobStatus
+from temporal_sae.report.sweep_progress import LiveTable, print_table, say, summary
 from temporal_sae.report.sweep_summary import say_last_words
-from temporal_sae.report.sweep_table import CSV, PARQUET, collect
+from temporal_sae.report.sweep_table import CSV, collect
 from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.status import JobStatus, is_held, read_sweep
-from temporal_sae.sweep.table import LiveTable, print_table
+from temporal_sae.sweep.status import is_held, read_sweep
 
 SECONDS_BETWEEN_LOOKS = 0.5
+GOES_ON = ("running", "queued")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, show the sweep and collect it."""
+    words = sys.argv[1:] if arguments is None else arguments
     let_readers_leave()
     with signals.ending():
-        _main(arguments)
+        if words[:1] == ["work"]:
+            with signals.held():
+                from temporal_sae.sweep.worker import main as work  # slow to import
+
+            work(words[1:])
+        else:
+            look(words)
 
 
-def _main(arguments: list[str] | None) -> None:
-    words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["work"]:
-        with signals.held():
-            from temporal_sae.sweep.worker import main as work  # slow to import
-
-        work(words[1:])
-        return
+def look(words: list[str]) -> None:
+    """Show the sweep that a command line names, and exit with what it has come to."""
     parser = Parser(
         prog="python -m temporal_sae.sweep",
         description=__doc__,
@@ -54,45 +57,34 @@ def _main(arguments: list[str] | None) -> None:
     parser.add_argument("folder", type=Path, help="of the sweep")
     parser.add_argument("--watch", action="store_true", help="go on until no job runs any more")
     options = parser.parse_args(words)
-    try:
+    with exit_on_mistakes():
         statuses = show(options.folder, watch=options.watch)
-    except (RunError, OSError) as error:
-        told = why_unusable(error) if isinstance(error, OSError) else str(error)
-        if told is None:
-            raise
-        fail(told)
     if any(status.state != "finished" for status in statuses):
         sys.exit(SWEEP_INCOMPLETE)
 
 
 def show(folder: Path, *, watch: bool) -> list[JobStatus]:
-    """Print the sweep's table and write its results; returns the state of its jobs.
-
-    Raises:
-        RunError: there is no sweep.
-    """
+    """Print the sweep's table and write its results; returns the state of its jobs."""
     sweep, console = SweepFolder(folder), Console()
     if not sweep.exists():
         raise RunError(f"{folder}: holds no sweep")
     if watch:
-        follow(folder, console)
+        if not console.is_terminal:  # where there is no table, only changes are told from now on
+            say(summary(read_sweep(folder)), console)
+        with LiveTable(lambda: read_sweep(folder), console) as table:
+            while is_held(folder) or any(s.state in GOES_ON for s in read_sweep(folder)):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                table.update()
     statuses = read_sweep(folder)
     print_table(statuses, console)
     collect(folder, statuses)
     say_last_words(folder, statuses, console)
-    print(f"written: {folder / CSV}, {folder / PARQUET}")
+    if all(status.state != "finished" for status in statuses):  # or else it has been said
+        print(f"written: {folder / CSV}")
     command = sweep.read()["command"]
     if any(status.state != "finished" for status in statuses) and not is_held(folder):
         print(f"to do what is missing: {printable(command)}")
     return statuses
-
-
-def follow(folder: Path, console: Console) -> None:
-    """Show the table as it changes, until nothing runs in the folder."""
-    with LiveTable(lambda: read_sweep(folder), console) as table:
-        while is_held(folder) or any(s.state in ("running", "queued") for s in read_sweep(folder)):
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            table.update()
 
 
 if __name__ == "__main__":

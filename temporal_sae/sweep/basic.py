@@ -7,17 +7,14 @@ from collections.abc import Sequence
 
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
+from rich.console import Console
 
 from temporal_sae import signals
 from temporal_sae.sweep.plan import SweepFolder
 
 
 class BasicLauncher:
-    """Is the only worker itself.
-
-    Args:
-        config: of the sweep as a whole, for the logs.
-    """
+    """Is the only worker itself; the config is that of the sweep as a whole, for the logs."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -25,15 +22,13 @@ class BasicLauncher:
     def work(self, folder: SweepFolder, numbers: Sequence[int], plugins: Sequence[str]) -> str:
         """See `session.Launcher`."""
         with signals.held():
-            from rich.console import Console
-
             from temporal_sae.sweep.worker import Worker  # slow to import: not for --help
             from temporal_sae.training import Stopped
 
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        worker = Worker(folder, plugins=plugins, place="this process", console=Console())
         try:
-            place = "this process"
-            Worker(folder, plugins=plugins, place=place, console=Console()).work()
+            worker.work()
         except Stopped as stopped:
             sys.exit(signals.exit_code(stopped))
         return "it was not done"

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from temporal_sae.errors import RunError, one_line
-from temporal_sae.files import write_json
+from temporal_sae.files import remove_temporaries, write_json
 from temporal_sae.locks import ProcessLock, is_held
+from temporal_sae.report.sweep_facts import RECORD
 from temporal_sae.sweep.plan import CONFIGS, NOTE, Job, SweepFolder
-from temporal_sae.sweep.states import Outcome, State, States
-from temporal_sae.sweep.status import RECORD, newest_checkpoint, read_record, without_a_word
+from temporal_sae.sweep.states import Outcome, State
+from temporal_sae.sweep.status import newest_checkpoint, read_record, without_a_word
 
 MOST_AT_ONCE = 200  # each has its files and its tensors
 MOST_ATTEMPTS = 2
@@ -28,12 +30,7 @@ TURN = "claims.lock"
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that a worker has claimed.
-
-    Args:
-        job: as the sweep's note has it.
-        config: all of its options.
-    """
+    """A job that a worker can claim: as the sweep's note has it, and all of its options."""
 
     job: Job
     config: dict[str, Any]
@@ -60,15 +57,11 @@ class Claims:
     ) -> None:
         self.folder, self.worker, self.n_workers = folder, worker, n_workers
         self.stream_of, self.check = stream_of, check
-        self.states = States(folder.work)
         self._mine: dict[int, ProcessLock] = {}
         self._versions: list[tuple[int, int]] = []
 
     def take(self, most: int = MOST_AT_ONCE) -> list[Claim]:
         """Claim open jobs that share a stream; none if all are done or claimed by others.
-
-        Args:
-            most: how many at once.
 
         Raises:
             RunError: the folder is gone, or what it holds cannot be read.
@@ -81,7 +74,7 @@ class Claims:
             chosen = self._share(fresh, most, busy) or self._suspect(unclaimed)
             for number in chosen:
                 self._claim(number, unclaimed[number])
-        return [Claim(self._jobs[n], self._configs[n]) for n in chosen]
+        return [self._jobs[number] for number in chosen]
 
     def _read(self) -> None:
         """Read the note and the configs, if they have changed: a command may have added jobs."""
@@ -90,23 +83,26 @@ class Claims:
             versions = [(os.stat(p).st_mtime_ns, os.stat(p).st_ino) for p in paths]
             if versions == self._versions:
                 return
-            self._configs = self.folder.configs()
+            configs = self.folder.configs()
         except FileNotFoundError:
             raise RunError(f"{self.folder.path}: holds no work for a sweep's workers") from None
-        self._jobs = {job.number: job for job in self.folder.jobs() if job.number in self._configs}
-        for number in self._jobs:
-            self.check(self._configs[number])
-        self._streams = {n: self.stream_of(self._configs[n]) for n in self._jobs}
+        jobs = [job for job in self.folder.jobs() if job.number in configs]
+        self._jobs = {job.number: Claim(job, configs[job.number]) for job in jobs}
+        for claim in self._jobs.values():
+            self.check(claim.config)
+        self._streams = {n: self.stream_of(claim.config) for n, claim in self._jobs.items()}
         self._versions = versions
 
     def _look(self) -> tuple[dict[int, State], set[str]]:
         """Return the jobs that are open and nobody has, and the other workers that have some."""
         unclaimed, busy = {}, set()
         for number in self._jobs:
-            state = self.states.read(number)
+            # Looked at before the state: whoever lets go of a lock has noted the job's end.
+            is_claimed = is_held(self.folder.states.lock(number))
+            state = self.folder.states.read(number)
             if state.outcome is not None:
                 continue
-            if state.worker and is_held(self.states.lock(number)):
+            if is_claimed and state.worker:
                 busy.add(state.worker)
             elif not (state.attempts and self._has_ended(number)):
                 unclaimed[number] = state
@@ -114,18 +110,18 @@ class Claims:
 
     def _has_ended(self, number: int) -> bool:
         """Settle a job that came to its end before its worker did."""
-        folder = self.folder.path / self._jobs[number].folder
+        record, state = self._path(number) / RECORD, self.folder.states.path(number)
         try:
-            record = read_record(folder)
-        except RunError:
+            if os.stat(record).st_mtime_ns <= os.stat(state).st_mtime_ns:
+                return False  # that is what came of it earlier, and it is to be repeated
+            said = read_record(record.parent)
+        except (OSError, RunError):
             return False
-        if not self.states.is_older(number, folder / RECORD):
-            return False  # that is what came of it earlier, and it is to be repeated
-        if record.get("status") == "failed":
-            self.settle(number, Outcome(one_line(record.get("reason")) or "no reason is known"))
-        elif record.get("status") == "finished":
+        if said.get("status") == "failed":
+            self.settle(number, Outcome(one_line(said.get("reason")) or "no reason is known"))
+        elif said.get("status") == "finished":
             self.settle(number, Outcome())
-        return record.get("status") in ("failed", "finished")
+        return said.get("status") in ("failed", "finished")
 
     def _share(self, fresh: Sequence[int], most: int, busy: set[str]) -> list[int]:
         """Return the jobs on the stream of the first that are this worker's fair share."""
@@ -135,8 +131,8 @@ class Claims:
         return same[:count]
 
     def _suspect(self, unclaimed: dict[int, State]) -> list[int]:
-        for number, state in list(unclaimed.items()):
-            folder = self.folder.path / self._jobs[number].folder
+        for number, state in unclaimed.items():
+            folder = self._path(number)
             if newest_checkpoint(folder) > state.step:
                 unclaimed[number] = state = replace(state, attempts=0)
             if state.attempts < MOST_ATTEMPTS:
@@ -145,11 +141,14 @@ class Claims:
         return []
 
     def _claim(self, number: int, state: State) -> None:
-        lock = ProcessLock(self.states.lock(number), timeout=0)
+        lock = ProcessLock(self.folder.states.lock(number), timeout=0)
         lock.acquire()
         self._mine[number] = lock
-        step = newest_checkpoint(self.folder.path / self._jobs[number].folder)
-        self.states.write(number, State(state.attempts + 1, step, self.worker))
+        step = newest_checkpoint(self._path(number))
+        self.folder.states.write(number, State(state.attempts + 1, step, self.worker))
+
+    def _path(self, number: int) -> Path:
+        return self.folder.path / self._jobs[number].job.folder
 
     def settle(self, number: int, outcome: Outcome) -> None:
         """Note how a job has ended, in its record too where it could not say so itself.
@@ -158,7 +157,7 @@ class Claims:
             RunError: the folder of the sweep is gone.
         """
         self.folder.check()
-        settle(self.folder, self._jobs[number].folder, number, outcome)
+        settle(self.folder, self._jobs[number].job, outcome)
         self._release(number)
 
     def give_back(self, *, untried: bool) -> None:
@@ -169,7 +168,7 @@ class Claims:
         """
         for number in list(self._mine):
             if untried and self.folder.exists() and not self._has_ended(number):
-                self.states.forget(number)
+                self.folder.states.forget(number)
             self._release(number)
 
     def _release(self, number: int) -> None:
@@ -193,28 +192,34 @@ def in_turn(folder: SweepFolder) -> Iterator[None]:
         lock.release()
 
 
-def open_again(folder: SweepFolder, numbers: Sequence[int]) -> None:
+def open_again(folder: SweepFolder, numbers: Iterable[int]) -> None:
     """Forget what came of jobs before this command, unless a worker has them."""
-    states = States(folder.work)
     with in_turn(folder):
         for number in numbers:
-            if not is_held(states.lock(number)):
-                states.forget(number)
+            if not is_held(folder.states.lock(number)):
+                folder.states.forget(number)
 
 
-def unclaimed(folder: SweepFolder, numbers: Sequence[int]) -> list[int]:
-    """Return those of the jobs that are open and that no worker has."""
-    states = States(folder.work)
+def tidy(folder: SweepFolder) -> None:
+    """Delete what killed processes have left beside the jobs' folders, unless workers are there."""
     with in_turn(folder):
-        still_open = [n for n in numbers if states.read(n).outcome is None]
-        return [n for n in still_open if not is_held(states.lock(n))]
+        if not any(is_held(folder.states.lock(job.number)) for job in folder.jobs()):
+            for path in (folder.path, folder.work):
+                remove_temporaries(path, below=False)
 
 
-def settle(folder: SweepFolder, name: str, number: int, outcome: Outcome) -> None:
-    """Note how the job in the folder `name` has ended."""
-    states = States(folder.work)
-    states.write(number, replace(states.read(number), outcome=outcome))
-    path = folder.path / name
+def unclaimed(folder: SweepFolder, numbers: Iterable[int]) -> list[int]:
+    """Return those of the jobs that are open and that no worker has."""
+    states = folder.states
+    with in_turn(folder):
+        free = [n for n in numbers if not is_held(states.lock(n))]
+        return [n for n in free if states.read(n).outcome is None]
+
+
+def settle(folder: SweepFolder, job: Job, outcome: Outcome) -> None:
+    """Note how a job has ended."""
+    folder.states.write(job.number, replace(folder.states.read(job.number), outcome=outcome))
+    path = folder.path / job.folder
     try:
         record = read_record(path)
     except RunError:

@@ -12,8 +12,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.overrides.expand import expand
+from temporal_sae.report.sweep_progress import say
 from temporal_sae.sweep.basic import BasicLauncher
-from temporal_sae.sweep.expand import expand
 from temporal_sae.sweep.session import Launcher, Session
 
 LAUNCHERS = ("basic", "local", "slurm")
@@ -71,7 +72,10 @@ class GridSweeper(Sweeper):
         session = Session(self.config, self.hydra_context, self.launcher)
         with session.held():
             jobs = session.plan(wanted)
-            session.announce(jobs)
+            done = len(jobs) - len(session.to_do(jobs))
+            already = f", {done} of them finished already" if done else ""
+            n_jobs = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"
+            say(f"{n_jobs} in {session.folder.path}{already}")
             session.launch(jobs)
 
 

@@ -8,14 +8,17 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import ListConfig
+from rich.console import Console
 
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
-from temporal_sae.files import open_regular, open_to_append
+from temporal_sae.files import open_to_append, read_end
+from temporal_sae.report.sweep_progress import LiveTable, say
 from temporal_sae.sweep.claims import unclaimed
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.slots import (
@@ -26,9 +29,8 @@ from temporal_sae.sweep.slots import (
     worker_environment,
     worker_words,
 )
-from temporal_sae.sweep.states import States, worker_name
+from temporal_sae.sweep.states import State, worker_name
 from temporal_sae.sweep.status import read_sweep
-from temporal_sae.sweep.table import LiveTable, print_line
 
 GROUP = "hydra.launcher"
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -56,11 +58,9 @@ class LocalLauncher:
 
     def work(self, folder: SweepFolder, numbers: Sequence[int], plugins: Sequence[str]) -> str:
         """See `session.Launcher`."""
-        from rich.console import Console  # slow to import
-
         places, environment = self._places(len(numbers))
-        console = Console()
-        pool = Pool(folder, numbers, places, environment, plugins)
+        words = [*worker_words(folder.path, len(places), plugins), "--lifeline"]
+        pool, console = Pool(folder, numbers, words, environment), Console()
         try:
             with LiveTable(lambda: read_sweep(folder.path), console) as table:
                 for place in places:
@@ -68,14 +68,15 @@ class LocalLauncher:
                 try:
                     pool.wait(table.update)
                 except KeyboardInterrupt:
-                    told = f"stopping {pool.n_claimed()} jobs; Ctrl-C again ends them at once"
-                    print_line(console, told)
+                    claimed = [state for state in pool.states() if state.worker]
+                    n_claimed = sum(state.outcome is None for state in claimed)
+                    say(f"stopping {n_claimed} jobs; Ctrl-C again ends them at once", console)
                     pool.stop()
                     pool.wait(table.update)
                     raise
         finally:
             pool.kill()
-        if not any(pool.states.read(number).worker for number in numbers):
+        if not any(state.worker for state in pool.states()):
             raise RunError(f"hydra/launcher=local: no worker can start ({pool.last_words})")
         return f"no worker is left for it ({pool.last_words})"
 
@@ -92,40 +93,33 @@ class LocalLauncher:
 
 
 class Pool:
-    """The workers of one command.
-
-    Args:
-        folder: of the sweep.
-        numbers: of the jobs that are to do.
-        places: the slots of each worker.
-        environment: further variables of every worker.
-        plugins: modules that the workers import.
-    """
+    """The workers of one command: `words`, with these variables, for the jobs of these numbers."""
 
     def __init__(
         self,
         folder: SweepFolder,
         numbers: Sequence[int],
-        places: Sequence[Place],
+        words: Sequence[str],
         environment: dict[str, str],
-        plugins: Sequence[str],
     ) -> None:
-        self.folder, self.numbers, self.environment = folder, numbers, environment
-        self.states = States(folder.work)
-        self.words = [*worker_words(folder.path, len(places), plugins), "--lifeline"]
+        self.folder, self.numbers, self.words = folder, numbers, words
+        self.environment = environment
         self.last_words, self.is_stopping = "", False
         self._running: dict[Place, Running] = {}
-        self._in_vain = dict.fromkeys(places, 0)
+        self._in_vain: Counter[Place] = Counter()
+
+    def states(self) -> list[State]:
+        """Return the states of the jobs."""
+        return [self.folder.states.read(number) for number in self.numbers]
 
     def start(self, place: Place) -> None:
         """Start a worker."""
         port = free_port() if len(place) > 1 else None
-        command = [*self.words, "--place", place_of(place)]
         running = self._running[place] = Running()
         for rank, slot in enumerate(place):
             output = open_to_append(self._log(slot))
             process = subprocess.Popen(
-                command,
+                [*self.words, "--place", place_of(place)],
                 env=worker_environment(place, rank, port) | self.environment,
                 stdin=subprocess.PIPE,  # ends with this process, however that ends
                 stdout=output,
@@ -136,10 +130,9 @@ class Pool:
             running.add(process)
 
     def wait(self, look: Callable[[], None]) -> None:
-        """Wait until no worker is left; one that dies is replaced, unless they are to stop.
+        """Wait until no worker is left, and look a few times a second.
 
-        Args:
-            look: called a few times a second.
+        One that dies is replaced, unless they are to stop.
         """
         while self._running:
             for place, running in list(self._running.items()):
@@ -162,16 +155,11 @@ class Pool:
             while not running.has_ended():
                 running.signal(signal.SIGKILL)
 
-    def n_claimed(self) -> int:
-        """Return how many jobs workers have."""
-        states = map(self.states.read, self.numbers)
-        return sum(state.worker is not None and state.outcome is None for state in states)
-
     def _is_to_replace(self, place: Place, ended: Running) -> bool:
         """Return whether there is work for another worker in the place of one."""
         if ended.code:
             self.last_words = f"{ended_by(ended.code)}{last_words(self._log(place[0]))}"
-        if not any(self.states.read(number).worker == ended.name for number in self.numbers):
+        if not any(state.worker == ended.name for state in self.states()):
             self._in_vain[place] += 1
         again = self._in_vain[place] < MOST_IN_VAIN
         return again and self.folder.exists() and bool(unclaimed(self.folder, self.numbers))
@@ -237,12 +225,7 @@ def ended_by(code: int) -> str:
 
 def last_words(path: Path) -> str:
     """Return the last line of a worker's log, for a message."""
-    try:
-        with open_regular(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
+    lines = read_end(path, TAIL_BYTES).decode(errors="replace").split("\n")
     found = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {printable(found.removeprefix('error: '))}" if found else ""
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from temporal_sae.files import open_to_append
-from temporal_sae.sweep.status import RECORD
+from temporal_sae.report.sweep_facts import RECORD
 
 LOG = "log.txt"
 
@@ -19,22 +19,18 @@ class JobLog:
     """The log of one job, of which nothing is written before its run has begun.
 
     It is opened for every line: two hundred jobs would take up the files that a process may have.
-
-    Args:
-        folder: of the job.
-        place: where it runs.
+    It begins with the place where the job runs.
     """
 
     def __init__(self, folder: Path, place: str) -> None:
         when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        self.folder, self._has_begun = folder, False
+        self.folder = folder
         self._lines = [f"--- {when} · {place} · process {os.getpid()}"]
 
     def write(self, line: str) -> None:
         """Add a line, at once where the run has begun."""
         self._lines.append(line)
-        self._has_begun = self._has_begun or (self.folder / RECORD).exists()
-        if self._has_begun:
+        if (self.folder / RECORD).exists():
             self.flush()
 
     def flush(self) -> None:
@@ -57,8 +53,22 @@ class JobLogs(logging.Handler):
         self._current: JobLog | None = None
         self.several = False  # jobs side by side
 
-    def is_for_all(self, record: logging.LogRecord) -> bool:
-        """Return whether other logs show a record, too: of one job among several only warnings."""
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """While open, it gets all records; of one among several jobs others get only warnings."""
+        root = logging.getLogger()
+        others = root.handlers[:]
+        for handler in others:
+            handler.addFilter(self._is_for_all)
+        root.addHandler(self)
+        try:
+            yield
+        finally:
+            root.removeHandler(self)
+            for handler in others:
+                handler.removeFilter(self._is_for_all)
+
+    def _is_for_all(self, record: logging.LogRecord) -> bool:
         return self._current is None or not self.several or record.levelno > logging.INFO
 
     @contextmanager

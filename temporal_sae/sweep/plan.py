@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from temporal_sae import schemas
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically, write_json
 from temporal_sae.locks import ProcessLock, Timeout
+from temporal_sae.overrides.keys import identity, varying_keys, what_varies
 from temporal_sae.sweep.states import States
 
 NOTE = "sweep.json"
@@ -35,63 +36,21 @@ SLURM_ID = re.compile(r"\d+")
 LARGEST = 2**63
 LOCK = ".lock"
 SECONDS_TO_LOCK = 0.2  # not 0: whoever looks whether a sweep is running holds it for a moment
-# Options that may differ between two calls of one sweep: they do not change what its jobs compute.
-FREE_TO_CHANGE = (
-    "overwrite",
-    "debug",
-    "device",
-    "push_to_hub",
-    "objective",
-    "plugins",
-    "trainer.resume",
-    "trainer.checkpoint_every",
-    "trainer.keep_every",
-    "data.skip_broken",
-    "data.changed",
-)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep.
+    """One run of a sweep, as `sweep.json` has it."""
 
-    Args:
-        number: its place in the sweep, from 0.
-        folder: name of its folder, below the sweep's.
-        overrides: what it changes, as typed on a command line.
-        reason: why it has failed, as earlier versions have noted it here.
-    """
-
-    number: int
-    folder: str
-    overrides: tuple[str, ...]
-    reason: str | None = None
+    number: int  # its place in the sweep, from 0
+    folder: str  # its name, below the sweep's
+    overrides: tuple[str, ...]  # as typed on a command line
+    reason: str | None = None  # why it has failed, as earlier versions have noted it here
 
     @property
     def identity(self) -> frozenset[str]:
         """Return what two jobs that compute the same have in common."""
         return identity(self.overrides)
-
-
-def identity(overrides: Sequence[str]) -> frozenset[str]:
-    """Return the overrides that decide what a job computes; their order does not."""
-    return frozenset(o for o in overrides if key_of(o) not in FREE_TO_CHANGE)
-
-
-def key_of(override: str) -> str:
-    """`tracker.window_size` of `++tracker.window_size=500`."""
-    return override.split("=", 1)[0].lstrip("+~")
-
-
-def varying_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
-    """Keys that do not have the same value in all jobs, from the overrides of each."""
-    shared = set.intersection(*map(set, jobs)) if jobs else set()
-    return {key_of(override) for job in jobs for override in job if override not in shared}
-
-
-def what_varies(overrides: Sequence[str], varying: Collection[str]) -> str:
-    """Return the overrides of a job that tell it from the others."""
-    return " ".join(override for override in overrides if key_of(override) in varying)
 
 
 def is_inside(folder: str) -> bool:
@@ -110,11 +69,19 @@ def wrong_place(note: schemas.SweepNote) -> str | None:
 
     SLURM's id becomes part of a command, too.
     """
+    numbers: set[int] = set()
+    folders: set[Path] = set()
     for n, job in enumerate(note["jobs"]):
         if not is_inside(job["folder"]):
             return f"jobs.{n}.folder={job['folder']!r}: must be a folder below the sweep's"
         if not 0 <= job["number"] < LARGEST:
             return f"jobs.{n}.number={job['number']}: must be a whole number of at least 0"
+        if job["number"] in numbers:
+            return f"jobs.{n}.number={job['number']}: must be no other job's"
+        if Path(job["folder"]) in folders:
+            return f"jobs.{n}.folder={job['folder']!r}: must be no other job's"
+        numbers.add(job["number"])
+        folders.add(Path(job["folder"]))
     array = note.get("slurm_job")
     if array is not None and not SLURM_ID.fullmatch(array):
         return f"slurm_job={array!r}: must be an id such as 12"
@@ -122,14 +89,12 @@ def wrong_place(note: schemas.SweepNote) -> str | None:
 
 
 class SweepFolder:
-    """The folder of a sweep; `sweep.json` in it is read anew by every call.
-
-    Args:
-        path: the folder.
-    """
+    """The folder of a sweep; `sweep.json` in it is read anew by every call."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.work = self.path / WORK  # what workers have to know of each other
+        self.states = States(self.work)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -146,19 +111,12 @@ class SweepFolder:
             told = f"{self.path}: another sweep is running in this folder{lock.holder()}"
             raise RunError(told) from None
         except OSError as error:
-            raise RunError(
-                f"hydra.sweep.dir={self.path}: must be a folder that can be written "
-                f"({error.strerror})"
-            ) from error
+            told = f"must be a folder that can be written ({error.strerror})"
+            raise RunError(f"hydra.sweep.dir={self.path}: {told}") from error
         try:
             yield
         finally:
             lock.release()
-
-    @property
-    def work(self) -> Path:
-        """The folder of what workers have to know of each other."""
-        return self.path / WORK
 
     def exists(self) -> bool:
         """Return whether there is a sweep."""
@@ -186,9 +144,8 @@ class SweepFolder:
         except FileNotFoundError:
             return {"command": "", "launcher": "", "jobs": []}
         except RunError as error:
-            raise RunError(
-                f"{error}; choose another hydra.sweep.dir or move the folder away"
-            ) from error
+            told = f"{error}; choose another hydra.sweep.dir or move the folder away"
+            raise RunError(told) from error
         return {**note}
 
     def jobs(self) -> list[Job]:
@@ -236,62 +193,57 @@ class SweepFolder:
             RunError: the folder holds another sweep, two jobs would share a folder, or one's would
                 not lie below the sweep's.
         """
-        old = self.jobs()
-        names = {identity(overrides) for overrides in wanted}
-        strangers = [job for job in old if job.identity not in names]
+        note = self.read()
+        known = {job.identity: job for job in jobs_of(note)}
         if all_of_them:
-            # What could not even start may be corrected and forgotten.
-            lost = [job for job in strangers if not self._could_not_start(job)]
-            self._refuse_other_sweep(old, lost, wanted)
-            old = [job for job in old if job not in strangers]
-        known = {job.identity: job for job in old}
-        number = max((job.number for job in old), default=-1)
-        planned = []
+            self._forget_strangers(known, wanted)
+        number = max((job.number for job in known.values()), default=-1)
         for overrides in wanted:
             name = identity(overrides)
             if name not in known:
                 number += 1
                 known[name] = Job(number, folder_of(number, list(overrides)), tuple(overrides))
             known[name] = replace(known[name], overrides=tuple(overrides))
-            planned.append(known[name])
         self._refuse_wrong_folders(list(known.values()))
-        note = self.read() | {"command": command, "launcher": launcher}
+        note |= {"command": command, "launcher": launcher}
         jobs = sorted(known.values(), key=lambda job: job.number)
         note["jobs"] = [
             {key: value for key, value in asdict(job).items() if value is not None} for job in jobs
         ]
         write_json(self.path / NOTE, note)
-        return planned
+        return [known[identity(overrides)] for overrides in wanted]
 
-    def _could_not_start(self, job: Job) -> bool:
-        outcome = States(self.work).read(job.number).outcome
-        told = job.reason or (outcome and outcome.reason)
-        return bool(told) and not (self.path / job.folder).exists()
-
-    def _refuse_other_sweep(
-        self, old: list[Job], strangers: list[Job], wanted: Sequence[Sequence[str]]
+    def _forget_strangers(
+        self, known: dict[frozenset[str], Job], wanted: Sequence[Sequence[str]]
     ) -> None:
-        if strangers:
-            varying = varying_keys([*(job.overrides for job in old), *wanted])
-            example = what_varies(strangers[0].overrides, varying) or "defaults"
+        """Take out the jobs that are not wanted, all of which could not even start."""
+        names = set(map(identity, wanted))
+        strangers = {name: job for name, job in known.items() if name not in names}
+        if lost := [job for job in strangers.values() if not self._could_not_start(job)]:
+            varying = varying_keys([*(job.overrides for job in known.values()), *wanted])
+            example = what_varies(lost[0].overrides, varying) or "defaults"
             raise RunError(
-                f"{self.path}: holds another sweep ({len(strangers)} of its {len(old)} jobs are "
+                f"{self.path}: holds another sweep ({len(lost)} of its {len(known)} jobs are "
                 f"not in this command, such as {example}); choose another hydra.sweep.dir"
             )
+        for name in strangers:
+            del known[name]
+
+    def _could_not_start(self, job: Job) -> bool:
+        outcome = self.states.read(job.number).outcome
+        told = job.reason or (outcome and outcome.reason)
+        return bool(told) and not (self.path / job.folder).exists()
 
     def _refuse_wrong_folders(self, jobs: list[Job]) -> None:
         owners: dict[str, Job] = {}
         for job in jobs:
+            option = f"hydra.sweep.subdir={job.folder}"
             if not is_inside(job.folder):
-                raise RunError(
-                    f"hydra.sweep.subdir={job.folder}: must be a folder below hydra.sweep.dir"
-                )
-            other = owners.setdefault(job.folder, job)
-            if other is not job:
-                raise RunError(
-                    f"hydra.sweep.subdir={job.folder}: must differ between jobs "
-                    f"{other.number} and {job.number}"
-                )
+                raise RunError(f"{option}: must be a folder below hydra.sweep.dir")
+            first = owners.setdefault(job.folder, job)
+            if first is not job:
+                two = f"{first.number} and {job.number}"
+                raise RunError(f"{option}: must differ between jobs {two}")
 
     def note(self, key: str, value: Any) -> None:
         """Note something about the sweep as a whole."""

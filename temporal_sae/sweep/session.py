@@ -13,25 +13,22 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from temporal_sae.commands import launch_command, short
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.files import remove_if_empty, write_atomically
-from temporal_sae.sweep.claims import open_again, settle
-from temporal_sae.sweep.compose import Composer
-from temporal_sae.sweep.plan import (
-    NOTE,
-    Job,
-    SweepFolder,
-    identity,
-    key_of,
-    varying_keys,
-    what_varies,
-)
-from temporal_sae.sweep.states import Outcome, States
+from temporal_sae.overrides.compose import Composer
+from temporal_sae.overrides.keys import identity, key_of, varying_keys
+from temporal_sae.report.sweep_progress import label, print_table, say, summary
+from temporal_sae.report.sweep_summary import say_last_words
+from temporal_sae.report.sweep_table import collect
+from temporal_sae.sweep.claims import open_again, settle, tidy
+from temporal_sae.sweep.plan import CONFIGS, NOTE, Job, SweepFolder
+from temporal_sae.sweep.states import Outcome
 from temporal_sae.sweep.status import has_finished, read_sweep
-from temporal_sae.sweep.table import print_line, print_table, summary
 
+PACKAGE = "temporal_sae"
 HYDRAS_NOTE = "multirun.yaml"
 REASONS_SHOWN = 3
 
@@ -40,12 +37,7 @@ class Launcher(Protocol):
     """Starts the workers of a sweep, and waits for them."""
 
     def work(self, folder: SweepFolder, numbers: Sequence[int], plugins: Sequence[str]) -> str:
-        """Let workers do jobs until none is open.
-
-        Args:
-            folder: of the sweep.
-            numbers: of the jobs that are to do.
-            plugins: modules that the workers import.
+        """Let workers, which import `plugins`, do the jobs of these numbers until none is open.
 
         Returns:
             The reason that jobs are open all the same, in one line.
@@ -74,11 +66,11 @@ class Session:
         launcher: Launcher,
         telling: Collection[str] | None = None,
     ) -> None:
-        self.telling = telling
-        self.config, self.launcher = config, launcher
+        self.config, self.launcher, self.telling = config, launcher, telling
         self.composer = Composer(config, context.config_loader)
         self.folder = SweepFolder(str(config.hydra.sweep.dir))
-        self.command = command_in(self.folder.path)
+        where = Path(short(self.folder.path.absolute()))
+        self.command = launch_command(sys.argv[1:], where, "hydra.sweep.dir")
         self.failures: dict[int, Outcome] = {}
         self._planned: dict[int, Job] = {}
         self._configs: dict[int, dict[str, Any]] = {}
@@ -97,6 +89,8 @@ class Session:
                 new = not self.folder.exists()
                 try:
                     yield
+                    if new and self.all_refused() and not self._has_begun():
+                        raise RunError(self._why_refused())
                 except (InvalidOption, RunError, HydraException, OmegaConfBaseException):
                     if new and not self._has_begun():
                         self._remove()
@@ -105,9 +99,6 @@ class Session:
                     self._report()
                     say(f"to continue: {self.command}")
                     raise
-                if new and (reason := self._refused()):
-                    self._remove()
-                    raise RunError(reason)
                 if self._planned:
                     self._report()
         finally:
@@ -137,32 +128,36 @@ class Session:
         self._planned |= {job.number: job for job in jobs}
         return jobs
 
-    def announce(self, jobs: Sequence[Job]) -> None:
-        """Say where the jobs are, and how many are finished."""
-        done = len(jobs) - sum(map(self._is_to_do, jobs))
-        already = f", {done} of them finished already" if done else ""
-        say(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in {self.folder.path}{already}")
-
     def launch(self, jobs: Sequence[Job]) -> None:
         """Have those of the jobs done that are not finished, and note why others have failed."""
-        todo = {job.number: job for job in jobs if self._is_to_do(job)}
+        todo = {job.number: job for job in self.to_do(jobs)}
         if not todo:
             return
         configs = {number: self._config_of(job) for number, job in todo.items()}
         self._configs.clear()
+        plugins = plugins_of(configs.values())
+        refuse_unnamed(configs.values(), plugins, self.folder.work / CONFIGS)
         self.folder.write_configs(configs)
-        open_again(self.folder, list(todo))
-        lost = self.launcher.work(self.folder, list(todo), plugins_of(configs.values()))
+        open_again(self.folder, todo)
+        lost = self.launcher.work(self.folder, list(todo), plugins)
         self.folder.check()
-        states = States(self.folder.work)
         for number, job in todo.items():
-            outcome = states.read(number).outcome
+            outcome = self.folder.states.read(number).outcome
             if outcome is None:
                 outcome = Outcome(lost)
-                settle(self.folder, job.folder, number, outcome)
+                settle(self.folder, job, outcome)
             self.failures.pop(number, None)
             if outcome.reason is not None:
                 self.failures[number] = outcome
+
+    def to_do(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return those of the jobs that are not finished, or are to be done again."""
+
+        def is_done(job: Job) -> bool:
+            again = "overwrite=true" in [o.lower().lstrip("+") for o in job.overrides]
+            return has_finished(self.folder.path / job.folder) and not again
+
+        return [job for job in jobs if not is_done(job)]
 
     def _config_of(self, job: Job) -> dict[str, Any]:
         """Return the config of a job; that of a new one was composed with its name."""
@@ -170,19 +165,12 @@ class Session:
             return self._configs[job.number]
         return self.composer.job(job.number, job.overrides, (), job.folder)[1]
 
-    def _is_to_do(self, job: Job) -> bool:
-        finished = has_finished(self.folder.path / job.folder)
-        return not finished or "overwrite=true" in [o.lower().lstrip("+") for o in job.overrides]
-
     def all_refused(self) -> bool:
         """Return whether every job was refused for mistakes that a person can correct."""
         refused = all(outcome.refused for outcome in self.failures.values())
         return bool(self._planned) and len(self.failures) == len(self._planned) and refused
 
-    def _refused(self) -> str | None:
-        """Return the reason that no job could start, if none could."""
-        if not self.all_refused() or self._has_begun():
-            return None
+    def _why_refused(self) -> str:
         reasons = list(dict.fromkeys(str(o.reason) for _, o in sorted(self.failures.items())))
         if len(reasons) == 1:
             return reasons[0]
@@ -200,13 +188,9 @@ class Session:
         rmtree(self.folder.work, ignore_errors=True)
 
     def _report(self) -> None:
-        from rich.console import Console
-
-        from temporal_sae.report.sweep_summary import say_last_words
-        from temporal_sae.report.sweep_table import collect
-
         if self.folder.exists():
-            statuses = read_sweep(self.folder.path)
+            tidy(self.folder)
+            statuses = read_sweep(self.folder.path, goes_on=False)
             collect(self.folder.path, statuses)
             if any(status.state != "finished" for status in statuses):
                 print_table(statuses)
@@ -216,11 +200,10 @@ class Session:
 
     def _told_failures(self) -> dict[str, str]:
         varying = varying_keys([job.overrides for job in self._planned.values()])
-        told = {}
-        for number, outcome in sorted(self.failures.items()):
-            what = what_varies(self._planned[number].overrides, varying)
-            told[f"job {number}{f' ({what})' if what else ''}"] = str(outcome.reason)
-        return told
+        return {
+            label(number, self._planned[number].overrides, varying): str(outcome.reason)
+            for number, outcome in sorted(self.failures.items())
+        }
 
 
 def plugins_of(configs: Iterable[dict[str, Any]]) -> list[str]:
@@ -238,13 +221,27 @@ def plugins_of(configs: Iterable[dict[str, Any]]) -> list[str]:
     return list(named)
 
 
-def command_in(folder: Path) -> str:
-    """Return the command that this process was started with, for the same folder again."""
-    return launch_command(sys.argv[1:], Path(short(folder.absolute())), "hydra.sweep.dir")
+def refuse_unnamed(configs: Iterable[dict[str, Any]], plugins: Sequence[str], source: Path) -> None:
+    """Refuse classes that no worker will build, before any worker starts.
+
+    Raises:
+        RunError: the module of a class of one's own is not among the plugins.
+    """
+    named = (PACKAGE, *plugins)
+    for config in configs:
+        modules = [target.rpartition(".")[0] for target in targets_in(config)]
+        if not all(any(f"{m}.".startswith(f"{name}.") for name in named) for m in modules):
+            # Slow to import: only where something may be wrong.
+            from temporal_sae.experiment.components import check_stored, load_plugins
+
+            load_plugins(plugins)
+            check_stored(config, plugins, source)
 
 
-def say(line: str) -> None:
-    """One line for whoever started the sweep."""
-    from rich.console import Console
-
-    print_line(Console(), line)
+def targets_in(config: Any) -> Iterator[str]:
+    """Yield the names of all classes that a config names."""
+    values = config.values() if isinstance(config, dict) else config
+    for value in values if isinstance(config, (dict, list)) else ():
+        yield from targets_in(value)
+    if isinstance(config, dict) and isinstance(config.get("_target_"), str):
+        yield config["_target_"]

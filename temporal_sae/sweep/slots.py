@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -10,40 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from temporal_sae.errors import InvalidOption, check_int
-from temporal_sae.machine import free_on_host
+from temporal_sae.machine import cores, free_on_host, visible_gpus
 
 WORKER = (sys.executable, "-P", "-m", "temporal_sae.sweep", "work")
 MEMORY_OF_A_WORKER = 2 * 2**30  # bytes: a run on the CPU with the bundled model takes 1.4 GiB
+MOST_PROCESSES = 1024  # of a job, or at a time: more is a slip of the finger
 # numba's loops, MKL and OpenBLAS follow it; variables of their own change the last bits of a run.
 THREADS = "OMP_NUM_THREADS"
 # A worker is no part of whatever larger run the launcher itself may be started in.
 RANK_VARIABLES = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "SLURM_NTASKS",
-    "SLURM_STEP_NUM_TASKS",
-    "SLURM_PROCID",
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process.
-
-    Args:
-        number: from 0.
-        device: the GPU, as CUDA_VISIBLE_DEVICES names it; None: the CPU.
-    """
+    """A place for one process."""
 
     number: int
-    device: str | None = None
-
-
-MOST_PROCESSES = 1024  # of a job, or at a time: more is a slip of the finger
+    device: str | None = None  # the GPU, as CUDA_VISIBLE_DEVICES names it; None: the CPU
 
 
 def find_slots(
@@ -61,45 +46,25 @@ def find_slots(
     Raises:
         InvalidOption: there are no such devices, or too few of them for one job.
     """
-    processes_per_job = check_int("processes_per_job", processes_per_job, 1)
-    workers = None if workers is None else check_int("workers", workers, 1)
-    for option, n in (("processes_per_job", processes_per_job), ("workers", workers)):
-        if n is not None and n > MOST_PROCESSES:
-            raise InvalidOption(option, n, f"at most {MOST_PROCESSES}; there are {cores()} cores")
+    processes_per_job = few_enough("processes_per_job", processes_per_job)
+    workers = None if workers is None else few_enough("workers", workers)
     gpus = [] if devices == "cpu" else visible_gpus()
     if devices not in ("auto", "cpu"):
         gpus = chosen_gpus(devices, gpus)
     if not gpus:
-        n = workers or workers_that_fit(n_jobs, processes_per_job)
-        return [Slot(n) for n in range(n * processes_per_job)]
+        workers = workers or workers_that_fit(n_jobs, processes_per_job)
+        return [Slot(n) for n in range(workers * processes_per_job)]
     if len(gpus) < processes_per_job:
         allowed = f"at most the number of devices, {len(gpus)}"
         raise InvalidOption("processes_per_job", processes_per_job, allowed)
     return [Slot(n, gpu) for n, gpu in enumerate(gpus)]
 
 
-def visible_gpus() -> list[str]:
-    """Return the GPUs that a program started here would see, as CUDA_VISIBLE_DEVICES names them."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if names is not None:
-        listed = [name.strip() for name in names.split(",")]
-        # CUDA reads the list up to the first entry that names nothing.
-        end = next((n for n, name in enumerate(listed) if name in ("", "-1")), len(listed))
-        return listed[:end]
-    if not has_driver():
-        return []
-    import torch  # slow to import, and needed only here
-
-    return [str(n) for n in range(torch.cuda.device_count())]
-
-
-def has_driver() -> bool:
-    """Return whether CUDA's driver is installed."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
+def few_enough(option: str, value: int) -> int:
+    """Return a number of processes that a machine may start, else raise InvalidOption."""
+    if (n := check_int(option, value, 1)) > MOST_PROCESSES:
+        raise InvalidOption(option, n, f"at most {MOST_PROCESSES}; there are {cores()} cores")
+    return n
 
 
 def chosen_gpus(devices: str | Sequence[int], visible: Sequence[str]) -> list[str]:
@@ -108,10 +73,8 @@ def chosen_gpus(devices: str | Sequence[int], visible: Sequence[str]) -> list[st
     wanted = all(isinstance(n, int) and 0 <= n < len(visible) for n in numbers)
     if not numbers or not wanted or len(set(numbers)) < len(numbers):
         found = f"{len(visible)} are visible" if visible else "none is visible"
-        shown = devices if isinstance(devices, str) else numbers
-        raise InvalidOption(
-            "devices", shown, f"auto, cpu, or a list of different CUDA devices ({found})"
-        )
+        allowed = f"auto, cpu, or a list of different CUDA devices ({found})"
+        raise InvalidOption("devices", devices if isinstance(devices, str) else numbers, allowed)
     return [visible[n] for n in numbers]
 
 
@@ -121,13 +84,6 @@ def workers_that_fit(n_jobs: int, processes_per_job: int) -> int:
     if (free := free_on_host()) is not None:
         fit.append(free.n_bytes // (MEMORY_OF_A_WORKER * processes_per_job))
     return max(1, min(fit))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def thread_environment(n_slots: int, threads: int | None) -> dict[str, str]:

@@ -19,16 +19,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from temporal_sae.commands import module_command, short
 from temporal_sae.errors import InvalidOption, RunError, check_int, printable
 from temporal_sae.files import write_atomically
+from temporal_sae.programs import answer_of
+from temporal_sae.report.sweep_progress import LiveTable, say
 from temporal_sae.sweep.local import last_words
 from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.session import say
 from temporal_sae.sweep.slots import worker_words
-from temporal_sae.sweep.states import AGAIN, States
+from temporal_sae.sweep.states import AGAIN
 from temporal_sae.sweep.status import read_sweep
-from temporal_sae.sweep.table import LiveTable
 
 GROUP = "hydra.launcher"
 SECONDS_TO_ANSWER = 30.0  # a client gives up by itself after about 10
@@ -136,7 +138,7 @@ class SlurmLauncher:
         try:
             if tasks:
                 folder.note("slurm_job", max((array for array, _ in tasks), key=int))
-                say(f"workers are in the queue or run already: {' '.join(arrays_of(tasks))}")
+                say(f"workers are in the queue or run already: {arrays_of(tasks)}")
                 wait_for(name, folder, numbers)
             if left := still_open(folder, numbers):
                 array = self._submit(name, folder, len(left), plugins)
@@ -144,7 +146,11 @@ class SlurmLauncher:
                 say(f"submitted {array}; logs: {short(folder.work.absolute())}/worker_*.log")
                 wait_for(name, folder, numbers)
         except KeyboardInterrupt:
-            tell_how_to_go_on(name, folder, numbers)
+            if tasks := in_queue(name):
+                n = len(still_open(folder, numbers))
+                say(f"{n} jobs go on; to cancel them: scancel {arrays_of(tasks)}")
+                where = short(folder.path.absolute())
+                say(f"to watch them: {module_command('temporal_sae.sweep', where, '--watch')}")
             raise
         return why_lost(folder) if still_open(folder, numbers) else ""
 
@@ -155,18 +161,17 @@ class SlurmLauncher:
             RunError: SLURM refuses it, or does not answer for ten minutes.
         """
         n_workers = min(n_jobs, self.most_workers, largest_array())
-        script = folder.work.absolute() / "worker.sh"
-        write_atomically(script, self._script(folder, n_workers, plugins))
-        log = str(folder.work.absolute()).replace("%", "%%") + "/worker_%a.log"
+        work = folder.work.absolute()
+        write_atomically(work / "worker.sh", self._script(folder, n_workers, plugins))
         options = {
             "job-name": name,
             "array": f"0-{n_workers - 1}",
-            "output": log,
+            "output": str(work).replace("%", "%%") + "/worker_%a.log",
             "open-mode": "append",
             "requeue": True,
             **self.options,
         }
-        command = ["sbatch", "--parsable", *as_words(options), str(script)]
+        command = ["sbatch", "--parsable", *as_words(options), str(work / "worker.sh")]
         end_of_patience = time.monotonic() + SECONDS_TO_SUBMIT
         while True:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -208,13 +213,7 @@ def as_words(options: Mapping[str, Any]) -> list[str]:
 
 def ask(*command: str) -> str | None:
     """Return the output of a client of SLURM, None if it fails."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
+    return answer_of(*command, seconds=SECONDS_TO_ANSWER)
 
 
 def in_queue(name: str) -> list[tuple[str, str]] | None:
@@ -224,9 +223,9 @@ def in_queue(name: str) -> list[tuple[str, str]] | None:
     return None if answer is None else [(w[0], w[1]) for w in words if len(w) == 2]
 
 
-def arrays_of(tasks: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the ids of the arrays of these workers."""
-    return sorted({array for array, _ in tasks})
+def arrays_of(tasks: Sequence[tuple[str, str]]) -> str:
+    """Return the ids of the arrays of these workers, as words."""
+    return " ".join(sorted({array for array, _ in tasks}))
 
 
 def largest_array() -> int:
@@ -237,17 +236,14 @@ def largest_array() -> int:
 
 def still_open(folder: SweepFolder, numbers: Sequence[int]) -> list[int]:
     """Return the jobs that have not come to their end."""
-    states = States(folder.work)
-    return [number for number in numbers if states.read(number).outcome is None]
+    return [number for number in numbers if folder.states.read(number).outcome is None]
 
 
 def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
     """Show how the sweep goes on until all jobs are done, or all workers are gone."""
-    from rich.console import Console  # slow to import
-
     seen = alive = answered = asked = time.monotonic()
-    signs = signs_of_life(folder)
-    with LiveTable(lambda: read_sweep(folder.path), Console()) as table:
+    signs, console = signs_of_life(folder), Console()
+    with LiveTable(lambda: read_sweep(folder.path), console) as table:
         while folder.exists() and still_open(folder, numbers):
             table.update()
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -257,7 +253,7 @@ def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
             asked, tasks = now, in_queue(name)
             if tasks is None:
                 if now - answered > SECONDS_OF_SILENCE:
-                    say("SLURM does not answer; waiting until it does")
+                    say("SLURM does not answer; waiting until it does", console)
                     answered = now
                 seen = alive = now
                 continue
@@ -269,7 +265,7 @@ def wait_for(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
             if now - seen > SECONDS_UNTIL_GONE:
                 return
             if now - alive > SECONDS_UNTIL_DISBELIEVED:
-                ask("scancel", *arrays_of(tasks))
+                ask("scancel", *arrays_of(tasks).split())
                 return
 
 
@@ -287,12 +283,3 @@ def why_lost(folder: SweepFolder) -> str:
     place, state = ended[0] if ended else ("0", "its workers have ended")
     words = last_words(folder.work / f"worker_{place}.log")
     return f"SLURM job {array}_{place}: {state}{words}"
-
-
-def tell_how_to_go_on(name: str, folder: SweepFolder, numbers: Sequence[int]) -> None:
-    """Print how to handle workers that are left alone; the sweeper says how to wait for them."""
-    if tasks := in_queue(name):
-        n = len(still_open(folder, numbers))
-        say(f"{n} jobs go on; to cancel them: scancel {' '.join(arrays_of(tasks))}")
-        watch = module_command("temporal_sae.sweep", short(folder.path.absolute()), "--watch")
-        say(f"to watch them: {watch}")

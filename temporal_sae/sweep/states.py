@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,40 +20,27 @@ def worker_name(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a job.
+    """The end of a job."""
 
-    Args:
-        reason: why it has failed, in one line; None: it has not.
-        refused: whether by a mistake that a person can correct.
-    """
-
-    reason: str | None = None
-    refused: bool = False
+    reason: str | None = None  # why it has failed, in one line; None: it has not
+    refused: bool = False  # by a mistake that a person can correct
 
 
 @dataclass(frozen=True)
 class State:
-    """The work that was put into a job since the command was given.
+    """The work that was put into a job since the command was given."""
 
-    Args:
-        attempts: to do it, without a newer checkpoint.
-        step: of the newest checkpoint when the last of them began.
-        worker: that made it: its machine and the number of its process.
-        outcome: None: it is open.
-    """
+    attempts: int = 0  # to do it, without a newer checkpoint
+    step: int = 0  # of the newest checkpoint when the last of them began
+    worker: str | None = None  # that made it; see `worker_name`
+    outcome: Outcome | None = None  # None: it is open
 
-    attempts: int = 0
-    step: int = 0
-    worker: str | None = None
-    outcome: Outcome | None = None
+
+UNTRIED = State()
 
 
 class States:
-    """The states of all jobs, a file each.
-
-    Args:
-        folder: `.sweep` of the sweep.
-    """
+    """The states of all jobs, a file each in the folder `.sweep`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,7 +58,7 @@ class States:
         try:
             said = schemas.read(self.path(number), schemas.JobState)
         except (FileNotFoundError, RunError):
-            return State()
+            return UNTRIED
         ended = said.get("outcome")
         outcome = Outcome(one_line(ended["reason"]), ended["refused"]) if ended else None
         return State(said["attempts"], said["step"], said.get("worker"), outcome)
@@ -85,10 +71,3 @@ class States:
     def forget(self, number: int) -> None:
         """Make a job one that nobody has tried."""
         self.path(number).unlink(missing_ok=True)
-
-    def is_older(self, number: int, path: Path) -> bool:
-        """Return whether a file was written after the state of a job was."""
-        try:
-            return os.stat(self.path(number)).st_mtime_ns < os.stat(path).st_mtime_ns
-        except OSError:
-            return False

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from temporal_sae import distributed, signals
-from temporal_sae.commands import Parser, exit_on_mistakes, tell
+from temporal_sae.commands import Parser, exit_on_mistakes, short, tell
 from temporal_sae.errors import InvalidOption, RunError, check_int, one_line, reason_of
 from temporal_sae.experiment import Ending, Request, run_experiment, run_together, stream_of
 from temporal_sae.experiment.build import uses_cuda
@@ -34,12 +35,17 @@ from temporal_sae.sweep.states import AGAIN, Outcome, worker_name
 from temporal_sae.sweep.status import read_record
 from temporal_sae.training import Stopped
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 log = logging.getLogger(__name__)
 
 TRACEBACK = "TEMPORAL_SAE_TRACEBACK"
+
+
+class Task(NamedTuple):
+    """A job that is claimed, as a run is asked for, with its log."""
+
+    number: int
+    request: Request
+    log: JobLog
 
 
 class Worker:
@@ -50,7 +56,7 @@ class Worker:
         n_workers: of the sweep, this one included.
         plugins: modules whose classes the configs of jobs may name.
         place: where it runs, for the logs.
-        console: where progress is shown.
+        console: shows progress.
     """
 
     def __init__(
@@ -82,85 +88,75 @@ class Worker:
             Stopped, KeyboardInterrupt: by a stop signal; the jobs can be continued.
             SystemExit: the cluster wants its processors back; likewise.
         """
-        others = logging.getLogger().handlers[:]
-        for handler in others:
-            handler.addFilter(self.logs.is_for_all)
-        logging.getLogger().addHandler(self.logs)
         in_order = False
-        try:
-            if distributed.is_launched():
-                self._work_with_others()
-            else:
-                while claims := self.claims.take():
-                    self._run(claims)
-        except BaseException as error:
-            in_order = is_stop(error)
-            raise
-        finally:
-            self.claims.give_back(untried=in_order)
-            logging.getLogger().removeHandler(self.logs)
-            for handler in others:
-                handler.removeFilter(self.logs.is_for_all)
+        with self.logs.installed():
+            try:
+                if distributed.is_launched():
+                    self._work_with_others()
+                else:
+                    while claims := self.claims.take():
+                        self._run(claims)
+            except BaseException as error:
+                in_order = is_stop(error)
+                raise
+            finally:
+                self.claims.give_back(untried=in_order)
 
     def _run(self, claims: Sequence[Claim]) -> None:
         """Run jobs on one stream, and note what has come of them."""
-        logs = [JobLog(self._path(claim), self.place) for claim in claims]
-        requests = [self._request(claim) for claim in claims]
-        self.logs.several = len(claims) > 1
+        tasks = [self._task(claim) for claim in claims]
+        self.logs.several = len(tasks) > 1
         if self.logs.several:
-            first, last = claims[0].job.number, claims[-1].job.number
-            log.info("%d jobs side by side, from %d to %d", len(claims), first, last)
-        for claim, request, job_log in zip(claims, requests, logs, strict=True):
-            with self.logs.about(job_log):
-                say_begin(claim, request)
-
-        def settle(n: int, ending: Ending) -> None:
-            self._settle(claims[n], requests[n], ending, logs[n])
-
-        with telling_of_stops(logs):
-            run_together(requests, lambda n: self.logs.about(logs[n]), self.console, settle)
+            first, last = tasks[0].number, tasks[-1].number
+            log.info("%d jobs side by side, from %d to %d", len(tasks), first, last)
+        for task in tasks:
+            with self.logs.about(task.log):
+                say_begin(task.request)
+        with telling_of_stops([task.log for task in tasks]):
+            run_together(
+                [task.request for task in tasks],
+                lambda n: self.logs.about(tasks[n].log),
+                self.console,
+                lambda n, ending: self._settle(tasks[n], ending),
+            )
 
     def _work_with_others(self) -> None:
-        """Run one job after the other in all processes of this worker."""
+        """Run one job after the other in all processes of this worker; the first tells of it."""
         first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-        with distributed.process_group(self._on_cuda()):
-            while claims := distributed.on_rank_zero(lambda: self.claims.take(most=1)):
-                (claim,) = claims
-                request = self._request(claim)
-                job_log = JobLog(request.folder, self.place)
-                with self.logs.about(job_log if first else None):
-                    say_begin(claim, request)
-                    with telling_of_stops([job_log] if first else []):
-                        ending = run_on_all_ranks(request, self.console)
-                if first:
-                    self._settle(claim, request, ending, job_log)
-
-    def _on_cuda(self) -> bool:
         configs = self.folder.configs().values()
-        return any(uses_cuda(config.get("device", "auto")) for config in configs)
+        on_cuda = any(uses_cuda(config.get("device", "auto")) for config in configs)
+        with distributed.process_group(on_cuda):
+            while claims := distributed.on_rank_zero(lambda: self.claims.take(most=1)):
+                task = self._task(claims[0])
+                with self.logs.about(task.log if first else None):
+                    say_begin(task.request)
+                    with telling_of_stops([task.log] if first else []):
+                        ending = run_on_all_ranks(task.request, self.console)
+                if first:
+                    self._settle(task, ending)
 
-    def _path(self, claim: Claim) -> Path:
-        return self.folder.path / claim.job.folder
-
-    def _request(self, claim: Claim) -> Request:
+    def _task(self, claim: Claim) -> Task:
         cfg = OmegaConf.create(claim.config)
         OmegaConf.set_struct(cfg, True)
-        return Request(cfg, shown(self._path(claim)), claim.job.overrides)
+        folder = Path(short(self.folder.path / claim.job.folder))
+        request = Request(cfg, folder, claim.job.overrides)
+        return Task(claim.job.number, request, JobLog(folder, self.place))
 
-    def _settle(self, claim: Claim, request: Request, ending: Ending, job_log: JobLog) -> None:
-        error, outcome = ending.error, Outcome()
+    def _settle(self, task: Task, ending: Ending) -> None:
+        error, outcome, folder = ending.error, Outcome(), task.request.folder
         if error is not None:
-            told = tell(error, request.folder, "repeat the command")
-            with self.logs.about(job_log):
-                if told is None or request.cfg.get("debug") is True or os.environ.get(TRACEBACK):
-                    log.error("%s has failed", request.folder, exc_info=error)
+            told = tell(error, folder, "repeat the command")
+            debug = task.request.cfg.get("debug") is True or os.environ.get(TRACEBACK)
+            with self.logs.about(task.log):
+                if told is None or debug:
+                    log.error("%s has failed", folder, exc_info=error)
                 else:
-                    log.error("%s: error: %s", request.folder, told)
+                    log.error("%s: error: %s", folder, told)
             refused = isinstance(error, (InvalidOption, RunError))
             outcome = Outcome(one_line(told) or reason_of(error), refused)
-        if request.folder.is_dir():
-            job_log.flush()
-        self.claims.settle(claim.job.number, outcome)
+        if folder.is_dir():
+            task.log.flush()
+        self.claims.settle(task.number, outcome)
 
 
 @contextmanager
@@ -196,21 +192,15 @@ def run_on_all_ranks(request: Request, console: Console | None) -> Ending:
         return Ending(None, error)
 
 
-def say_begin(claim: Claim, request: Request) -> None:
+def say_begin(request: Request) -> None:
     """Log which job begins."""
-    log.info("%s: %s", request.folder, " ".join(claim.job.overrides) or "defaults")
+    log.info("%s: %s", request.folder, " ".join(request.overrides) or "defaults")
 
 
 def is_stop(error: BaseException) -> bool:
     """Return whether a worker has ended in good order before its jobs were done."""
     again = isinstance(error, SystemExit) and error.code == AGAIN
     return again or isinstance(error, (Stopped, KeyboardInterrupt))
-
-
-def shown(folder: Path) -> Path:
-    """Return a folder from the working directory, if it lies below that."""
-    relative = Path(os.path.relpath(folder))
-    return folder if relative.parts[:1] == ("..",) else relative
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -226,7 +216,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.queued:
         signal.signal(signal.SIGUSR2, leave)
     if options.lifeline:
-        threading.Thread(target=stop_when_alone, daemon=True).start()
+        threading.Thread(target=signals.stop_when_alone, daemon=True).start()
     log_to_stdout()
     plugins = [name for name in options.plugins.split(",") if name]
     folder = SweepFolder(options.folder)
@@ -234,9 +224,8 @@ def main(arguments: Sequence[str]) -> None:
         if not folder.exists():
             raise RunError(f"{folder.path}: holds no sweep")
         n_workers = check_int("--workers", options.workers, 1)
-        worker = Worker(folder, n_workers, plugins, options.place)
         try:
-            worker.work()
+            Worker(folder, n_workers, plugins, options.place).work()
         except Stopped as stopped:
             sys.exit(signals.exit_code(stopped))
 
@@ -244,13 +233,6 @@ def main(arguments: Sequence[str]) -> None:
 def leave(number: int, frame: FrameType | None) -> None:
     """End the process so that it is queued again; a training saves a checkpoint before."""
     sys.exit(AGAIN)
-
-
-def stop_when_alone() -> None:
-    """Wait until whoever has started the worker is gone; then stop as if asked to."""
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def log_to_stdout() -> None:

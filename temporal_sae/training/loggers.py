@@ -29,10 +29,12 @@ class About:
     Args:
         config: all its options.
         overrides: those that were typed.
+        beside_others: whether other runs are done in this process at the same time.
     """
 
     config: Mapping[str, Any]
     overrides: Sequence[str] = ()
+    beside_others: bool = False
 
 
 @runtime_checkable

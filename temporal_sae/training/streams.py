@@ -6,11 +6,14 @@ stream, and of the seconds that reading took its share.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations.prefetch import SECONDS_OF_PATIENCE
 from temporal_sae.training.checkpoint import State
 from temporal_sae.training.stopwatch import now
 
@@ -23,7 +26,8 @@ class SharedStream:
     """
 
     def __init__(self, stream: Any) -> None:
-        self.stream = stream
+        self.stream = stream  # None once nobody needs it any more
+        self._scale = 1.0
         self.views: list[StreamView] = []
         self._drawn: int | None = None  # batches, None before the first view has begun
         self._batch: ActivationBatch | None = None
@@ -68,6 +72,38 @@ class SharedStream:
         assert self._batch is not None and self._drawn == view.taken + 1
         return self._batch
 
+    @property
+    def scale(self) -> float:
+        """By which the rows are divided; 1 of a stream that does not scale them."""
+        if self.stream is None:
+            return self._scale
+        self.begin()
+        return float(getattr(self.stream, "scale", 1.0))
+
+    def leave(self, view: StreamView) -> None:
+        """Hand out nothing more to a view; after the last one let go of the stream."""
+        if view in self.views:
+            self.views.remove(view)
+        if self.stream is not None and self._drawn and not self.views:
+            self._scale = self.scale
+            self.release()
+            self.stream = self._batch = None
+
+    def release(self, seconds: float | None = None) -> None:
+        """Give back what the stream holds; see `ActivationStream.release`."""
+        if hasattr(self.stream, "release"):
+            self.stream.release(seconds)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Call `release` when the context ends; after an error without much waiting."""
+        try:
+            yield
+        except BaseException:
+            self.release(SECONDS_OF_PATIENCE)
+            raise
+        self.release()
+
     def _draw(self, view: StreamView) -> None:
         """Read a batch; the views that take it share the seconds."""
         assert self._drawn is not None
@@ -108,8 +144,7 @@ class StreamView:
 
     def leave(self) -> None:
         """Take no more, so that nobody waits or reads for it."""
-        if self in self.shared.views:
-            self.shared.views.remove(self)
+        self.shared.leave(self)
 
     def __next__(self) -> ActivationBatch:
         batch = self.shared.take(self)
@@ -123,9 +158,8 @@ class StreamView:
 
     @property
     def scale(self) -> float:
-        """By which the rows are divided; 1 of a stream that does not scale them."""
-        self.shared.begin()
-        return float(getattr(self.shared.stream, "scale", 1.0))
+        """As the stream's own."""
+        return self.shared.scale
 
     def sample(self, n: int) -> Tensor:
         """As the stream's own, at its beginning."""

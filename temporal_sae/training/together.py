@@ -7,8 +7,9 @@ that the bits are those that it would have alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,9 @@ class Lane:
         when_failed: is called with the error that ends it, while the others go on.
 
     Attributes:
-        state: of the training, once it has begun.
+        parts: of the training; gone once it has been let go.
+        state: of the training, once it has begun; gone likewise.
+        seconds: of its steps since it has begun here.
         error: that has ended it; None while it goes on and when it is complete.
     """
 
@@ -69,6 +72,7 @@ class Lane:
         self.trainer, self.parts, self.view, self._about = trainer, parts, view, about
         self.state: TrainingState | None = None
         self.error: BaseException | None = None
+        self.seconds = self._seconds_before = 0.0
         self._random = rng_state(parts.sae.W_dec.device)
 
     @property
@@ -84,51 +88,62 @@ class Lane:
 
     def begin(self) -> None:
         """Begin afresh, or where the newest checkpoint was written."""
-        with self._alone():
-            self.parts.complete(self.trainer.batch_size)
-            run = self.trainer.start(self.parts)
-            run.clock = Clock(run.seconds, run.step * self.trainer.batch_size)
-            if self.view is not None:
-                self.view.join(run.step)
-            self.state = run
+        self._alone(self._begin)
 
     def advance(self) -> None:
         """Do a step, and save what is due after it."""
-        with self._alone():
-            run, trainer, parts = self.run, self.trainer, self.parts
-            with run.clock.running():
-                trainer.step(parts, run)
-                if self.view is not None:
-                    run.clock.add(self.view.settle())
-                run.seconds = run.clock.seconds()
-                if parts.snapshots and is_kept(run.step, trainer.keep_every):
-                    trainer.keep(parts.snapshots, parts.sae, run)
-                if run.step % trainer.checkpoint_every == 0 or self._is_complete():
-                    trainer.save(parts, run)
+        self._alone(self._advance)
 
     def save(self) -> None:
         """Save where it is, unless that is done."""
-        with self._alone():
-            self.trainer.save(self.parts, self.run)
+        self._alone(lambda: self.trainer.save(self.parts, self.run))
+
+    def _begin(self) -> None:
+        self.parts.complete(self.trainer.batch_size)
+        run = self.trainer.start(self.parts)
+        run.clock = Clock(run.seconds, run.step * self.trainer.batch_size)
+        self._seconds_before = run.seconds
+        if self.view is not None:
+            self.view.join(run.step)
+        self.state = run
+
+    def _advance(self) -> None:
+        run, trainer, parts = self.run, self.trainer, self.parts
+        with run.clock.running():
+            trainer.step(parts, run)
+            if self.view is not None:
+                run.clock.add(self.view.settle())
+            run.seconds = run.clock.seconds()
+            self.seconds = run.seconds - self._seconds_before
+            if parts.snapshots and is_kept(run.step, trainer.keep_every):
+                trainer.keep(parts.snapshots, parts.sae, run)
+            if run.step % trainer.checkpoint_every == 0 or self._is_complete():
+                trainer.save(parts, run)
 
     def end(self, error: BaseException) -> None:
         """End it by an error that all processes have."""
         self.error = distributed.collective(error)
 
+    def let_go(self) -> None:
+        """Hold nothing more that training needs, the batch included that an error came of."""
+        cause = self.error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        del self.parts, self.state
+
     def show_beginning(self) -> None:
         """Show how far it is before the first step."""
-        if self.state is not None:
-            step = self.state.step
-            self.parts.progress.start_at(step, step * self.trainer.batch_size)
+        step = self.run.step
+        self.parts.progress.start_at(step, step * self.trainer.batch_size)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, work: Callable[[], None]) -> None:
         """Work for this SAE, with its own random state; an error ends it, and no other."""
         device = self.parts.sae.W_dec.device
         set_rng_state(self._random, device)
         try:
             with self._about():
-                yield
+                work()
             self._random = rng_state(device)
         except Exception as error:  # noqa: BLE001 - raised by whoever has asked for this SAE
             signals.obey()
@@ -157,21 +172,31 @@ def train_together(lanes: Sequence[Lane]) -> None:
     """
     for lane in lanes:
         lane.begin()
+    _let_failed_go(lanes, lanes)
     with suppress(_NoneGoesOn), StopRequest() as stop, ExitStack() as displays:
         for lane in lanes:
-            displays.enter_context(lane.parts.progress)
-            lane.show_beginning()
+            if lane.error is None:
+                displays.enter_context(lane.parts.progress)
+                lane.show_beginning()
         while going := [lane for lane in lanes if lane.is_open]:
             step = min(lane.run.step for lane in going)
             for lane in going:
                 if lane.run.step == step:
                     lane.advance()
+            _let_failed_go(going, lanes)
             # A process whose only lane has failed must not ask: the others are elsewhere.
             well = [lane for lane in going if lane.error is None]
             if well and (asked := stop.agreed()):
                 _obey(asked, stop, well)
         if any(lane.error is not None for lane in lanes):
             raise _NoneGoesOn
+
+
+def _let_failed_go(going: Sequence[Lane], lanes: Sequence[Lane]) -> None:
+    """Let go of what the lanes hold that have failed, for the others may go on for long."""
+    for lane in going if len(lanes) > 1 else ():
+        if lane.error is not None:
+            lane.let_go()
 
 
 def _obey(asked: Signals, stop: StopRequest, lanes: Sequence[Lane]) -> None:

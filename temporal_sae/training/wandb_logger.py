@@ -72,6 +72,8 @@ class WandbLogger(JsonlLogger):
     def _opened(self, folder: Path, name: str, about: About, mode: str) -> Any:
         import wandb  # slow to import
 
+        # What is printed is nobody's in particular where several runs share a process.
+        console = {"console": "off"} if about.beside_others else {}
         return wandb.init(
             project=self.project,
             dir=str(folder),
@@ -83,7 +85,7 @@ class WandbLogger(JsonlLogger):
             config=dict(about.config),
             mode=cast(Any, mode),
             reinit="create_new",  # jobs that train side by side have theirs open in this process
-            settings=wandb.Settings(silent=True),
+            settings=wandb.Settings(silent=True, **console),
         )
 
     def rewind(self, step: int) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from temporal_sae.activations import LanguageModel
+from temporal_sae.experiment import run as run_module
+from temporal_sae.report import build_report
 from temporal_sae.training.loggers import JsonlLogger
 
 SMALL = (
@@ -191,6 +193,22 @@ def test_a_line_of_metrics_without_an_end_is_left_out(run):
     assert code == 0, err
     assert "64 broken lines are left out" in out + err
     assert (MINE / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_run_has_finished_once_its_notes_are_written(run, monkeypatch):
+    """A kill before that must not leave a finished run without them."""
+
+    def build(folder):
+        there = json.loads((folder / "run.json").read_text())
+        seen.append((there["status"], there["objective"]))
+        return build_report(folder)
+
+    seen = []
+    monkeypatch.setattr(run_module, "build_report", build)
+    assert run()[0] == 0
+    record = json.loads((MINE / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert seen == [("running", record["objective"])]
 
 
 def test_a_penalty_without_a_tracker_is_recorded_as_none(run):

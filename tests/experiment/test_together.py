@@ -1,8 +1,11 @@
 """Runs of one stream, side by side: each leaves what it leaves alone, and ends by itself."""
 
+import gc
 import json
 import logging
 import signal
+import time
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from rich.console import Console
 
 from temporal_sae.activations import LanguageModel
+from temporal_sae.activations.shared import SharedPasses
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment import Request, memory, run_experiment, run_together, stream_of
 from temporal_sae.machine import Free
@@ -257,6 +261,40 @@ def test_one_whose_folder_is_replaced_ends_alone(request_for, tmp_path, at_step_
     assert "the folder was removed" in str(lost.error)
     assert good.error is None
     assert json.loads((tmp_path / "good" / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_second_is_counted_for_one_of_them_alone(request_for, tmp_path):
+    began = time.monotonic()
+    options = {"bad": ["sae.k=1000"], "a": [], "b": [], "longer": ["trainer.num_tokens=4096"]}
+    run_together([request_for(name, *more) for name, more in options.items()])
+    passed = time.monotonic() - began
+    names = ("a", "b", "longer")
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in names]
+    shared = [record["wall_seconds"] - record["training_seconds"] for record in records]
+    assert shared == pytest.approx([shared[0]] * 3) and shared[0] > 0
+    assert sum(record["wall_seconds"] for record in records) < passed
+
+
+def test_the_reader_of_a_place_is_let_go_with_its_last_run(request_for, monkeypatch, at_step_8):
+    readers, there = [], []
+    real = SharedPasses.reader
+
+    def reader(self, hook_name):
+        made = real(self, hook_name)
+        readers.append(weakref.ref(made))
+        return made
+
+    def look(folder):
+        if folder.name == "long":
+            gc.collect()
+            there.append([reader() is not None for reader in readers])
+
+    monkeypatch.setattr(SharedPasses, "reader", reader)
+    at_step_8(look)
+    short = ("model.hook_name=blocks.0.hook_resid_post", "trainer.num_tokens=256")
+    endings = run_together([request_for("short", *short), request_for("long")])
+    assert [ending.error for ending in endings] == [None, None]
+    assert there == [[False, True]]
 
 
 def test_an_end_is_told_at_once(request_for, at_step_8):

@@ -2,7 +2,7 @@
 
 import json
 
-from temporal_sae.sweep.status import JobStatus
+from temporal_sae.report.sweep_facts import JobStatus
 
 
 def results_of(**core):

@@ -14,14 +14,14 @@ import socket
 import stat
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 NODES = ("alpha", "beta")
 CPUS_PER_NODE = 8
 GPUS_PER_NODE = 4
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "unshare")
-PROGRAMS = (*PROGRAMS, "setpriv", "mount")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
+PROGRAMS = (*PROGRAMS, "unshare", "setpriv", "mount")
 PATIENCE = 30.0  # seconds for a daemon to come up, or to end
 
 CONF = """\
@@ -54,13 +54,15 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 # A node may claim more processors and memory than there are.
 SlurmdParameters=config_overrides
 ReturnToService=2
-MinJobAge={min_job_age}
+MinJobAge=300
 KillWait=5
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SlurmctldParameters={controller_parameters}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime={grace}
+# Preemption sends the job's own signal, as clusters that preempt should.
+SlurmctldParameters=preempt_send_user_signal
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10
 """
 
@@ -77,24 +79,13 @@ def why_impossible() -> str | None:
     return None
 
 
-def make_device(path: Path) -> None:
-    """A character device that behaves as /dev/null: what SLURM takes for a GPU.
-
-    Raises:
-        OSError: this machine lets nobody make one.
-    """
-    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-
-
 def free_ports(n: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.socket() for _ in range(n)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def processes_with(variable: str) -> list[int]:
@@ -119,33 +110,13 @@ def command_line(number: int) -> str:
 
 
 class Cluster:
-    """Controller and nodes below one folder.
+    """Controller and nodes below one folder, which is made if it is missing."""
 
-    Args:
-        folder: receives configuration, state and logs; made if missing.
-        controller_parameters: SlurmctldParameters; by default preemption sends the job's own
-            signal, as clusters that preempt should.
-        grace: seconds between the warning and the end of a preempted job.
-        min_job_age: seconds for which the controller remembers an ended job.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        controller_parameters: str = "preempt_send_user_signal",
-        grace: int = 20,
-        min_job_age: int = 300,
-    ) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))},
             "SLURM_CONF": str(folder / "slurm.conf"),
-        }
-        self._settings = {
-            "folder": folder,
-            "controller_parameters": controller_parameters,
-            "grace": grace,
-            "min_job_age": min_job_age,
         }
         self._munge: subprocess.Popen | None = None
         self._controller: subprocess.Popen | None = None
@@ -154,15 +125,10 @@ class Cluster:
     def start(self) -> None:
         """Bring everything up; returns when both nodes are idle."""
         self._write_files()
-        self._munge = self._daemon(
-            "munged",
-            "--foreground",
-            f"--key-file={self.folder}/munge/key",
-            f"--socket={self.folder}/munge/socket",
-            f"--pid-file={self.folder}/munge/pid",
-            f"--log-file={self.folder}/munge/log",
-            f"--seed-file={self.folder}/munge/seed",
-        )
+        files = {"key-file": "key", "socket": "socket", "pid-file": "pid"}
+        files |= {"log-file": "log", "seed-file": "seed"}
+        own = [f"--{option}={self.folder}/munge/{name}" for option, name in files.items()]
+        self._munge = self._daemon("munged", "--foreground", *own)
         wait_until((self.folder / "munge" / "socket").exists, "munged", 0.02)
         self.start_controller()
         # The nodes' names must resolve inside jobs: an /etc/hosts of their own.
@@ -197,46 +163,31 @@ class Cluster:
         for process in (*self._nodes, self._controller, self._munge):
             if process is not None:
                 end(process)
-        return self._kill_what_is_left()
-
-    def _kill_what_is_left(self) -> list[str]:
         mark = f"SLURM_CONF={self.environment['SLURM_CONF']}"
         with suppress(TimeoutError):
             wait_until(lambda: not processes_with(mark), "processes of the cluster", timeout=5)
-        left = []
-        for number in processes_with(mark):
-            left.append(f"{number}: {command_line(number)}")
+        left = {number: command_line(number) for number in processes_with(mark)}
+        for number in left:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-        return left
+        return [f"{number}: {line}" for number, line in left.items()]
 
     def ask(self, *command: str, timeout: float = 10) -> subprocess.CompletedProcess[str]:
         """Run a client of the cluster; one that gets no answer in time ends with code 124."""
+        options = {"env": self.environment, "text": True, "capture_output": True}
         try:
-            return subprocess.run(
-                command,
-                env=self.environment,
-                text=True,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-            )
+            return subprocess.run(command, timeout=timeout, check=False, **options)
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", "no answer")
 
-    def queue(self, *options: str) -> dict[str, str]:
+    def queue(self) -> dict[str, str]:
         """State of every job that has not ended, by its number (`12` or `12_0`)."""
-        answer = self.ask("squeue", "--noheader", "--array", "--format=%i|%T", *options)
+        answer = self.ask("squeue", "--noheader", "--array", "--format=%i|%T")
         return dict(line.split("|") for line in answer.stdout.split())
 
-    def tasks_of(self, job: str | None = None) -> list[int]:
-        """The Python process of each task of a job, or of all jobs."""
-        own = [f"SLURM_CONF={self.environment['SLURM_CONF']}", "SLURM_STEP_ID=0"]
-        array, _, place = (job or "").partition("_")
-        if place:
-            own += [f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={place}"]
-        elif array:
-            own += [f"SLURM_JOB_ID={array}"]
+    def tasks_of(self) -> list[int]:
+        """The Python process of each task of all jobs."""
+        own = (f"SLURM_CONF={self.environment['SLURM_CONF']}", "SLURM_STEP_ID=0")
         found = set.intersection(*(set(processes_with(variable)) for variable in own))
         task = "temporal_sae.sweep"  # and not srun, which has it further behind
         return sorted(number for number in found if task in command_line(number).split()[1:5])
@@ -265,21 +216,19 @@ class Cluster:
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        for n in range(GPUS_PER_NODE):
-            make_device(self.folder / "devices" / f"gpu{n}")
-        last = GPUS_PER_NODE - 1
-        (self.folder / "gres.conf").write_text(
-            f"Name=gpu File={self.folder}/devices/gpu[0-{last}]\n"
-        )
+        for n in range(GPUS_PER_NODE):  # what SLURM takes for a GPU behaves as /dev/null
+            device = self.folder / "devices" / f"gpu{n}"
+            os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        devices = f"{self.folder}/devices/gpu[0-{GPUS_PER_NODE - 1}]"
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={devices}\n")
         controller, *ports = free_ports(1 + len(NODES))
-        nodes = [
+        nodes = "\n".join(
             f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} "
-            f"RealMemory=64000 Gres=gpu:{GPUS_PER_NODE}\n"
+            f"RealMemory=64000 Gres=gpu:{GPUS_PER_NODE}"
             for name, port in zip(NODES, ports, strict=True)
-        ]
-        conf = CONF.format(**self._settings, controller_port=controller)
-        top, partitions = conf.split("PartitionName", 1)
-        (self.folder / "slurm.conf").write_text(f"{top}{''.join(nodes)}PartitionName{partitions}")
+        )
+        conf = CONF.format(folder=self.folder, controller_port=controller, nodes=nodes)
+        (self.folder / "slurm.conf").write_text(conf)
         hosts = Path("/etc/hosts").read_text()
         (self.folder / "hosts").write_text(f"{hosts}\n127.0.0.1 {' '.join(NODES)}\n")
 

@@ -64,6 +64,8 @@ class Sweep:
         *arguments: further options.
     """
 
+    launcher = LAUNCHER
+
     def __init__(self, cluster, folder, *arguments):
         self.cluster, self.folder, self.arguments = cluster, folder, arguments
         self.process = None
@@ -73,10 +75,16 @@ class Sweep:
         with self.folder.with_name("output").open("ab") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, str(ROOT / "launch.py"), "-m", *LAUNCHER, *self.arguments),
+                    *(
+                        sys.executable,
+                        str(ROOT / "launch.py"),
+                        "-m",
+                        *self.launcher,
+                        *self.arguments,
+                    ),
                     f"hydra.sweep.dir={self.folder}",
                 ],
-                env=environment(self.cluster.environment),
+                env=environment(self.cluster.environment if self.cluster else os.environ),
                 stdout=output,
                 stderr=output,
             )
@@ -156,7 +164,11 @@ class Sweep:
         except FileNotFoundError:
             return []
         process = int((state["worker"] or ":0").split(":")[1])
-        return [n for n in self.cluster.tasks_of() if n == process and not state["outcome"]]
+        return [n for n in self.workers() if n == process and not state["outcome"]]
+
+    def workers(self):
+        """The processes of all workers, most of which are starting up."""
+        return self.cluster.tasks_of()
 
 
 def weights(folder):

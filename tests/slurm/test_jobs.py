@@ -10,9 +10,9 @@ import pytest
 
 from temporal_sae.errors import InvalidOption
 from temporal_sae.sweep import slurm
-from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.slurm import SlurmLauncher, array_name, as_words, in_queue, why_lost
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.slurm import SlurmLauncher, array_name, in_queue, why_lost
+from temporal_sae.sweep.states import Outcome, State
+from tests.sweep.folders import planned
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def clients(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
     def put(**programs):
-        for name, body in programs.items():
+        for name, body in {"squeue": "", "srun": "", "scontrol": "", **programs}.items():
             path = folder / name
             path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/calls\n{body}\n')
             path.chmod(0o755)
@@ -34,11 +34,14 @@ def clients(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sweep(tmp_path):
-    sweep = SweepFolder(tmp_path / "it's 100%")
-    sweep.work.mkdir(parents=True)
-    sweep.plan("command", "slurm", [["a=1"], ["a=2"]], lambda n, overrides: str(n))
-    sweep.write_configs({0: {}, 1: {}})
-    return sweep
+    return planned(tmp_path / "it's 100%", [{}, {}])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Looks and questions follow each other at once."""
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 0.01)
 
 
 def finish(sweep):
@@ -47,80 +50,70 @@ def finish(sweep):
     return "\n".join(f"""echo '{state}' > "{sweep.work}/{n}.json" """ for n in (0, 1))
 
 
+def submit(sweep):
+    """The same, of workers that are taken at once."""
+    return finish(sweep) + "\necho 17"
+
+
 def test_an_array_is_submitted_once_and_noted(sweep, clients, capsys):
-    calls = clients(
-        squeue="", srun="", scontrol="echo MaxArraySize = 1001", sbatch=finish(sweep) + "\necho 17"
-    )
-    given = {"nodelist": "n2", "exclusive": True, "qos": None}
+    calls = clients(scontrol="echo MaxArraySize = 1001", sbatch=submit(sweep))
+    given = {"nodelist": "n2", "exclusive": True, "qos": None, "hold": False}
     launcher = SlurmLauncher(partition="gpu", mem_gb=3, additional_parameters=given, setup=["true"])
-    launcher.work(sweep, [0, 1], [])
+    assert launcher.work(sweep, [0, 1], []) == ""
     (line,) = [call for call in calls() if call.startswith("sbatch")]
     for option in (
-        "--array=0-1",
-        "--partition=gpu",
-        "--mem=3G",
-        "--signal=USR2@120",
-        "--time=240",
-        "--requeue",
-        "--nodelist=n2",
-        "--exclusive ",
-        "100%%/.sweep/worker_%a.log",
+        *("--array=0-1", "--partition=gpu", "--mem=3G", "--signal=USR2@120", "--time=240"),
+        *("--requeue", "--nodelist=n2", "--exclusive ", "100%%/.sweep/worker_%a.log"),
         f"--job-name={array_name(sweep.path)}",
     ):
         assert option in line
-    assert "--qos" not in line
-    assert "--account" not in line
+    assert not {"--qos", "--account", "--hold"} & {word.partition("=")[0] for word in line.split()}
     assert sweep.read()["slurm_job"] == "17"
     assert "submitted 17" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("options", "largest", "array"),
-    [({}, 2, "0-1"), ({}, 1, "0-0"), ({"array_parallelism": 1}, 1001, "0-0")],
+    ("options", "settled", "largest", "array"),
+    [
+        ({}, [], 2, "0-1"),
+        ({}, [], 1, "0-0"),
+        ({}, [0], 1001, "0-0"),
+        ({"array_parallelism": 1}, [], 1001, "0-0"),
+    ],
 )
-def test_no_more_workers_than_the_cluster_or_the_person_allows(
-    sweep, clients, options, largest, array
+def test_no_more_workers_than_jobs_are_open_or_the_cluster_or_the_person_allows(
+    sweep, clients, options, settled, largest, array
 ):
-    calls = clients(
-        squeue="",
-        srun="",
-        scontrol=f"echo 'MaxArraySize            = {largest}'",
-        sbatch=finish(sweep) + "\necho 17",
-    )
+    largest = f"echo 'MaxArraySize            = {largest}'"
+    calls = clients(scontrol=largest, sbatch=submit(sweep))
+    for number in settled:
+        sweep.states.write(number, State(outcome=Outcome("why")))
     SlurmLauncher(**options).work(sweep, [0, 1], [])
     assert any(f"--array={array} " in call for call in calls())
 
 
 def test_workers_that_are_in_the_queue_are_waited_for(sweep, clients, capsys):
     """Also where the launcher was killed before it could note them."""
-    clients(squeue=f"{finish(sweep)}\necho 9 RUNNING", srun="", scontrol="", sbatch="echo 17")
+    clients(squeue=f"{finish(sweep)}\necho 9 RUNNING", sbatch="echo 17")
     SlurmLauncher().work(sweep, [0, 1], [])
     assert sweep.read()["slurm_job"] == "9"
     assert "in the queue or run already: 9" in capsys.readouterr().out
 
 
 def test_jobs_that_workers_of_before_have_left_get_new_ones(sweep, clients, monkeypatch):
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
     monkeypatch.setattr(slurm, "SECONDS_UNTIL_GONE", 0)
     once = f'[ -e "{sweep.path}/asked" ] || echo 9 RUNNING; touch "{sweep.path}/asked"'
-    calls = clients(squeue=once, srun="", scontrol="", sbatch=finish(sweep) + "\necho 17")
+    calls = clients(squeue=once, sbatch=submit(sweep))
     SlurmLauncher().work(sweep, [0, 1], [])
     assert sum(call.startswith("sbatch") for call in calls()) == 1
 
 
 def test_workers_that_slurm_believes_to_run_are_not_believed_for_ever(sweep, clients, monkeypatch):
     """A controller that was killed may have forgotten the end of a job."""
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUESTIONS", 0)
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.setattr(slurm, "SECONDS_UNTIL_DISBELIEVED", 0.2)
     alive = f'[ -e "{sweep.work}/late" ] || touch "{sweep.work}/worker_0.alive"'
-    calls = clients(
-        squeue=f"{alive}\necho 9 RUNNING",
-        srun="",
-        scontrol="",
-        sbatch=finish(sweep) + "\necho 17",
-        scancel="",
-    )
+    queue = f"{alive}\necho 9 RUNNING"
+    calls = clients(squeue=queue, sbatch=submit(sweep), scancel="")
     threading.Timer(1, (sweep.work / "late").touch).start()
     began = time.monotonic()
     SlurmLauncher().work(sweep, [0, 1], [])
@@ -130,25 +123,25 @@ def test_workers_that_slurm_believes_to_run_are_not_believed_for_ever(sweep, cli
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    "option",
     [
-        ("timeout_min", 0),
-        ("timeout_min", 2),  # as long as the warning before
-        ("nodes", "two"),
-        ("max_num_timeout", -1),
-        ("array_parallelism", 0),
+        {"timeout_min": 0},
+        {"signal_delay_s": 240 * 60},  # as long as the time that there is
+        {"nodes": "two"},
+        {"max_num_timeout": -1},
+        {"array_parallelism": 0},
     ],
 )
-def test_options_that_make_no_sense(option, value):
-    with pytest.raises(InvalidOption, match=r"hydra\.launcher\."):
-        SlurmLauncher(**{option: value})
+def test_options_that_make_no_sense(option):
+    with pytest.raises(InvalidOption, match=rf"^hydra\.launcher\.{next(iter(option))}="):
+        SlurmLauncher(**option)
 
 
 def test_the_queue_is_asked_by_name_and_may_not_answer(clients):
     calls = clients(squeue="echo 12 RUNNING; echo 12 PENDING; echo 13 RUNNING")
     tasks = in_queue("mine-1")
     assert tasks == [("12", "RUNNING"), ("12", "PENDING"), ("13", "RUNNING")]
-    assert slurm.arrays_of(tasks) == ["12", "13"]
+    assert slurm.arrays_of(tasks) == "12 13"
     assert "--name=mine-1" in calls()[0]
     clients(squeue="exit 1")
     assert in_queue("mine-1") is None
@@ -170,11 +163,6 @@ def test_why_jobs_were_left(sweep, clients):
     assert why_lost(sweep) == "SLURM job 12_0: its workers have ended"
 
 
-def test_options_as_sbatch_takes_them():
-    options = {"time": 240, "account": None, "exclusive": True, "hold": False}
-    assert as_words(options) == ["--time=240", "--exclusive"]
-
-
 @pytest.mark.parametrize(
     ("code", "limits", "seconds", "requeued", "expected"),
     [
@@ -191,7 +179,7 @@ def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
     sweep, clients, code, limits, seconds, requeued, expected
 ):
     lives = f'until [ -e "{sweep.work}/worker_4.alive" ]; do sleep 0.01; done'
-    calls = clients(srun=f"{lives}; exit {code}", scontrol="")
+    calls = clients(srun=f"{lives}; exit {code}")
     (sweep.work / "worker_4.limits").write_text("\n" * limits)
     script = SlurmLauncher(max_num_timeout=3)._script(sweep, 2, ["a", "b"])
     variables = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "21"}
@@ -207,8 +195,3 @@ def test_what_a_worker_that_has_ended_means_for_its_place_in_the_queue(
     assert calls()[0].startswith("srun --kill-on-bad-exit=1 ")
     assert f"work {sweep.path} --workers 2 --plugins a,b --queued --place SLURM 21 on" in calls()[0]
     assert ("max_num_timeout=3" in done.stdout) == (expected == 1 and code == 75)
-
-
-def test_a_job_that_is_settled_is_not_open(sweep):
-    States(sweep.work).write(0, State(outcome=Outcome("why")))
-    assert slurm.still_open(sweep, [0, 1]) == [1]

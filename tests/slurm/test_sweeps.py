@@ -15,6 +15,7 @@ import torch
 from temporal_sae.training.checkpoint import Checkpoints
 from tests.slurm.cluster import CPUS_PER_NODE, wait_until
 from tests.slurm.sweep import LONGEST, NODE, plain_run, weights
+from tests.training.test_checkpoint import equal
 
 pytestmark = pytest.mark.slow
 
@@ -127,24 +128,8 @@ def test_two_processes_on_two_nodes_give_what_one_gives(begin, options, six):
     assert ours["step"] == theirs["step"] == 200
     for name, tensor in theirs["sae"].items():
         torch.testing.assert_close(ours["sae"][name], tensor, rtol=1e-3, atol=1e-4)
-    assert ours["tracker"].keys() == theirs["tracker"].keys()
-    for name, value in flat(theirs["tracker"]):
-        assert equal(dict(flat(ours["tracker"]))[name], value), name
+    assert equal(ours["tracker"], theirs["tracker"])
     assert math.isclose(ours["metrics"]["loss"], theirs["metrics"]["loss"], rel_tol=1e-3)
-
-
-def flat(state, prefix=""):
-    """Every value of a nested dictionary with its path."""
-    for key, value in state.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def equal(ours, theirs):
-    """Whether two values of a checkpoint are the same to the bit."""
-    return torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours == theirs
 
 
 def test_failures_are_told_while_the_other_jobs_finish(failing):

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +13,9 @@ from pathlib import Path
 from temporal_sae import signals
 from temporal_sae.sweep.claims import Claims
 from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.states import Outcome
+from temporal_sae.sweep.states import Outcome, worker_name
+from tests.slurm.cluster import wait_until
+from tests.sweep.folders import is_alive, planned
 
 FOREVER = 600
 SEEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "MASTER_PORT")
@@ -41,18 +42,14 @@ def stubborn(folder):
 def one_rank_dies(folder):
     """The second process dies once the first is at work."""
     if os.environ["RANK"] == "1":
-        while not is_alive(folder / "began0"):
-            time.sleep(0.01)
+        began = folder / "began0"  # there may be one of an earlier attempt
+        wait_until(lambda: began.exists() and is_alive(pid_in(began)), "the first process")
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(FOREVER)
 
 
-def is_alive(began):
-    try:
-        os.kill(json.loads(began.read_text())["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return True
+def pid_in(began):
+    return json.loads(began.read_text())["pid"]
 
 
 KINDS = {
@@ -64,12 +61,6 @@ KINDS = {
 }
 
 
-def stop_when_alone():
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
@@ -79,10 +70,11 @@ def main():
     options = parser.parse_args()
     if options.plugins == "broken":
         sys.exit("error: plugins='broken': must be another")
-    threading.Thread(target=stop_when_alone, daemon=True).start()
+    threading.Thread(target=signals.stop_when_alone, daemon=True).start()
     folder, rank = SweepFolder(options.folder), os.environ.get("RANK", "0")
-    name = f"{socket.gethostname()}:{os.getpid()}"
-    claims = Claims(folder, name, int(options.workers), str, lambda config: None)
+    claims = Claims(
+        folder, worker_name(os.getpid()), int(options.workers), str, lambda config: None
+    )
     if rank != "0":  # the first process decides for all; here they know
         do(folder.path / folder.jobs()[0].folder, folder.configs()[0], rank)
         return
@@ -105,11 +97,7 @@ def launch(folder, kinds, plugins=(), **options):
     from temporal_sae.sweep import local, slots
 
     slots.WORKER = (sys.executable, "-P", __file__)
-    sweep = SweepFolder(folder)
-    wanted = [[f"n={n}"] for n in range(len(kinds))]
-    sweep.path.mkdir(exist_ok=True)
-    sweep.plan("command", "local", wanted, lambda n, overrides: str(n))
-    sweep.write_configs({n: {"kind": kind} for n, kind in enumerate(kinds)})
+    sweep = planned(folder, [{"kind": kind} for kind in kinds], name="{}")
     return local.LocalLauncher(**options).work(sweep, range(len(kinds)), plugins)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import ExitStack
 
 import pytest
 from filelock import FileLock
@@ -13,7 +12,8 @@ from temporal_sae.errors import RunError
 from temporal_sae.sweep import claims as claims_module
 from temporal_sae.sweep.claims import Claims, open_again, settle, unclaimed
 from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.states import Outcome, State
+from tests.sweep.folders import leave, planned
 
 
 @pytest.fixture
@@ -23,11 +23,7 @@ def sweep(tmp_path):
 
 def of_streams(path, streams):
     """A sweep with a job for each letter, which names its stream."""
-    sweep = SweepFolder(path)
-    wanted = [[f"n={n}", f"stream={stream}"] for n, stream in enumerate(streams)]
-    sweep.plan("command", "local", wanted, lambda n, overrides: f"{n}_x")
-    sweep.write_configs({n: {"stream": stream} for n, stream in enumerate(streams)})
-    return sweep
+    return planned(path, [{"stream": stream} for stream in streams])
 
 
 def worker(sweep, name="w", n_workers=1, check=lambda config: None):
@@ -38,14 +34,9 @@ def numbers(claims):
     return [claim.job.number for claim in claims]
 
 
-def leave(sweep, number, status, step=None, **more):
-    """What a run leaves in its folder."""
-    folder = sweep.path / f"{number}_x"
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"status": status, "config": {}, **more}))
-    if step is not None:
-        (folder / "checkpoints" / f"step_{step:09d}.0.safetensors").touch()
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": step}))
+def settle_all(claims, jobs):
+    for number in jobs:
+        claims.settle(number, Outcome())
 
 
 def die(claims):
@@ -61,8 +52,7 @@ def test_one_worker_takes_all_that_shares_a_stream(tmp_path):
     assert numbers(first) == [0, 2]
     assert [claim.config for claim in first] == [{"stream": "a"}] * 2
     assert first[1].job.overrides == ("n=2", "stream=a")
-    for number in (0, 2):
-        claims.settle(number, Outcome())
+    settle_all(claims, (0, 2))
     assert numbers(claims.take()) == [1, 3]
     assert claims.take() == []
 
@@ -77,8 +67,7 @@ def test_no_job_is_claimed_twice_and_locks_and_files_are_given_back(sweep, monke
     other.settle(3, Outcome())
     one.give_back(untried=True)
     assert numbers(other.take()) == [0, 1, 2]
-    for number in range(3):
-        other.settle(number, Outcome())
+    settle_all(other, range(3))
     assert unclaimed(sweep, range(4)) == []
     assert not list(sweep.work.glob("*.lock"))
 
@@ -111,10 +100,8 @@ def test_what_a_dead_worker_had_is_run_alone_after_the_others(sweep):
     assert len(first.take(most=2)) == 2
     die(first)
     second = worker(sweep, "second")
-    assert numbers(second.take()) == [2, 3]
-    assert numbers(second.take()) == [0]
-    assert numbers(second.take()) == [1]
-    assert States(sweep.work).read(1) == State(2, 0, "second")
+    assert [numbers(second.take()) for _ in range(3)] == [[2, 3], [0], [1]]
+    assert sweep.states.read(1) == State(2, 0, "second")
 
 
 def test_a_job_that_ends_its_worker_twice_is_given_up_and_says_where(tmp_path):
@@ -124,26 +111,37 @@ def test_a_job_that_ends_its_worker_twice_is_given_up_and_says_where(tmp_path):
         claims = worker(sweep, name)
         assert numbers(claims.take()) == [0]
         assert numbers(other.take()) == ([1] if name == "one" else [])
-        leave(sweep, 0, "running", step=0)
+        leave(sweep.path / "0_x", "running", step=0)
         die(claims)
     (sweep.path / "0_x" / "metrics.jsonl").write_text('{"step": 7}')
     assert worker(sweep, "three").take() == []
     reason = "ended without a word at step 7 (killed, or out of memory?)"
-    assert States(sweep.work).read(0).outcome == Outcome(reason)
+    assert sweep.states.read(0).outcome == Outcome(reason)
     record = json.loads((sweep.path / "0_x/run.json").read_text())
     assert (record["status"], record["reason"]) == ("failed", reason)
 
 
-def test_one_that_has_got_on_meanwhile_is_not_given_up(sweep):
+def test_one_that_has_got_on_meanwhile_is_not_given_up(tmp_path):
+    sweep = of_streams(tmp_path, "a")
     for step in (10, 20, 30, 40):
         claims = worker(sweep, f"at {step}")
-        mine = numbers(claims.take(most=1))
-        while mine != [0]:
-            claims.settle(mine[0], Outcome())
-            mine = numbers(claims.take(most=1))
-        leave(sweep, 0, "running", step=step)
+        assert numbers(claims.take()) == [0]
+        leave(sweep.path / "0_x", "running", step=step)
         die(claims)
-    assert States(sweep.work).read(0).attempts == 1
+    assert sweep.states.read(0).attempts == 1
+
+
+def test_a_worker_that_ends_while_another_looks_is_not_taken_for_a_dead_one(tmp_path, monkeypatch):
+    sweep = of_streams(tmp_path, "a")
+    claims = worker(sweep, "one")
+    claims.take()
+
+    def ends(lock):
+        claims.settle(0, Outcome())
+        return False
+
+    monkeypatch.setattr(claims_module, "is_held", ends)
+    assert worker(sweep, "two").take() == []
 
 
 @pytest.mark.parametrize(
@@ -156,14 +154,14 @@ def test_one_that_has_got_on_meanwhile_is_not_given_up(sweep):
 def test_what_came_to_its_end_before_its_worker_did_is_not_run_again(sweep, left, outcome):
     claims = worker(sweep, "one")
     claims.take(most=1)
-    leave(sweep, 0, **left)
+    leave(sweep.path / "0_x", **left)
     die(claims)
     assert numbers(worker(sweep, "two").take()) == [1, 2, 3]
-    assert States(sweep.work).read(0).outcome == outcome
+    assert sweep.states.read(0).outcome == outcome
 
 
 def test_a_finished_run_that_is_to_be_repeated_is_repeated(sweep):
-    leave(sweep, 0, "finished")
+    leave(sweep.path / "0_x", "finished")
     claims = worker(sweep, "one")
     claims.take(most=1)
     die(claims)
@@ -171,55 +169,37 @@ def test_a_finished_run_that_is_to_be_repeated_is_repeated(sweep):
     assert [numbers(claims.take()), numbers(claims.take())] == [[1, 2, 3], [0]]
 
 
-def test_jobs_that_have_failed_wait_for_the_next_command(sweep):
-    claims = worker(sweep)
-    claims.take()
-    for number in range(4):
-        claims.settle(number, Outcome("no" if number == 2 else None))
-    assert claims.take() == []
-    open_again(sweep, [2])
-    assert numbers(claims.take()) == [2]
-
-
-def test_the_next_command_doubts_no_job_that_an_earlier_one_was_killed_with(sweep):
+def test_the_next_command_repeats_what_has_failed_and_doubts_nothing(sweep):
     claims = worker(sweep)
     claims.take(most=3)
-    die(claims)
+    claims.settle(0, Outcome("no"))
+    die(claims)  # with two jobs
     held = worker(sweep, "alive")
     assert numbers(held.take()) == [3]
     open_again(sweep, range(4))
-    assert [States(sweep.work).read(n).attempts for n in range(4)] == [0, 0, 0, 1]
+    assert [sweep.states.read(n).attempts for n in range(4)] == [0, 0, 0, 1]
     assert numbers(worker(sweep, "next").take()) == [0, 1, 2]
 
 
-def test_a_worker_that_stops_in_good_order_makes_nobody_suspicious(sweep):
-    claims = worker(sweep)
-    claims.take()
-    claims.give_back(untried=True)
-    assert [States(sweep.work).read(n) for n in range(4)] == [State()] * 4
-
-
-def test_what_has_ended_before_such_a_stop_is_settled(sweep):
+def test_what_has_ended_before_a_stop_in_good_order_is_settled_and_the_rest_is_untried(sweep):
     """A cluster starts the worker again, and it must not find a finished run to do."""
     claims = worker(sweep)
     claims.take()
-    leave(sweep, 0, "finished")
-    leave(sweep, 1, "failed", reason="loss is NaN")
-    leave(sweep, 2, "stopped", reason="preempted at step 3: queued again")
+    leave(sweep.path / "0_x", "finished")
+    leave(sweep.path / "1_x", "failed", reason="loss is NaN")
+    leave(sweep.path / "2_x", "stopped", reason="preempted at step 3: queued again")
     claims.give_back(untried=True)
+    states = [sweep.states.read(number) for number in range(4)]
+    assert [state.outcome for state in states[:2]] == [Outcome(), Outcome("loss is NaN")]
+    assert states[2:] == [State(), State()]
     assert numbers(worker(sweep).take()) == [2, 3]
-    outcomes = [States(sweep.work).read(number).outcome for number in (0, 1)]
-    assert outcomes == [Outcome(), Outcome("loss is NaN")]
 
 
 def test_jobs_that_a_later_command_adds_are_found(sweep):
     claims = worker(sweep)
     claims.take()
-    for number in range(4):
-        claims.settle(number, Outcome())
-    wanted = [["n=4", "stream=b"]]
-    sweep.plan("command", "local", wanted, lambda n, overrides: f"{n}_x", all_of_them=False)
-    sweep.write_configs({4: {"stream": "b"}})
+    settle_all(claims, range(4))
+    planned(sweep.path, [{"stream": "a"}] * 4 + [{"stream": "b"}])
     assert numbers(claims.take()) == [4]
 
 
@@ -245,10 +225,12 @@ def test_without_a_folder_there_is_no_work_and_nothing_is_made(tmp_path):
 
 
 def test_the_reason_is_noted_where_the_run_could_not(sweep):
-    leave(sweep, 1, "running")
-    with ExitStack() as held:
-        held.enter_context(FileLock(sweep.path / "1_x/.lock"))
-        settle(sweep, "1_x", 1, Outcome("why"))
-        assert json.loads((sweep.path / "1_x/run.json").read_text())["status"] == "running"
-    settle(sweep, "1_x", 1, Outcome("why"))
-    assert json.loads((sweep.path / "1_x/run.json").read_text())["reason"] == "why"
+    def noted():
+        settle(sweep, sweep.jobs()[1], Outcome("why"))
+        record = json.loads((sweep.path / "1_x/run.json").read_text())
+        return record["status"], record.get("reason")
+
+    leave(sweep.path / "1_x", "running")
+    with FileLock(sweep.path / "1_x/.lock"):
+        assert noted() == ("running", None)
+    assert noted() == ("failed", "why")

@@ -12,9 +12,11 @@ from hydra.core.plugins import Plugins
 from temporal_sae.commands import in_shell, program
 from temporal_sae.errors import EvaluationFailed, RunError
 from temporal_sae.experiment.together import Ending
+from temporal_sae.locks import ProcessLock
 from temporal_sae.sweep import worker
 from temporal_sae.sweep.__main__ import main
 from temporal_sae.sweep.basic import BasicLauncher
+from temporal_sae.sweep.local import LocalLauncher
 from temporal_sae.sweep.plan import SweepFolder
 from temporal_sae.sweep.status import read_sweep
 from temporal_sae.training import Stopped
@@ -77,17 +79,9 @@ def states():
 def test_every_job_has_a_folder_named_after_what_it_changes(sweep, runs):
     code, out, err = sweep("tracker.window_size=5,6", "seed=1,2", "loss.ortho_weight=0.5")
     assert (code, err, sorted(runs)) == (0, "", [5, 5, 6, 6])
-    left = {path.name for path in Path("s").iterdir()}
-    names = {
-        f"{2 * a + b}_tracker.window_size={5 + a},seed={1 + b}" for a in (0, 1) for b in (0, 1)
-    }
-    assert left == names | {
-        ".sweep",
-        "sweep.json",
-        "sweep.csv",
-        "sweep_full.parquet",
-        "multirun.yaml",
-    }
+    names = {f"{n}_tracker.window_size={5 + n // 2},seed={1 + n % 2}" for n in range(4)}
+    files = {".sweep", "sweep.json", "sweep.csv", "sweep_full.parquet", "multirun.yaml"}
+    assert {path.name for path in Path("s").iterdir()} == names | files
     record = json.loads(Path("s/3_tracker.window_size=6,seed=2/run.json").read_text())
     assert record["seed"] == 2
     assert record["overrides"] == ["tracker.window_size=6", "seed=2", "loss.ortho_weight=0.5"]
@@ -116,6 +110,7 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep, runs):
     assert len(told) == 4
     assert out.count("Traceback") == 1  # of the bug, and of nothing else
     assert states() == ["failed", "failed", "failed", "finished"]
+    assert [path.parent.name for path in Path("s").glob("*/log.txt")] == ["3_tracker.window_size=4"]
     with open("s/sweep.csv") as file:
         assert [row["reason"] for row in csv.DictReader(file)][1] == "no such text"
 
@@ -123,6 +118,8 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep, runs):
 def test_the_same_command_does_what_is_missing_and_more_values_what_is_new(sweep, runs):
     runs.does = {1: RunError("late: the disk went away")}
     assert sweep("tracker.window_size=1,2")[0] == 4
+    record = json.loads(Path("s/0_tracker.window_size=1/run.json").read_text())
+    assert (record["status"], record["reason"]) == ("failed", "late: the disk went away")
     runs.clear()
     runs.does = {}
     assert sweep("tracker.window_size=1,2")[0] == 0
@@ -138,13 +135,6 @@ def test_the_same_command_does_what_is_missing_and_more_values_what_is_new(sweep
     assert "3 jobs in s, 3 of them finished already" in out
     assert sweep("tracker.window_size=1,2,3", "overwrite=true")[0] == 0
     assert sorted(runs) == [1, 2, 3]
-
-
-def test_a_job_that_could_not_say_that_it_failed_is_recorded_as_failed(sweep, runs):
-    runs.does = {1: MemoryError("late")}
-    assert sweep("tracker.window_size=1,2")[0] == 4
-    record = json.loads(Path("s/0_tracker.window_size=1/run.json").read_text())
-    assert (record["status"], record["reason"]) == ("failed", "MemoryError: late")
 
 
 @pytest.mark.parametrize(
@@ -171,24 +161,16 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(sweep, runs, stopped, exp
     assert runs == [2, 3]
 
 
-def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(sweep, runs):
-    sweep("tracker.window_size=1")
+def test_the_folder_of_another_sweep_or_of_one_that_runs_is_left_as_it_is(sweep, runs):
+    sweep("tracker.window_size=1,2")
     before = sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir())
     runs.clear()
     with SweepFolder("s").held():
-        code, out, err = sweep("tracker.window_size=1,2")
-    assert (code, out, err) == (2, "", "error: s: another sweep is running in this folder\n")
-    assert runs == []
-    assert sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir()) == before
-
-
-def test_another_sweep_in_the_same_folder_is_refused(sweep, runs):
-    sweep("tracker.window_size=1,2")
-    before = sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir())
+        told = sweep("tracker.window_size=1,2,3")
+    assert told == (2, "", "error: s: another sweep is running in this folder\n")
     code, _, err = sweep("tracker.window_size=1", "loss.ortho_weight=9")
-    assert code == 2
+    assert (code, err.count("\n"), runs) == (2, 1, [])
     assert err.startswith("error: s: holds another sweep (2 of its 2 jobs are not in this command")
-    assert err.count("\n") == 1
     assert sorted((p, p.stat().st_mtime_ns) for p in Path("s").iterdir()) == before
 
 
@@ -224,6 +206,28 @@ def test_what_a_launcher_cannot_do_is_one_line_and_leaves_nothing(sweep, runs, m
     assert runs == []
 
 
+def test_a_class_whose_module_is_not_named_is_refused_before_any_worker_starts(
+    sweep, monkeypatch, tmp_path
+):
+    (tmp_path / "mine.py").write_text("class Own:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workers = []
+
+    def work(self, folder, numbers, plugins):
+        workers.append(plugins)
+        return "it was not done"
+
+    monkeypatch.setattr(LocalLauncher, "work", work)
+    words = ("hydra/launcher=local", "sae._target_=mine.Own", "tracker.window_size=1,2")
+    code, _, err = sweep(*words)
+    assert (code, workers) == (2, [])
+    assert err.startswith("error: s/.sweep/configs.json: sae._target_='mine.Own': must be ")
+    assert err.endswith("where it is a class of your own, name its module: plugins=[my_module]\n")
+    assert list(Path.cwd().iterdir()) == []
+    assert sweep(*words, "plugins=[mine]")[0] == 4
+    assert workers == [["mine"]]
+
+
 def test_a_job_that_no_worker_has_done_says_so(sweep, runs, monkeypatch):
     monkeypatch.setattr(BasicLauncher, "work", lambda *given: "the cluster is gone")
     code, _, err = sweep("tracker.window_size=1,2")
@@ -235,16 +239,13 @@ def test_a_job_that_no_worker_has_done_says_so(sweep, runs, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["hydra/sweeper=basic"], "hydra/sweeper=basic: must be one of grid, bayes"),
-        (
-            ["hydra/sweeper=basic", "hydra/launcher=local"],
-            "hydra/launcher=local: needs hydra/sweeper=grid or bayes",
-        ),
-        (["hydra.sweeper.max_batch_size=2"], "hydra.sweeper.max_batch_size: is gone: workers"),
+        ("hydra/sweeper=basic", "hydra/sweeper=basic: must be one of grid, bayes"),
+        ("hydra/sweeper=basic hydra/launcher=local", "hydra/launcher=local: needs hydra/sweeper=g"),
+        ("hydra.sweeper.max_batch_size=2", "hydra.sweeper.max_batch_size: is gone: workers"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(sweep, runs, words, message):
-    code, _, err = sweep("tracker.window_size=1,2", *words)
+    code, _, err = sweep("tracker.window_size=1,2", *words.split())
     assert (code, err.count("\n"), runs) == (2, 1, [])
     assert err.startswith(f"error: {message}")
 
@@ -258,17 +259,6 @@ def test_a_launcher_of_somebody_elses_is_one_line(sweep, runs, monkeypatch):
     code, _, err = sweep("tracker.window_size=1,2", "hydra/launcher=local")
     assert (code, runs) == (2, [])
     assert err == "error: hydra/launcher='local': must be one of basic, local, slurm\n"
-
-
-def test_what_a_job_says_is_in_its_log(sweep, runs):
-    runs.does = {1: ValueError("a bug"), 2: RunError("late: gone")}
-    assert sweep("tracker.window_size=1,2,3")[0] == 4
-    bug, gone, fine = ([p.read_text() for p in Path("s").glob(f"{n}_*/log.txt")] for n in range(3))
-    assert bug == []  # it has no folder
-    assert gone[0].splitlines()[0].startswith("--- ")
-    assert gone[0].splitlines()[-1].endswith("window_size=2: error: late: gone")
-    assert "tracker.window_size=3" in fine[0]
-    assert "gone" not in fine[0]
 
 
 def test_folders_of_ones_own_must_differ(sweep, runs):
@@ -300,8 +290,10 @@ def test_a_sweep_is_shown(sweep, runs, capsys):
     Path("s/sweep.csv").unlink()
     code, out, err = shown(capsys, "s", "--watch")
     assert (code, err) == (4, "")
-    assert "1 of 2 finished, 1 failed" in out
+    assert out.startswith("1 of 2 finished, 1 failed\n")
+    assert out.count("1 of 2 finished, 1 failed") == 2
     assert "late: broken" in out
+    assert out.count("sweep.csv") == 1
     command = SweepFolder("s").read()["command"]
     assert out.splitlines()[-1] == f"to do what is missing: {command}"
     assert Path("s/sweep.csv").exists()
@@ -311,6 +303,12 @@ def test_a_sweep_is_shown(sweep, runs, capsys):
     sweep("tracker.window_size=1,2")
     code, out, _ = shown(capsys, "s")
     assert (code, "to do what is missing" in out) == (0, False)
+
+
+def test_the_table_of_a_sweep_without_results_is_named_once(sweep, runs, capsys):
+    runs.does = {2: RunError("late: broken")}
+    sweep("tracker.window_size=2")
+    assert shown(capsys, "s")[1].count("written: s/sweep.csv\n") == 1
 
 
 @pytest.mark.slow
@@ -337,6 +335,22 @@ def test_a_sweep_of_real_runs(command, random_gemma):
         core = found["core evaluation results"]["metrics"]
         assert float(row["core.l0"]) == core["sparsity"]["l0"]
         assert float(row["tokens_per_second"]) > 0
+
+
+def test_what_killed_writers_have_left_is_removed_unless_a_worker_is_there(sweep, runs):
+    sweep("tracker.window_size=1,2")
+    left = [Path("s/.unfinished-a"), Path("s/.sweep/.unfinished-b")]
+    job = Path("s/0_tracker.window_size=1/.unfinished-c")  # left to the next run in there
+    for path in [*left, job]:
+        path.touch()
+    lock = ProcessLock(Path("s/.sweep/1.lock"))
+    lock.acquire()
+    sweep("tracker.window_size=1,2")
+    assert all(path.exists() for path in left)
+    lock.release()
+    sweep("tracker.window_size=1,2")
+    assert not any(path.exists() for path in left)
+    assert job.exists()
 
 
 def test_a_sweep_whose_folder_is_removed_ends_in_one_line_and_makes_no_part_of_it_again(
@@ -376,9 +390,7 @@ def test_a_folder_in_a_files_place_is_one_line(sweep, runs, capsys):
     assert sweep("tracker.window_size=100,200")[0] == 0
     Path("s", "sweep.csv").unlink()
     Path("s", "sweep.csv").mkdir()
-    with pytest.raises(SystemExit):
-        main(["s"])
-    out, err = capsys.readouterr()
+    code, out, err = shown(capsys, "s")
+    assert (code, err.count("\n")) == (2, 1)
     assert "2 of 2 finished" in out
     assert err.startswith("error: s/sweep.csv: cannot be used (")
-    assert err.count("\n") == 1

@@ -6,15 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from temporal_sae.files import TEMPORARY
+from tests.slurm.cluster import wait_until
+from tests.sweep.folders import is_alive
 from tests.test_end_to_end import LONGER, ROOT, sha256
 
 pytestmark = pytest.mark.slow
+LAUNCH = (sys.executable, str(ROOT / "launch.py"))
 WINDOWS = (200, 300, 400)
 PATIENCE = 300
 
@@ -22,26 +23,14 @@ PATIENCE = 300
 def start(options, folder):
     """A sweep over the windows on two workers, in a session of its own as a terminal gives it."""
     windows = ",".join(str(window) for window in WINDOWS)
+    launcher = "hydra/launcher=local hydra.launcher.devices=cpu hydra.launcher.workers=2"
     command = [
-        sys.executable,
-        str(ROOT / "launch.py"),
-        "-m",
-        "hydra/launcher=local",
-        "hydra.launcher.devices=cpu",
-        "hydra.launcher.workers=2",
-        "hydra.launcher.threads=1",
+        *(*LAUNCH, "-m", *launcher.split(), "hydra.launcher.threads=1"),
         "hydra.sweep.subdir=${tracker.window_size}",
-        *(option for option in options if not option.startswith("tracker.window_size")),
-        f"tracker.window_size={windows}",
-        f"hydra.sweep.dir={folder}",
+        *(*options, f"tracker.window_size={windows}", f"hydra.sweep.dir={folder}"),
     ]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, text=True, start_new_session=True, **pipes)
 
 
 def finish(process):
@@ -53,14 +42,11 @@ def finish(process):
 def wait_for_training(folder, steps):
     """Until a job has got so far."""
     metrics = folder / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= steps / 5)
 
+    def is_so():
+        return metrics.exists() and metrics.read_text().count("\n") >= steps / 5
 
-def wait_until(is_so):
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(is_so, f"step {steps}", 0.01, PATIENCE)
 
 
 def processes_in(folder, window="*"):
@@ -69,13 +55,10 @@ def processes_in(folder, window="*"):
     return [int(pid) for pid in re.findall(r"^--- .* process (\d+)$", logs, re.MULTILINE)]
 
 
-def is_alive(pid):
-    return Path(f"/proc/{pid}").exists()
-
-
 @pytest.fixture(scope="module")
 def options(random_gemma):
-    return (f"model.name={random_gemma}", *LONGER)
+    own = [option for option in LONGER if not option.startswith("tracker.window_size")]
+    return (f"model.name={random_gemma}", *own)
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +83,9 @@ def assert_tidy(folder):
 
 def test_a_job_is_the_run_that_it_would_be_alone(options, undisturbed, tmp_path):
     window = WINDOWS[-1]
-    alone = [o for o in options if not o.startswith("tracker.window_size")]
-    subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "launch.py"),
-            *alone,
-            f"tracker.window_size={window}",
-            f"hydra.run.dir={tmp_path}/run",
-        ],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    words = [*options, f"tracker.window_size={window}", f"hydra.run.dir={tmp_path}/run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*LAUNCH, *words], check=True, env=environment)
     assert sha256(tmp_path / "run") == sha256(undisturbed / str(window))
     assert_tidy(undisturbed)
 
@@ -127,7 +101,7 @@ def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(options, undisturbed
     assert "stopping 3 jobs" in output
     assert f"hydra.sweep.dir={folder}" in output
     assert len(pids := set(processes_in(folder))) == 2
-    assert not any(is_alive(pid) for pid in pids)
+    assert not any(map(is_alive, pids))
     assert_tidy(folder)
     begun = [path.parent for path in folder.glob("*/run.json")]
     assert len(begun) >= 2
@@ -137,24 +111,3 @@ def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(options, undisturbed
     finish(start(options, folder))
     assert "continuing at step" in (folder / f"{WINDOWS[0]}/log.txt").read_text()
     assert_as_undisturbed(folder, undisturbed)
-
-
-def test_a_killed_worker_is_replaced_and_a_killed_launcher_leaves_none(
-    options, undisturbed, tmp_path
-):
-    folder = tmp_path / "sweep"
-    process = start(options, folder)
-    wait_for_training(folder / str(WINDOWS[0]), 20)
-    (victim,) = processes_in(folder, WINDOWS[0])
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: len(processes_in(folder, WINDOWS[0])) == 2)
-    wait_for_training(folder / str(WINDOWS[0]), 60)
-    process.kill()
-    process.communicate(timeout=PATIENCE)
-    wait_until(lambda: not any(is_alive(pid) for pid in processes_in(folder)))
-    record = json.loads((folder / f"{WINDOWS[0]}/run.json").read_text())
-    assert record["status"] in ("stopped", "finished")  # it had a moment to save what it had
-    finish(start(options, folder))
-    assert_as_undisturbed(folder, undisturbed)
-    assert_tidy(folder)
-    assert not list(folder.rglob("*.lock"))

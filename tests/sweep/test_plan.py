@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError
-from temporal_sae.sweep.plan import SweepFolder, identity, key_of, varying_keys, what_varies
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.plan import SweepFolder
+from temporal_sae.sweep.states import Outcome, State
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def plan(sweep, *jobs, **options):
 
 
 def failed(sweep, number, reason):
-    sweep.work.mkdir(exist_ok=True)
-    States(sweep.work).write(number, State(outcome=Outcome(reason)))
+    sweep.states.write(number, State(outcome=Outcome(reason)))
 
 
 def numbers(jobs):
@@ -45,28 +44,23 @@ def test_no_job_ever_changes_its_number(tmp_path_factory, orders, data):
     for order in orders:
         wanted = [o for o in order if o in seen or data.draw(st.booleans())]
         for job in plan(sweep, *wanted) if wanted else []:
-            assert seen.setdefault(job.overrides[0], (job.number, job.folder)) == (
-                job.number,
-                job.folder,
-            )
+            place = job.number, job.folder
+            assert seen.setdefault(job.overrides[0], place) == place
     assert sorted(number for number, _ in seen.values()) == list(range(len(seen)))
 
 
 def test_options_that_change_no_result_do_not_make_another_job(sweep):
     plan(sweep, "a=1")
     (job,) = plan(sweep, "device=cuda overwrite=true a=1 debug=true")
-    assert (job.number, job.overrides) == (
-        0,
-        ("device=cuda", "overwrite=true", "a=1", "debug=true"),
-    )
+    assert job.number == 0
+    assert job.overrides == ("device=cuda", "overwrite=true", "a=1", "debug=true")
 
 
 def test_another_sweep_is_refused_and_nothing_is_changed(sweep):
     plan(sweep, "a=1 c=0", "a=2 c=0")
     before = (sweep.path / "sweep.json").read_bytes()
-    with pytest.raises(
-        RunError, match=r"another sweep \(1 of its 2 jobs .*, such as a=1\); choose"
-    ):
+    told = r"another sweep \(1 of its 2 jobs .*, such as a=1\); choose"
+    with pytest.raises(RunError, match=told):
         plan(sweep, "a=2 c=0", "a=3 c=0")
     assert (sweep.path / "sweep.json").read_bytes() == before
     assert numbers(plan(sweep, "a=3 c=0", all_of_them=False)) == [2]
@@ -75,7 +69,7 @@ def test_another_sweep_is_refused_and_nothing_is_changed(sweep):
 def test_a_mistake_that_kept_a_job_from_starting_may_be_corrected(sweep):
     plan(sweep, "a=1", "a=oops", "a=2")
     failed(sweep, 1, "a='oops': must be a number")
-    assert numbers(plan(sweep, "a=1", "a=2", "a=3")) == [0, 2, 3]
+    assert numbers(plan(sweep, "a=1", "a=2", "a=3")) == numbers(sweep.jobs()) == [0, 2, 3]
     failed(sweep, 2, "killed by SIGKILL")
     (sweep.path / "2_x").mkdir()
     with pytest.raises(RunError, match="such as a=2"):
@@ -83,9 +77,8 @@ def test_a_mistake_that_kept_a_job_from_starting_may_be_corrected(sweep):
 
 
 def test_two_jobs_in_one_folder_are_refused(sweep):
-    with pytest.raises(
-        RunError, match=r"hydra.sweep.subdir=here: must differ between jobs 0 and 1"
-    ):
+    told = r"hydra.sweep.subdir=here: must differ between jobs 0 and 1"
+    with pytest.raises(RunError, match=told):
         sweep.plan("command", "basic", [["a=1"], ["a=2"]], lambda n, overrides: "here")
     assert not sweep.exists()
 
@@ -120,15 +113,6 @@ def test_a_note_that_is_damaged_is_one_line(sweep):
         sweep.jobs()
 
 
-def test_words_about_overrides():
-    assert identity(["+a=1", "b=2", "overwrite=true"]) == {"+a=1", "b=2"}
-    assert key_of("++a.b=c=d") == "a.b"
-    jobs = [["a=1", "b=2", "s=1"], ["b=2", "a=2", "s=1"], ["a=1", "tracker=off", "s=1"]]
-    assert varying_keys(jobs) == {"a", "b", "tracker"}
-    assert what_varies(jobs[2], varying_keys(jobs)) == "a=1 tracker=off"
-    assert varying_keys([]) == varying_keys(jobs[:1]) == set()
-
-
 @pytest.mark.parametrize(
     "name", ["/etc", "..", "../..", "a/../../b", "", ".", "a\0b", "\ud800", "x" * 300]
 )
@@ -140,6 +124,16 @@ def test_no_job_has_its_folder_outside_the_sweeps(sweep, name):
     note["jobs"][0]["folder"] = name
     (sweep.path / "sweep.json").write_text(json.dumps(note))
     with pytest.raises(RunError, match=r"jobs\.0\.folder=.*: must be a folder below the sweep's"):
+        sweep.jobs()
+
+
+@pytest.mark.parametrize(("key", "value"), [("number", 0), ("folder", "0_x"), ("folder", "./0_x/")])
+def test_a_note_with_one_place_for_two_jobs_is_refused(sweep, key, value):
+    plan(sweep, "a=1", "a=2")
+    note = sweep.read()
+    note["jobs"][1][key] = value
+    (sweep.path / "sweep.json").write_text(json.dumps(note))
+    with pytest.raises(RunError, match=rf"jobs\.1\.{key}={value!r}: must be no other job's"):
         sweep.jobs()
 
 

@@ -6,15 +6,17 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 
 from temporal_sae.experiment.folder import RunFolder
 from temporal_sae.sweep import status
-from temporal_sae.sweep.plan import Job, SweepFolder
+from temporal_sae.sweep.plan import Job
 from temporal_sae.sweep.states import Outcome, State
 from temporal_sae.sweep.status import read_job, read_sweep
+from tests.sweep.folders import leave, planned
 
 CONFIG = {"trainer": {"num_tokens": 1100, "batch_size": 100}}
 JOB = Job(3, "3_a=1", ("a=1",))
@@ -28,7 +30,7 @@ def folder(tmp_path):
 
 
 def record(folder, state, **more):
-    (folder / "run.json").write_text(json.dumps({"status": state, "config": CONFIG, **more}))
+    leave(folder, state, config=CONFIG, **more)
 
 
 def metrics(folder, *steps, rest=""):
@@ -85,12 +87,11 @@ def test_jobs_that_stopped_failed_or_are_missing(folder):
     noted = Job(3, JOB.folder, JOB.overrides, reason="a=1: must be\n at least 2")
     assert read_job(Path("/no/such"), noted).state == "failed"
     record(folder, "stopped", reason="stopped at step 5")
-    assert (read_job(folder, noted).state, read_job(folder, noted).reason) == (
-        "stopped",
-        "stopped at step 5",
-    )
+    found = read_job(folder, noted)
+    assert (found.state, found.reason) == ("stopped", "stopped at step 5")
     record(folder, "failed", reason="two\nlines")
-    assert (read_job(folder, JOB).state, read_job(folder, JOB).reason) == ("failed", "two lines")
+    found = read_job(folder, JOB)
+    assert (found.state, found.reason) == ("failed", "two lines")
     record(folder, "failed")
     assert read_job(folder, JOB).reason == "no reason is known"
 
@@ -130,14 +131,31 @@ def test_jobs_whose_workers_are_in_slurms_queue(folder, known, written, state):
 
 
 def test_the_queue_is_asked_for_a_sweep_that_it_has(tmp_path, monkeypatch):
-    sweep = SweepFolder(tmp_path)
-    sweep.plan("command", "slurm", [["a=1"]], lambda n, overrides: f"{n}_a")
+    sweep = planned(tmp_path, [{}])
     monkeypatch.setattr(status, "slurm_arrays", lambda: pytest.fail("there is no SLURM job"))
     assert read_sweep(tmp_path)[0].state == "missing"
     sweep.note("slurm_job", "12")
     for queue, state in (({"12", "13"}, "queued"), (set(), "missing")):
         monkeypatch.setattr(status, "slurm_arrays", lambda queue=queue: queue)
         assert read_sweep(tmp_path)[0].state == state
+
+
+def test_what_has_not_begun_is_queued_as_long_as_the_sweep_goes_on(tmp_path):
+    sweep = planned(tmp_path, [{}] * 4)
+    for number, state in ((1, "stopped"), (2, "running"), (3, "failed")):
+        record(tmp_path / f"{number}_x", state)
+    sweep.states.write(2, State(1, worker="n1:7"))  # which has died
+    sweep.states.write(3, State(1, outcome=Outcome("a=3: must be 2")))
+
+    def seen(**how):
+        return [job.state for job in read_sweep(tmp_path, **how)]
+
+    over = ["missing", "stopped", "failed", "failed"]
+    with sweep.held():
+        assert seen() == ["queued", "stopped", "queued", "failed"]
+        assert "ended without a word" in read_sweep(tmp_path)[2].reason
+        assert seen(goes_on=False) == over
+    assert seen() == over
 
 
 def test_a_record_that_has_not_changed_is_read_once(folder, monkeypatch):
@@ -151,13 +169,14 @@ def test_a_record_that_has_not_changed_is_read_once(folder, monkeypatch):
 
 
 def test_the_queue_as_squeue_prints_it(tmp_path, monkeypatch):
-    squeue = tmp_path / "squeue"
+    squeue, moment = tmp_path / "squeue", 0.0
     squeue.write_text("#!/bin/sh\necho 14 12\necho 13 13\n")
     squeue.chmod(0o755)
-    status._slurm_arrays.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert status._slurm_arrays(1) == {"12", "13", "14"}
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: moment))
+    assert status.slurm_arrays() == {"12", "13", "14"}
     squeue.write_text("#!/bin/sh\nexit 1\n")
-    assert status._slurm_arrays(1) == {"12", "13", "14"}
-    assert status._slurm_arrays(2) == set()
-    status._slurm_arrays.cache_clear()
+    moment = 4.9
+    assert status.slurm_arrays() == {"12", "13", "14"}  # it is not asked again at once
+    moment = 60.0
+    assert status.slurm_arrays() == set()

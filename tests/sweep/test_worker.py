@@ -10,10 +10,10 @@ import pytest
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError
 from temporal_sae.experiment.together import Ending
 from temporal_sae.sweep import worker as worker_module
-from temporal_sae.sweep.plan import SweepFolder
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.sweep.states import Outcome, State
 from temporal_sae.sweep.worker import AGAIN, Worker, main
 from temporal_sae.training import Preempted, Stopped
+from tests.sweep.folders import leave, planned
 
 CONFIG = {"seed": 1, "debug": False, "trainer": {"batch_size": 4}, "sae": {"k": 3}}
 log = logging.getLogger("temporal_sae.training")
@@ -21,11 +21,7 @@ log = logging.getLogger("temporal_sae.training")
 
 @pytest.fixture
 def sweep(tmp_path):
-    sweep = SweepFolder(tmp_path / "s")
-    sweep.work.mkdir(parents=True)
-    sweep.plan("command", "local", [["n=0"], ["n=1"]], lambda n, overrides: f"{n}_x")
-    sweep.write_configs({0: CONFIG, 1: CONFIG})
-    return sweep
+    return planned(tmp_path / "s", [CONFIG, CONFIG])
 
 
 @pytest.fixture
@@ -35,8 +31,7 @@ def runs(monkeypatch):
     def put(act):
         def run_together(requests, about, console, when_over):
             for n, request in enumerate(requests):
-                request.folder.mkdir(exist_ok=True)
-                (request.folder / "run.json").write_text('{"status": "running", "config": {}}')
+                leave(request.folder, "running")
                 with about(n):
                     ending = act(request)
                 when_over(n, Ending(*ending) if ending else Ending(1.0, None))
@@ -47,7 +42,7 @@ def runs(monkeypatch):
 
 
 def states(sweep):
-    return [States(sweep.work).read(number) for number in (0, 1)]
+    return [sweep.states.read(number) for number in (0, 1)]
 
 
 def logs(sweep):
@@ -79,21 +74,9 @@ def test_every_job_has_its_config_and_its_log(sweep, runs):
     ("error", "outcome", "logged"),
     [
         (RunError("no such text"), Outcome("no such text", True), "0_x: error: no such text"),
-        (
-            InvalidOption("k", 0, "at least 1"),
-            Outcome("k=0: must be at least 1", True),
-            "error: k=0: must be at least 1",
-        ),
-        (
-            EvaluationFailed({"core": "no"}),
-            Outcome("eval core: no", False),
-            "error: eval core: no",
-        ),
-        (
-            ValueError("a bug\nin two lines"),
-            Outcome("ValueError: a bug in two lines", False),
-            "in two lines",
-        ),
+        (InvalidOption("k", 0, "1"), Outcome("k=0: must be 1", True), "error: k=0: must be 1"),
+        (EvaluationFailed({"core": "no"}), Outcome("eval core: no"), "error: eval core: no"),
+        (ValueError("a bug\nof two"), Outcome("ValueError: a bug of two"), "of two"),
     ],
 )
 def test_why_a_job_has_failed(sweep, runs, error, outcome, logged):
@@ -107,46 +90,42 @@ def test_why_a_job_has_failed(sweep, runs, error, outcome, logged):
     assert "has failed" not in second
 
 
-@pytest.mark.parametrize(
-    "stop", [Stopped(7, signal.SIGTERM), KeyboardInterrupt(), Preempted(7, AGAIN)]
-)
-def test_a_stop_leaves_jobs_open_and_above_suspicion(sweep, runs, stop):
-    def act(request):
-        raise stop
-
-    runs(act)
-    with pytest.raises(type(stop)):
-        Worker(sweep).work()
-    assert states(sweep) == [State(), State()]
-    assert not list(sweep.work.glob("*.lock"))
-
-
 def test_the_log_of_a_job_says_that_it_was_stopped(sweep, runs):
     def act(request):
-        record = {"config": {}, "status": "finished"}
+        leave(request.folder, "finished")
         if request.folder.name == "1_x":
-            record |= {"status": "stopped", "reason": "stopped at step 7"}
-        (request.folder / "run.json").write_text(json.dumps(record))
-        if request.folder.name == "1_x":
+            leave(request.folder, "stopped", reason="stopped at step 7")
             raise Stopped(7, signal.SIGTERM)
 
     runs(act)
     with pytest.raises(Stopped):
         Worker(sweep).work()
     assert ["stopped at step 7" in text for text in logs(sweep)] == [False, True]
+    assert "interrupted" not in logs(sweep)[0]
     assert states(sweep)[0].outcome == Outcome()
     assert states(sweep)[1] == State()
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug of ours"), SystemExit(7)])
-def test_what_ends_a_worker_is_held_against_its_jobs(sweep, runs, error):
+@pytest.mark.parametrize(
+    ("end", "attempts"),
+    [
+        (Stopped(7, signal.SIGTERM), 0),
+        (KeyboardInterrupt(), 0),
+        (Preempted(7, AGAIN), 0),
+        (ValueError("a bug of ours"), 1),
+        (SystemExit(7), 1),
+    ],
+)
+def test_a_stop_is_not_held_against_jobs_and_any_other_end_of_a_worker_is(
+    sweep, runs, end, attempts
+):
     def act(request):
-        raise error
+        raise end
 
     runs(act)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(end)):
         Worker(sweep).work()
-    assert [state.attempts for state in states(sweep)] == [1, 1]
+    assert [(state.attempts, state.outcome) for state in states(sweep)] == [(attempts, None)] * 2
     assert not list(sweep.work.glob("*.lock"))
 
 

@@ -1,6 +1,8 @@
 """Several SAEs on one stream: each is to the bit what it is alone."""
 
+import gc
 import signal
+import weakref
 
 import pytest
 import torch
@@ -178,10 +180,11 @@ def test_where_the_stream_cannot_be_read_on_each_has_a_checkpoint_of_where_it_is
     with pytest.raises(Stopped):
         make_trainer(steps=STEPS).fit(parts_of(tmp_path / "other", "other", Synthetic(stop_at=20)))
     lanes = lanes_of(tmp_path, ("topk", "window", "other"), Counted(fail_at=15))
+    folders = [lane.parts.checkpoints.folder.parent for lane in lanes]
     train_together(lanes)
-    for lane, step in zip(lanes, (15, 15, 20), strict=True):
+    for lane, folder, step in zip(lanes, folders, (15, 15, 20), strict=True):
         assert "the disk is gone; a checkpoint of step" in str(lane.error)
-        assert newest(tmp_path / lane.parts.checkpoints.folder.parent.name)["step"] == step
+        assert newest(folder)["step"] == step
     lanes = lanes_of(tmp_path, ("topk", "window", "other"), Counted())
     train_together(lanes)
     for lane, kind in zip(lanes, ("topk", "window", "other"), strict=True):
@@ -236,6 +239,59 @@ def test_what_is_raised_in_place_of_a_batch_is_raised_for_all(tmp_path):
     lanes = lanes_of(tmp_path, ("topk", "other"), Broken())
     train_together(lanes)
     assert [str(lane.error) for lane in lanes] == ["for a moment"] * 2
+
+
+class Watching(Counted):
+    """Tells at batch 20 which of some objects are there."""
+
+    def __init__(self):
+        super().__init__()
+        self.watched, self.there = {}, {}
+
+    def __next__(self):
+        batch = super().__next__()
+        if self.read == 1:
+            self.watched["first batch"] = weakref.ref(batch.x)
+        if self.read == 20:
+            gc.collect()
+            self.there = {name: ref() is not None for name, ref in self.watched.items()}
+        return batch
+
+
+def test_nothing_is_held_of_one_that_has_failed_while_the_others_train(tmp_path):
+    stream = Watching()
+    lanes = lanes_of(tmp_path, ("topk", "other"), stream)
+    with torch.no_grad():
+        lanes[0].parts.sae.W_enc[0, 0] = torch.nan
+    stream.watched = {str(n): weakref.ref(lane.parts.sae) for n, lane in enumerate(lanes)}
+    train_together(lanes)
+    assert "is not finite" in str(lanes[0].error)
+    assert lanes[0].error.__traceback__ is not None
+    assert stream.there == {"0": False, "1": True, "first batch": False}
+
+
+def test_a_stream_is_let_go_when_its_last_one_has_ended(tmp_path):
+    class Scaled(Counted):
+        scale, released = 2.0, 0
+
+        def release(self, seconds):
+            assert self.read == 6
+            Scaled.released += 1
+
+    first, second = Scaled(), Watching()
+    second.watched["stream"] = weakref.ref(first)
+    short, long = SharedStream(first), SharedStream(second)
+    del first
+    views = [short.view(), short.view(), long.view()]
+    lanes = [
+        Lane(make_trainer(steps=steps), parts_of(tmp_path / str(n), "topk", view), view)
+        for n, (steps, view) in enumerate(zip((5, 6, STEPS), views, strict=True))
+    ]
+    with short.released():
+        train_together(lanes)
+    assert [lane.error for lane in lanes] == [None] * 3
+    assert second.there == {"stream": False, "first batch": False}
+    assert (Scaled.released, views[0].scale, views[1].scale) == (1, 2.0, 2.0)
 
 
 def test_a_failure_is_told_while_the_others_go_on(tmp_path):

@@ -109,6 +109,14 @@ def test_a_failed_job_is_closed_as_such_and_the_next_has_its_own_run(
     assert [run.options["name"] for run in server.runs] == ["0_seed=1", "1_seed=2"]
 
 
+def test_the_console_is_recorded_where_a_run_has_it_for_itself(command, random_gemma, server):
+    options = [*small(random_gemma), "logger=wandb"]
+    assert command(*options, "hydra.run.dir=r")[0] == 0
+    assert command("-m", *options, "loss.ortho_weight=0.1,0.2", "hydra.sweep.dir=s")[0] == 0
+    consoles = [run.options["settings"].console for run in server.runs]
+    assert consoles == [wandb.Settings().console, "off", "off"]
+
+
 def test_a_continued_run_keeps_its_id_and_nothing_is_there_twice_or_missing(
     command, random_gemma, server, monkeypatch
 ):

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from temporal_sae.errors import RunError
 from temporal_sae.eval.saebench.options import Job
-from temporal_sae.files import write_json
+from temporal_sae.files import read_end, write_json
 from temporal_sae.training.progress import duration
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
@@ -187,9 +187,4 @@ def newest_progress(log: Path) -> str:
 
 def last_lines(log: Path) -> list[str]:
     """Return the last lines of a log, where a progress bar counts as many lines."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            return LINE_ENDS.split(file.read().decode(errors="replace"))
-    except OSError:
-        return []
+    return LINE_ENDS.split(read_end(log, TAIL_BYTES).decode(errors="replace"))

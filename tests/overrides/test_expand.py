@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.sweep.expand import expand
+from temporal_sae.overrides.expand import expand
 
 
 def jobs(*typed, params=None, also=()):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from temporal_sae.commands import CONF
 from temporal_sae.errors import RunError
-from temporal_sae.sweep.compose import Composer
+from temporal_sae.overrides.compose import Composer
 
 JOBS = (
     [],

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption
-from temporal_sae.sweep.search import Interval, Search, Trial, Values, dimension
+from temporal_sae.search.proposals import Interval, Search, Trial, Values, dimension
 
 WEIGHT = Interval(0.1, 30.0, log=True, whole=False)
 WINDOW = Interval(200, 5000, log=True, whole=True)

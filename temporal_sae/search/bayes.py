@@ -12,11 +12,13 @@ from hydra.core.override_parser.types import Override
 from temporal_sae import schemas
 from temporal_sae.errors import InvalidOption, RunError, check_choice, check_int
 from temporal_sae.metrics import find_objective
-from temporal_sae.sweep.expand import by_key, spelt_out, typed_overrides
+from temporal_sae.overrides.expand import by_key, spelt_out, typed_overrides
+from temporal_sae.overrides.keys import FREE_TO_CHANGE, key_of
+from temporal_sae.report.sweep_progress import say
+from temporal_sae.search.proposals import DIRECTIONS, Search, Trial, dimension
 from temporal_sae.sweep.grid import GridSweeper, checked_params
-from temporal_sae.sweep.plan import FREE_TO_CHANGE, Job, key_of
-from temporal_sae.sweep.search import DIRECTIONS, Search, Trial, dimension
-from temporal_sae.sweep.session import Session, say
+from temporal_sae.sweep.plan import Job
+from temporal_sae.sweep.session import Session
 from temporal_sae.sweep.status import has_finished
 
 GROUP = "hydra.sweeper"

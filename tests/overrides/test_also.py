@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_sae.errors import RunError
-from temporal_sae.sweep.also import ALSO, readable
+from temporal_sae.overrides.also import ALSO, readable
 
 
 def read(value):

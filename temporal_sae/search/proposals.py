@@ -2,7 +2,7 @@
 
 A proposal is a function of the trials and of the seed alone: a new optuna study is told all trials
 every time, and nothing of it is kept. So a search that goes on after an interruption tries what it
-would have tried without one. Optuna is imported inside the functions, see the package.
+would have tried without one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from temporal_sae.errors import InvalidOption
-from temporal_sae.sweep.expand import values_of
+from temporal_sae.overrides.expand import values_of
 
 if TYPE_CHECKING:
     import optuna

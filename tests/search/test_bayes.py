@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 import launch
 from temporal_sae.cli import run_command_line
 from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
-from temporal_sae.sweep.bayes import BayesSweeper
-from temporal_sae.sweep.search import dimension
-from temporal_sae.sweep.states import Outcome, State, States
+from temporal_sae.search.bayes import BayesSweeper
+from temporal_sae.search.proposals import dimension
+from temporal_sae.sweep.states import Outcome, State
 from temporal_sae.sweep.status import read_sweep
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -44,13 +44,12 @@ class Launcher:
 
     def work(self, folder, numbers, plugins):
         self.calls.append([])
-        states = States(folder.work)
         jobs, configs = folder.jobs(), folder.configs()
         for job in jobs:
             if job.number in numbers:
                 config = configs[job.number]
                 reason = self.run(folder.path / job.folder, job, config)
-                states.write(job.number, State(outcome=reason))
+                folder.states.write(job.number, State(outcome=reason))
         return ""
 
     def run(self, folder, job, options):
@@ -245,7 +244,7 @@ def test_a_folder_of_another_search_is_refused(search):
 
 
 def test_without_optuna_one_line_says_what_is_needed(search, monkeypatch):
-    monkeypatch.setattr("temporal_sae.sweep.bayes.find_spec", lambda name: None)
+    monkeypatch.setattr("temporal_sae.search.bayes.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"^hydra/sweeper=bayes: needs optuna .pip install"):
         search()
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from temporal_sae.errors import printable
-from temporal_sae.sweep.plan import varying_keys, what_varies
-from temporal_sae.sweep.status import JobStatus
+from temporal_sae.overrides.keys import varying_keys, what_varies
+from temporal_sae.report.sweep_facts import JobStatus
 from temporal_sae.terminal import wide
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
 
 STATES = ("finished", "running", "queued", "stopped", "failed", "missing")
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
@@ -45,8 +44,6 @@ class LiveTable:
 
     def __enter__(self) -> LiveTable:
         if self.console.is_terminal:
-            from rich.live import Live
-
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         else:
@@ -78,14 +75,11 @@ class LiveTable:
             # Missing is what a job is for a moment that has ended and not said how.
             if status.state not in (self._told.get(status.number), "missing"):
                 self._told[status.number] = status.state
-                print_line(self.console, change(status, varying))
+                say(change(status, varying), self.console)
 
 
 def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
     """Return a row per job; with `lines`, those that matter most if there are more jobs."""
-    from rich.table import Table
-    from rich.text import Text
-
     shown = most_telling(statuses, lines)
     varying = varying_keys([s.overrides for s in statuses])
     left_out = len(statuses) - len(shown)
@@ -108,14 +102,12 @@ def table_of(statuses: Sequence[JobStatus], lines: int | None = None) -> Table:
 
 def print_table(statuses: Sequence[JobStatus], console: Console | None = None) -> None:
     """Print the whole table, with the summary below it."""
-    from rich.console import Console
-
     wide(console or Console()).print(table_of(statuses))
 
 
-def print_line(console: Console, line: str) -> None:
+def say(line: str, console: Console | None = None) -> None:
     """Print a line as it is, in full."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    (console or Console()).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def most_telling(statuses: Sequence[JobStatus], lines: int | None) -> list[JobStatus]:
@@ -143,13 +135,18 @@ def duration(seconds: float) -> str:
 
 def change(status: JobStatus, varying: set[str]) -> str:
     """Return one line on the state that a job has come to."""
-    what = printable(what_varies(status.overrides, varying))
     step = f" at step {status.step}/{status.total_steps}" if status.step else ""
     why = f": {status.reason}" if status.reason else ""
     told = f"{status.state}{step}{why}"
     if status.reason and status.reason.startswith(status.state):  # `stopped at step 9`
         told = status.reason
-    return f"job {status.number}{f' ({what})' if what else ''}: {told}"
+    return f"{label(status.number, status.overrides, varying)}: {told}"
+
+
+def label(number: int, overrides: Sequence[str], varying: Collection[str]) -> str:
+    """`job 3 (tracker.window_size=500)`."""
+    what = printable(what_varies(overrides, varying))
+    return f"job {number}{f' ({what})' if what else ''}"
 
 
 def summary(statuses: Sequence[JobStatus]) -> str:

@@ -11,8 +11,8 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import OverrideParseException
 
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.sweep.also import ALSO, EXAMPLE
-from temporal_sae.sweep.plan import FREE_TO_CHANGE, identity
+from temporal_sae.overrides.also import ALSO, EXAMPLE
+from temporal_sae.overrides.keys import FREE_TO_CHANGE, identity
 
 PRESET = "sweep"
 MOST_JOBS = 100_000  # each is a folder, and composed before any work begins

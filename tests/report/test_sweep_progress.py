@@ -5,8 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from temporal_sae.sweep.status import JobStatus
-from temporal_sae.sweep.table import LiveTable, duration, most_telling, print_table, summary
+from temporal_sae.report.sweep_facts import JobStatus
+from temporal_sae.report.sweep_progress import (
+    LiveTable,
+    duration,
+    most_telling,
+    print_table,
+    summary,
+)
 
 
 def job(number, state, **more):
