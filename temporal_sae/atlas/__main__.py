@@ -17,6 +17,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from temporal_sae import schemas, signals
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
@@ -49,7 +52,7 @@ def _main(arguments: list[str] | None) -> None:
     parser.add_argument("--min-z", type=float, default=0.0, help="|z| of a listed pair (0)")
     parser.add_argument("--output", type=Path, help="a folder for the tables (FOLDER/atlas)")
     parser.add_argument("--keep-firings", action="store_true", help="for a longer pass later on")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("temporal_sae").setLevel(logging.INFO)
     try:
@@ -84,10 +87,11 @@ def build(options: argparse.Namespace) -> None:
         weights_hash,
     )
 
-    overrides, record = ["eval=none", *options.overrides], None
+    overrides = ["eval=none", *options.overrides]
+    record: dict[str, Any] | None = None
     if (folder / "run.json").exists():
         cfg = evaluation_config(folder, composed(overrides))
-        record = schemas.read(folder / "run.json", schemas.EvaluatedRecord)
+        record = {**schemas.read(folder / "run.json", schemas.EvaluatedRecord)}
         sae_folder = folder / "sae"
     else:
         cfg, sae_folder = with_facts(folder, overrides), folder
@@ -95,7 +99,8 @@ def build(options: argparse.Namespace) -> None:
     output.mkdir(parents=True, exist_ok=True)
     sae, components = opened(sae_folder, cfg, output, record)
     source = components.source
-    identity = {"sae": weights_hash(sae), "source": [identity_of(cfg), source.describe()]}
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    identity = {"sae": weights_hash(sae), "source": [identity_of(config), source.describe()]}
     wanted = Options(
         options.tokens,
         options.window_size,

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from temporal_sae.atlas import loops
 from temporal_sae.atlas.firings import Firings
-from temporal_sae.kernels.threads import compiled, in_parts, on_threads
+from temporal_sae.kernels.threads import in_parts, on_threads
 
 POSTING_BYTES = 12
 BYTES_OF_POSTINGS = 2**28
 BYTES_OF_COUNTS = 2**26
-COUNTS, SQUARES = range(2)
 
 
 class Postings(NamedTuple):
@@ -65,7 +65,7 @@ def firing_counts(firings: Firings) -> np.ndarray:
     """Return in how many tokens each latent fires, int64 [d_sae]."""
     parts = torch.get_num_threads()
     counts = np.zeros((parts, firings.n_latents), np.int64)
-    on_threads(_count_firings, firings.latents, counts)
+    on_threads(loops.count_firings, firings.latents, counts)
     return counts.sum(0)
 
 
@@ -98,7 +98,7 @@ def postings_of(firings: Firings, counts: np.ndarray, lo: int, hi: int) -> Posti
     # Of the latents, not of the firings: each part then writes to places of its own, in order.
     cuts = np.searchsorted(starts, np.linspace(0, starts[-1], parts + 1)).astype(np.int64)
     cuts[0], cuts[-1] = 0, hi - lo
-    in_parts(lambda part: _list_firings(*arguments, cuts[part], cuts[part + 1]), parts)
+    in_parts(lambda part: loops.list_firings(*arguments, cuts[part], cuts[part + 1]), parts)
     return Postings(lo, starts, tokens, places)
 
 
@@ -113,55 +113,11 @@ def pair_counts(firings: Firings, postings: Postings) -> Iterator[PairCounts]:
         lists = (postings.starts, postings.tokens, postings.places)
         first = lo - postings.lo
         size = firings.window_size
-        on_threads(_count_pairs, firings.latents, firings.starts, lists, first, size, rows)
-        i, j = np.nonzero(rows[:, :, COUNTS])
+        on_threads(loops.count_pairs, firings.latents, firings.starts, lists, first, size, rows)
+        i, j = np.nonzero(rows[:, :, loops.COUNTS])
         yield PairCounts(
             (i + lo).astype(np.int32),
             j.astype(np.int32),
-            rows[i, j, COUNTS],
-            rows[i, j, SQUARES],
+            rows[i, j, loops.COUNTS],
+            rows[i, j, loops.SQUARES],
         )
-
-
-@compiled
-def _count_firings(part, parts, latents, counts):
-    own = counts[part]
-    for e in range(part * latents.size // parts, (part + 1) * latents.size // parts):
-        own[latents[e]] += 1
-
-
-@compiled
-def _list_firings(latents, token_starts, lo, starts, tokens, places, first, last):
-    """List the firings of the latents lo + first ≤ i < lo + last, each in order of its tokens."""
-    free = starts[first:last].copy()
-    for t in range(token_starts.size - 1):
-        for e in range(token_starts[t], token_starts[t + 1]):
-            own = np.int64(latents[e]) - lo - first
-            if 0 <= own < free.size:
-                tokens[free[own]] = t
-                places[free[own]] = e
-                free[own] += 1
-
-
-@compiled
-def _count_pairs(part, parts, latents, token_starts, postings, first, window_size, rows):
-    """Count pairs into rows[i, j]: tokens, and the sum of squares of the counts in windows.
-
-    A square grows by 2c + 1 when a count c grows by one; so a window's counts need no second pass.
-    """
-    starts, tokens, places = postings
-    in_window = np.zeros((rows.shape[1], 2), np.int32)  # number of the window + 1, and the count
-    for r in range(part, rows.shape[0], parts):
-        row = rows[r]
-        in_window[:] = 0
-        for q in range(starts[first + r], starts[first + r + 1]):
-            window = np.int32(tokens[q] // window_size + 1)
-            for e in range(places[q] + 1, token_starts[tokens[q] + 1]):
-                j = latents[e]
-                if in_window[j, 0] != window:
-                    in_window[j, 0] = window
-                    in_window[j, 1] = 0
-                c = in_window[j, 1]
-                in_window[j, 1] = c + 1
-                row[j, COUNTS] += 1
-                row[j, SQUARES] += 2 * np.int64(c) + 1

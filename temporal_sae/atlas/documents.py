@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from temporal_sae.activations.rows import DOCUMENT
+from temporal_sae.atlas import loops
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.statistics import Counts, lift
-from temporal_sae.kernels.threads import compiled, on_threads
+from temporal_sae.kernels.threads import on_threads
 
 BITS = 64
 
@@ -29,7 +30,7 @@ class DocumentSets:
         words = -(-self.n_documents // BITS)
         self.bits = np.zeros((firings.n_latents, words), np.uint64)
         if self.are_known:
-            _mark(firings.latents, firings.starts, number, self.bits)
+            loops.mark(firings.latents, firings.starts, number, self.bits)
 
     def sizes(self) -> np.ndarray:
         """Return in how many documents each latent fires, int32 [d_sae]."""
@@ -47,32 +48,5 @@ class DocumentSets:
 
     def _common(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         counts = np.empty(len(i), np.int32)
-        on_threads(_count_common, self.bits, i, j, counts)
+        on_threads(loops.count_common, self.bits, i, j, counts)
         return counts
-
-
-@compiled
-def _mark(latents, starts, documents, bits):
-    one = np.uint64(1)
-    for t in range(documents.size):
-        word, bit = documents[t] >> 6, np.uint64(documents[t] & 63)
-        for e in range(starts[t], starts[t + 1]):
-            bits[latents[e], word] |= one << bit
-
-
-@compiled
-def _count_common(part, parts, bits, i, j, counts):
-    for q in range(part * i.size // parts, (part + 1) * i.size // parts):
-        total = 0
-        for w in range(bits.shape[1]):
-            total += _ones(bits[i[q], w] & bits[j[q], w])
-        counts[q] = total
-
-
-@compiled
-def _ones(x):
-    """Count the bits that are set: by two, by four, by eight, and the sum of the bytes."""
-    x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)

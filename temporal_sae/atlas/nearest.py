@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from temporal_sae.kernels.threads import compiled
+from temporal_sae.atlas import loops
 
 N_NEAREST = 10
 ROWS_AT_ONCE = 1024
@@ -30,8 +30,8 @@ class Nearest:
 
     def add(self, i: np.ndarray, j: np.ndarray, score: np.ndarray) -> None:
         """Take in pairs, each for both of its latents; one whose score is NaN is left out."""
-        _insert(i, j, score.astype(np.float64), self.latents, self.scores)
-        _insert(j, i, score.astype(np.float64), self.latents, self.scores)
+        loops.insert(i, j, score.astype(np.float64), self.latents, self.scores)
+        loops.insert(j, i, score.astype(np.float64), self.latents, self.scores)
 
 
 def nearest_by_cosine(directions: Tensor, n: int = N_NEAREST) -> tuple[np.ndarray, np.ndarray]:
@@ -51,18 +51,3 @@ def nearest_by_cosine(directions: Tensor, n: int = N_NEAREST) -> tuple[np.ndarra
         values, places = block.topk(n, dim=1)
         cosines[lo : lo + len(block)], latents[lo : lo + len(block)] = values, places
     return latents, cosines
-
-
-@compiled
-def _insert(of, other, score, latents, scores):
-    """Insert `other` into the list of `of`, which falls; equal scores keep their order."""
-    last = latents.shape[1] - 1
-    for q in range(of.size):
-        own, names = scores[of[q]], latents[of[q]]
-        if not score[q] > own[last]:
-            continue
-        p = last
-        while p > 0 and score[q] > own[p - 1]:
-            own[p], names[p] = own[p - 1], names[p - 1]
-            p -= 1
-        own[p], names[p] = score[q], other[q]

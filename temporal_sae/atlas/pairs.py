@@ -49,8 +49,11 @@ class Directions(NamedTuple):
         """Return those of an SAE, on the CPU."""
         weights = sae.weights()
         encoder = weights.get("W_enc")
-        rows = weights["W_dec"], None if encoder is None else encoder.T
-        return cls(*(None if w is None else normalize(w.detach().float().cpu()) for w in rows))
+
+        def unit(rows: Tensor) -> Tensor:
+            return normalize(rows.detach().float().cpu())
+
+        return cls(unit(weights["W_dec"]), None if encoder is None else unit(encoder.T))
 
 
 def pair_table(
