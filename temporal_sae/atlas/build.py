@@ -14,7 +14,7 @@ import pyarrow as pa
 from temporal_sae.activations import ActivationSource
 from temporal_sae.atlas import latents, pairs
 from temporal_sae.atlas.counting import firing_counts
-from temporal_sae.atlas.documents import DocumentSets
+from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings, FiringsWriter
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.nearest import Nearest
@@ -71,12 +71,12 @@ def build_atlas(
     )
     firings = Firings(own, sae.d_sae, options.window_size)
     counts, directions = firing_counts(firings), Directions.of(sae)
-    documents, by_phi = DocumentSets(firings), Nearest(sae.d_sae)
+    documents, by_phi = DocumentCounts(firings), Nearest(sae.d_sae)
     facts = {
         "n_tokens": firings.n_tokens,
         "n_windows": firings.n_windows,
         "window_size": options.window_size,
-        "n_documents": documents.n_documents,
+        "n_documents": len(documents.sizes),
         **options.choice._asdict(),
     }
 
@@ -88,7 +88,7 @@ def build_atlas(
 
     n_pairs = write_table(folder / PAIRS, parts(), pairs.SCHEMA, facts)
     table = latents.latent_table(
-        firings, counts, documents.sizes(), directions, by_phi, text_of(source)
+        firings, counts, documents.of_latents, directions, by_phi, text_of(source)
     )
     write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
     log.info(

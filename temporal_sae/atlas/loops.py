@@ -54,30 +54,50 @@ def count_pairs(part, parts, latents, token_starts, postings, first, window_size
 
 
 @compiled
-def mark(latents, starts, documents, bits):
-    one = np.uint64(1)
-    for t in range(documents.size):
-        word, bit = documents[t] >> 6, np.uint64(documents[t] & 63)
-        for e in range(starts[t], starts[t + 1]):
-            bits[latents[e], word] |= one << bit
+def count_documents(latents, token_starts, number, last, n_documents):
+    """Count the documents in which each latent fires."""
+    for t in range(number.size):
+        for e in range(token_starts[t], token_starts[t + 1]):
+            if last[latents[e]] != number[t]:
+                last[latents[e]] = number[t]
+                n_documents[latents[e]] += 1
 
 
 @compiled
-def count_common(part, parts, bits, i, j, counts):
+def list_documents(latents, token_starts, number, lists):
+    """List the documents of each latent, with its firings in each."""
+    starts, documents, counts = lists
+    free = starts[:-1].copy()
+    for t in range(number.size):
+        for e in range(token_starts[t], token_starts[t + 1]):
+            i = latents[e]
+            if free[i] == starts[i] or documents[free[i] - 1] != number[t]:
+                documents[free[i]] = number[t]
+                free[i] += 1
+            counts[free[i] - 1] += 1
+
+
+@compiled
+def compare_documents(part, parts, starts, documents, counts, sizes, i, j, both, moments):
+    """Count common documents, and sum mean and variance of hypergeometric counts over them."""
     for q in range(part * i.size // parts, (part + 1) * i.size // parts):
-        total = 0
-        for w in range(bits.shape[1]):
-            total += _ones(bits[i[q], w] & bits[j[q], w])
-        counts[q] = total
-
-
-@compiled
-def _ones(x):
-    """Count the bits that are set: by two, by four, by eight, and the sum of the bytes."""
-    x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
+        a, b = starts[i[q]], starts[j[q]]
+        common, mean, variance = 0, 0.0, 0.0
+        while a < starts[i[q] + 1] and b < starts[j[q] + 1]:
+            if documents[a] < documents[b]:
+                a += 1
+            elif documents[a] > documents[b]:
+                b += 1
+            else:
+                size, m, n = sizes[documents[a]], float(counts[a]), float(counts[b])
+                common += 1
+                mean += m * n / size
+                if size > 1:
+                    variance += m * n * (size - m) * (size - n) / (size * size * (size - 1))
+                a += 1
+                b += 1
+        both[q] = common
+        moments[q, 0], moments[q, 1] = mean, variance
 
 
 @compiled

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from temporal_sae.atlas import statistics
 from temporal_sae.atlas.counting import PairCounts, pair_counts, postings_of, ranges
-from temporal_sae.atlas.documents import DocumentSets
+from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.files import TEMPORARY
@@ -59,7 +59,7 @@ class Directions(NamedTuple):
 def pair_table(
     firings: Firings,
     counts: np.ndarray,
-    documents: DocumentSets,
+    documents: DocumentCounts,
     directions: Directions,
     choice: Choice,
     show: Callable[[int], None] = lambda latent: None,
@@ -79,7 +79,7 @@ def pair_table(
         for found in pair_counts(firings, postings):
             for part in chosen(found, counts, firings.n_tokens, choice):
                 columns = columns_of(part, counts, firings)
-                columns |= documents.columns(part.i, part.j)
+                columns |= documents.columns(part.i, part.j, part.n)
                 columns |= cosines(part, directions, columns["n_ij"] / firings.n_tokens)
                 yield pa.table(columns, SCHEMA)
         show(hi)
@@ -139,6 +139,7 @@ def cosines(
     }
 
 
+DOCUMENT_COLUMNS = ("document_lift", "expected_in_documents", "z_in_documents")
 SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in ("i", "j")),
@@ -149,7 +150,7 @@ SCHEMA = pa.schema(
         ),
         *((name, pa.float64()) for name in ("fano_factor", "overdispersion")),
         ("documents_ij", pa.int32()),
-        ("document_lift", pa.float64()),
+        *((name, pa.float64()) for name in DOCUMENT_COLUMNS),
         ("decoder_cosine", pa.float32()),
         ("encoder_cosine", pa.float32()),
         ("c_cos2", pa.float64()),

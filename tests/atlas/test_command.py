@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.stats import hypergeom
 
 from temporal_sae.atlas import gather as gathering
 from temporal_sae.atlas.__main__ import main
@@ -79,6 +80,22 @@ def test_pairs_are_those_of_a_dense_computation(finished, fires):
     of_documents = [fires[places[:, 1] == d].max(0) for d in np.unique(places[:, 1])]
     documents = np.stack(of_documents)
     assert pairs["documents_ij"].tolist() == (documents.T @ documents)[i, j].tolist()
+
+
+def test_within_documents_firings_are_dealt_out_at_random(finished, fires):
+    """Mean and variance over documents of the hypergeometric counts that scipy knows."""
+    fires, places = fires
+    pairs, _ = table(finished / "atlas", "pairs")
+    which = np.argsort(-pairs["n_ij"])[:20]
+    i, j = pairs["i"][which], pairs["j"][which]
+    mean = variance = 0
+    for document in np.unique(places[:, 1]):
+        own = fires[places[:, 1] == document]
+        found = hypergeom(len(own), own[:, i].sum(0), own[:, j].sum(0))
+        mean, variance = mean + found.mean(), variance + np.nan_to_num(found.var())
+    assert pairs["expected_in_documents"][which] == pytest.approx(mean)
+    z = (pairs["n_ij"][which] - mean) / np.sqrt(variance)
+    assert pairs["z_in_documents"][which] == pytest.approx(z)
 
 
 def test_cosines_are_those_of_the_weights(finished):
