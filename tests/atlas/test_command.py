@@ -14,6 +14,7 @@ from temporal_sae.atlas import gather as gathering
 from temporal_sae.atlas.__main__ import main
 from temporal_sae.experiment import run_experiment
 from temporal_sae.experiment.build import build_evaluation
+from temporal_sae.locks import ProcessLock
 from temporal_sae.sae import load_sae
 from tests.test_cli import small
 from tests.test_config_surface import composed
@@ -187,6 +188,9 @@ def test_an_interrupted_pass_goes_on(finished, tmp_path, monkeypatch):
         (["--tokens=0"], "--tokens=0: must be a whole number of at least 1"),
         (["--min-z=nan"], "--min-z=nan"),
         (["model.nmae=x"], "model.nmae"),
+        (["--output=/dev/null"], "--output=/dev/null: must be a folder that can be written"),
+        (["data=text_files"], "data.path"),
+        (["activations.context_size=16"], "activations.context_size=16: the run's own activations"),
     ],
 )
 def test_mistakes_are_one_line(finished, capsys, words, told):
@@ -197,3 +201,23 @@ def test_mistakes_are_one_line(finished, capsys, words, told):
     assert ended.value.code == 2
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_run_is_followed_over_another_text(finished, text_folder, tmp_path, capsys):
+    text = ("data=text_files", f"data.path={text_folder}", "data.held_out_fraction=0")
+    main([str(finished), f"--output={tmp_path / 'other'}", *OPTIONS, *text])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "these are not the data that the SAE was trained on" in said
+    ours, theirs = (
+        content(f / "latents.parquet") for f in (tmp_path / "other", finished / "atlas")
+    )
+    assert ours != theirs
+
+
+def test_two_at_once_are_refused(finished, tmp_path, capsys):
+    lock = ProcessLock(tmp_path / ".lock")
+    lock.acquire()
+    with pytest.raises(SystemExit, match="2"):
+        main([str(finished), f"--output={tmp_path}"])
+    lock.release()
+    assert "another atlas is being built here" in capsys.readouterr().err
