@@ -151,16 +151,10 @@ def evaluate_saved(
     earlier = results_in(folder)
     if (folder / "eval").exists() and not (folder / "eval").is_dir():
         raise RunError(f"{folder / 'eval'}: must be a folder, which receives a file per evaluation")
-    load_plugins(cfg.plugins)  # a format of one's own may be among them
-    sae = load_sae(sae_folder)
-    components = build_evaluation(cfg, folder)
+    sae, components = opened(sae_folder, cfg, folder, record)
     source = components.source
-    if record and (changes := changes_of(source, record, folder)):
-        log.warning("these are not the data that the SAE was trained on: %s", changes)
-    check_width(source, sae, sae_folder)
     with naming("eval"):
         components.evaluation.check(source, sae)
-    sae.to(source.device)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     with deterministic_on_cpu(source.device):
         outcome = components.evaluation.run(
@@ -168,6 +162,31 @@ def evaluate_saved(
         )
     write_json(folder / RESULTS, earlier | outcome.sections)
     return outcome.failures
+
+
+def opened(
+    sae_folder: Path, cfg: DictConfig, folder: Path, record: dict[str, Any] | None = None
+) -> tuple[SparseAutoencoder, EvaluationComponents]:
+    """Load an SAE, open the source of activations of a config, and see that they fit.
+
+    Args:
+        sae_folder: holds the SAE, in any format that is read.
+        cfg: a composed config.
+        folder: of the run.
+        record: of the run that has trained the SAE, if one of this package has.
+
+    Raises:
+        InvalidOption, RunError: one cannot be had, or they do not fit.
+    """
+    load_plugins(cfg.plugins)  # a format of one's own may be among them
+    sae = load_sae(sae_folder)
+    components = build_evaluation(cfg, folder)
+    source = components.source
+    if record and (changes := changes_of(source, record, folder)):
+        log.warning("these are not the data that the SAE was trained on: %s", changes)
+    check_width(source, sae, sae_folder)
+    sae.to(source.device)
+    return sae, components
 
 
 def check_width(source: ActivationSource, sae: SparseAutoencoder, sae_folder: Path) -> None:

@@ -1,0 +1,181 @@
+"""Gather the statistics of all latents and all pairs of an SAE.
+
+    python -m temporal_sae.atlas FOLDER [--tokens N] [key=value ...]
+
+FOLDER is a run's, whose SAE is followed over the run's own model and text, or others that are
+chosen (`data=text_files data.path=...`); or it holds an SAE in any format that is read, which needs
+to be told the model, unless its config names it: `model=hf model.name=... model.hook_name=...`.
+The tables pairs.parquet and latents.parquet are written to FOLDER/atlas; docs/atlas.md says what
+their columns mean. A pass that was interrupted goes on with the same command. Exit codes: 0 it is
+done, 2 wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from temporal_sae import schemas, signals
+from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
+from temporal_sae.errors import RunError, check_int, check_number
+from temporal_sae.explain import composed
+from temporal_sae.files import remove_if_empty
+from temporal_sae.locks import ProcessLock, Timeout
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_TO_LOCK = 0.2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and build the atlas."""
+    let_readers_leave()
+    with signals.ending():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
+    parser = Parser(
+        prog="python -m temporal_sae.atlas",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="of a run or of an SAE")
+    parser.add_argument(
+        "overrides", nargs="*", help="key=value options of data, model, activations"
+    )
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="of the text (1000000)")
+    parser.add_argument("--window-size", type=int, default=1000, help="tokens of a window (1000)")
+    parser.add_argument("--min-count", type=int, default=10, help="tokens a listed pair has (10)")
+    parser.add_argument("--min-z", type=float, default=0.0, help="|z| of a listed pair (0)")
+    parser.add_argument("--output", type=Path, help="a folder for the tables (FOLDER/atlas)")
+    parser.add_argument("--keep-firings", action="store_true", help="for a longer pass later on")
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("temporal_sae").setLevel(logging.INFO)
+    try:
+        with exit_on_mistakes(traceback="debug=true" in options.overrides):
+            build(options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise
+
+
+def build(options: argparse.Namespace) -> None:
+    """Build the atlas that the command line asks for.
+
+    Raises:
+        InvalidOption, RunError: something a person can correct.
+    """
+    for name, least in (("tokens", 1), ("window_size", 1), ("min_count", 1)):
+        check_int(f"--{name.replace('_', '-')}", getattr(options, name), least)
+    check_number("--min-z", options.min_z)
+    folder: Path = options.folder
+    if not os.path.exists(folder):
+        raise RunError(f"{folder}: there is no such folder")
+    # Slow to import, and not for --help.
+    from temporal_sae.atlas.build import Options, build_atlas
+    from temporal_sae.atlas.pairs import Choice
+    from temporal_sae.eval.__main__ import with_facts
+    from temporal_sae.experiment.determinism import deterministic_on_cpu
+    from temporal_sae.experiment.evaluate import (
+        identity_of,
+        opened,
+        weights_hash,
+    )
+
+    overrides = ["eval=none", *options.overrides]
+    record: dict[str, Any] | None = None
+    if (folder / "run.json").exists():
+        cfg = config_of_run(folder, overrides)
+        record = {**schemas.read(folder / "run.json", schemas.EvaluatedRecord)}
+        sae_folder = folder / "sae"
+    else:
+        cfg, sae_folder = with_facts(folder, overrides), folder
+    output: Path = options.output or folder / "atlas"
+    with held(output):
+        sae, components = opened(sae_folder, cfg, output, record)
+        source = components.source
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        identity = {"sae": weights_hash(sae), "source": [identity_of(config), source.describe()]}
+        choice = Choice(options.min_count, options.min_z)
+        sizes = options.tokens, options.window_size
+        wanted = Options(*sizes, choice, keep_firings=options.keep_firings)
+        with deterministic_on_cpu(source.device):
+            build_atlas(output, sae, source, identity, wanted, Lines().show)
+
+
+def config_of_run(folder: Path, overrides: list[str]) -> DictConfig:
+    """Return the typed config with the run's own groups, where no other is chosen in their place.
+
+    Raises:
+        RunError: an option is typed of a group that stays the run's own.
+    """
+    from temporal_sae.experiment.evaluate import SOURCE_GROUPS, evaluation_config
+
+    typed = composed(overrides)
+    cfg = evaluation_config(folder, typed)
+    keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
+    for override, key in keys.items():
+        group = key.split(".")[0]
+        if group in SOURCE_GROUPS and group not in keys.values():
+            raise RunError(
+                f"{override}: the run's own {group} is kept, as it is; {group}=NAME chooses another"
+            )
+        if key in SOURCE_GROUPS:
+            cfg[key] = typed[key]
+    return cfg
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it is missing.
+
+    Raises:
+        RunError: it cannot be written, or another process is at work in it.
+    """
+    lock = ProcessLock(output / ".lock", SECONDS_TO_LOCK)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{output}: another atlas is being built here{lock.holder()}") from None
+    except OSError as error:
+        told = f"--output={output}: must be a folder that can be written ({error.strerror})"
+        raise RunError(told) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        remove_if_empty(output)
+
+
+class Lines:
+    """Progress as a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._what, self._first = "", 0
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Print how much is done, and about how long the rest will take."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._first = what, now, done
+        if now - self._last < SECONDS_BETWEEN_LINES or done == self._first:
+            return
+        self._last = now
+        left = (now - self._began) / (done - self._first) * (total - done)
+        print(f"{done:,} of {total:,} {what}, {left:.0f} s left", flush=True)
+
+
+if __name__ == "__main__":
+    main()

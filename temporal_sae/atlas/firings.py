@@ -1,0 +1,165 @@
+"""All firings of an SAE over a text, on disk: what every table and page of the atlas is made from.
+
+    latents.bin    the active latents of one token after the other, ascending within a token
+    values.bin     float32: their activations
+    sizes.bin      int32: the active latents of each token
+    places.bin     int32 [tokens, 3]: token id, document, position in the document; -1 is unknown
+    step_*         how far the files go, and where the reader of the text goes on
+
+The files only grow, and what lies behind the length that was noted last is cut off before more is
+added. So a pass that was interrupted goes on where it was, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from temporal_sae.activations import Rows
+from temporal_sae.errors import RunError
+from temporal_sae.files import open_to_append
+from temporal_sae.latents import Latents
+from temporal_sae.training.checkpoint import Checkpoints
+
+COLUMNS = {"latents": None, "values": np.float32, "sizes": np.int32, "places": np.int32}
+LARGEST_SHORT = 2**16  # latents that two bytes can tell apart
+PLACES = 3
+
+
+def type_of_latents(n_latents: int) -> type[np.generic]:
+    """Return the smallest type that holds the number of every latent."""
+    return np.uint16 if n_latents <= LARGEST_SHORT else np.int32
+
+
+class Firings:
+    """The firings that a folder holds, mapped and not read.
+
+    Args:
+        folder: written by `FiringsWriter`.
+        n_latents: of the SAE.
+        window_size: tokens of a window; those that fill none at the end are left out, so that all
+            counts are of the same tokens. Fewer tokens than a window are kept.
+
+    Attributes:
+        n_tokens, n_windows, n_firings: that there are.
+
+    Raises:
+        RunError: the folder holds none, or not all of them.
+    """
+
+    def __init__(self, folder: Path, n_latents: int, window_size: int = 1) -> None:
+        self.folder, self.n_latents, self.window_size = folder, n_latents, window_size
+        note = Checkpoints(folder, keep=1).load_newest()
+        if note is None:
+            raise RunError(f"{folder}: holds no firings")
+        self.n_tokens = int(note["n_tokens"])
+        self.n_windows = self.n_tokens // window_size
+        self.n_tokens = self.n_windows * window_size or self.n_tokens
+        self.n_firings = int(self.starts[-1])
+
+    def _mapped(self, name: str, n: int, kind: Any = None) -> np.ndarray:
+        path = self.folder / f"{name}.bin"
+        kind = np.dtype(kind or COLUMNS[name])
+        if not path.is_file() or path.stat().st_size < n * kind.itemsize:
+            raise RunError(f"{path}: is shorter than it was; remove {self.folder} and begin again")
+        return np.memmap(path, kind, "r", shape=(n,)) if n else np.empty(0, kind)
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """Active latents, [firings], ascending within a token."""
+        return self._mapped("latents", self.n_firings, type_of_latents(self.n_latents))
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Their activations, float32 [firings]."""
+        return self._mapped("values", self.n_firings)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """(token id, document, position) of each token, int32 [tokens, 3]."""
+        return self._mapped("places", self.n_tokens * PLACES).reshape(-1, PLACES)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where the firings of each token begin, and their end: int64 [tokens + 1]."""
+        starts = np.zeros(self.n_tokens + 1, np.int64)
+        np.cumsum(self._mapped("sizes", self.n_tokens), out=starts[1:])
+        return starts
+
+
+class FiringsWriter:
+    """Adds firings to a folder, after those that are there.
+
+    Args:
+        folder: made if it is missing.
+        n_latents: of the SAE.
+        identity: of the SAE and the text; firings of another pass are begun anew.
+
+    Attributes:
+        n_tokens: that are there.
+        reader_state: where the reader goes on; None at the beginning.
+    """
+
+    def __init__(self, folder: Path, n_latents: int, identity: dict[str, Any]) -> None:
+        self.folder, self.identity = folder, identity
+        self._kinds = {**COLUMNS, "latents": type_of_latents(n_latents)}
+        self._notes = Checkpoints(folder, keep=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        note = self._notes.load_newest() or {}
+        if note.get("identity") != identity:
+            note = {}
+            self._notes.clear()
+        self.n_tokens, self.n_firings = note.get("n_tokens", 0), note.get("n_firings", 0)
+        self.reader_state: dict[str, Any] | None = note.get("reader")
+        for name, n in self._lengths().items():
+            descriptor = open_to_append(folder / f"{name}.bin")
+            os.ftruncate(descriptor, n * np.dtype(self._kinds[name]).itemsize)
+            os.close(descriptor)
+
+    def _lengths(self) -> dict[str, int]:
+        per_token = {"sizes": self.n_tokens, "places": PLACES * self.n_tokens}
+        return {"latents": self.n_firings, "values": self.n_firings, **per_token}
+
+    def add(self, rows: Rows, latents: Latents) -> None:
+        """Add the firings of the next tokens; they count once they are noted."""
+        indices, order = latents.active_indices().cpu().sort(dim=-1)
+        values = latents.values.cpu().gather(-1, order)
+        active = indices >= 0
+        places = rows.places
+        if places is None:
+            places = torch.full((len(rows), PLACES), -1, dtype=torch.int32)
+        columns = {
+            "latents": indices[active],
+            "values": values[active],
+            "sizes": active.sum(-1),
+            "places": places.cpu(),
+        }
+        for name, column in columns.items():
+            self._append(name, column.numpy().astype(self._kinds[name], copy=False))
+        self.n_tokens += len(rows)
+        self.n_firings += int(active.sum())
+
+    def _append(self, name: str, column: np.ndarray) -> None:
+        descriptor = open_to_append(self.folder / f"{name}.bin")
+        with os.fdopen(descriptor, "ab") as file:
+            file.write(np.ascontiguousarray(column).tobytes())
+
+    def note(self, reader_state: dict[str, Any]) -> None:
+        """Note how far the files go; an interruption costs what comes after this."""
+        for name in COLUMNS:
+            descriptor = open_to_append(self.folder / f"{name}.bin")
+            os.fsync(descriptor)
+            os.close(descriptor)
+        self.reader_state = reader_state
+        state = {
+            "identity": self.identity,
+            "n_tokens": self.n_tokens,
+            "n_firings": self.n_firings,
+            "reader": reader_state,
+        }
+        self._notes.save(self.n_tokens, state)

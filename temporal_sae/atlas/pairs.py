@@ -1,0 +1,182 @@
+"""`pairs.parquet`: a row for every pair of latents that fires together often enough."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from temporal_sae.atlas import statistics
+from temporal_sae.atlas.counting import PairCounts, pair_counts, postings_of, ranges
+from temporal_sae.atlas.documents import DocumentCounts
+from temporal_sae.atlas.firings import Firings
+from temporal_sae.atlas.statistics import Counts
+from temporal_sae.files import TEMPORARY
+from temporal_sae.sae import SparseAutoencoder
+
+PAIRS_AT_ONCE = 2**20  # of which decoder rows are gathered
+
+
+class Choice(NamedTuple):
+    """Which pairs the table holds.
+
+    Attributes:
+        min_count: tokens in which both fire, at least.
+        min_z: |z| against independence, at least.
+    """
+
+    min_count: int = 10
+    min_z: float = 0.0
+
+
+class Directions(NamedTuple):
+    """Unit directions of all latents, [d_sae, d_in]; `encoder` is None of an SAE without W_enc."""
+
+    decoder: Tensor
+    encoder: Tensor | None
+
+    @classmethod
+    def of(cls, sae: SparseAutoencoder) -> Directions:
+        """Return those of an SAE, on the CPU."""
+        weights = sae.weights()
+        encoder = weights.get("W_enc")
+
+        def unit(rows: Tensor) -> Tensor:
+            return normalize(rows.detach().float().cpu())
+
+        return cls(unit(weights["W_dec"]), None if encoder is None else unit(encoder.T))
+
+
+def pair_table(
+    firings: Firings,
+    counts: np.ndarray,
+    documents: DocumentCounts,
+    directions: Directions,
+    choice: Choice,
+    show: Callable[[int], None] = lambda latent: None,
+) -> Iterator[pa.Table]:
+    """Yield the rows of the table, by i and then j, some at a time.
+
+    Args:
+        firings: of all latents.
+        counts: tokens in which each fires.
+        documents: in which each fires.
+        directions: of the latents.
+        choice: which pairs.
+        show: is told how many latents are done.
+    """
+    for lo, hi in ranges(counts):
+        postings = postings_of(firings, counts, lo, hi)
+        for found in pair_counts(firings, postings):
+            for part in chosen(found, counts, firings.n_tokens, choice):
+                columns = columns_of(part, counts, firings)
+                columns |= documents.columns(part.i, part.j, part.n)
+                columns |= cosines(part, directions, columns["n_ij"] / firings.n_tokens)
+                yield pa.table(columns, SCHEMA)
+        show(hi)
+
+
+def chosen(
+    pairs: PairCounts, counts: np.ndarray, n_tokens: int, choice: Choice
+) -> Iterator[PairCounts]:
+    """Yield the pairs that the table holds, at most `PAIRS_AT_ONCE` at a time."""
+    z = statistics.z_score(Counts.of(pairs.n, counts[pairs.i], counts[pairs.j], n_tokens))
+    # A latent that fires in every token has no z; its pairs are kept by their count alone.
+    kept = (pairs.n >= choice.min_count) & ~(np.abs(z) < choice.min_z)
+    places = np.flatnonzero(kept)
+    for first in range(0, len(places), PAIRS_AT_ONCE):
+        yield PairCounts(*(column[places[first : first + PAIRS_AT_ONCE]] for column in pairs))
+
+
+def columns_of(pairs: PairCounts, counts: np.ndarray, firings: Firings) -> dict[str, np.ndarray]:
+    """Return what the counts of pairs say about them."""
+    c = Counts.of(pairs.n, counts[pairs.i], counts[pairs.j], firings.n_tokens)
+    windows = pairs.n, pairs.squares, firings.n_windows
+    return {
+        "i": pairs.i,
+        "j": pairs.j,
+        "n_ij": pairs.n,
+        "n_i": counts[pairs.i],
+        "n_j": counts[pairs.j],
+        "phi": statistics.phi(c),
+        "npmi": statistics.npmi(c),
+        "lift": statistics.lift(c),
+        "jaccard": statistics.jaccard(c),
+        "p_i_given_j": statistics.given_j(c),
+        "p_j_given_i": statistics.given_i(c),
+        "z": statistics.z_score(c),
+        "fano_factor": statistics.fano_factor(*windows),
+        "overdispersion": statistics.overdispersion(*windows),
+    }
+
+
+def cosines(
+    pairs: PairCounts, directions: Directions, rate: np.ndarray
+) -> dict[str, np.ndarray | pa.Array]:
+    """Return the cosines of pairs, and c·cos², the pair's share of the orthogonality penalty."""
+    i, j = torch.from_numpy(pairs.i).long(), torch.from_numpy(pairs.j).long()
+
+    def cosine(rows: Tensor) -> np.ndarray:
+        found: np.ndarray = (rows[i] * rows[j]).sum(-1).numpy()
+        return found
+
+    decoder = cosine(directions.decoder)
+    encoder = None if directions.encoder is None else cosine(directions.encoder)
+    nothing = pa.nulls(len(i), pa.float32())
+    return {
+        "decoder_cosine": decoder,
+        "encoder_cosine": nothing if encoder is None else encoder,
+        "c_cos2": rate * decoder.astype(np.float64) ** 2,
+    }
+
+
+DOCUMENT_COLUMNS = ("document_lift", "expected_in_documents", "z_in_documents")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.int32()) for name in ("i", "j")),
+        *((name, pa.int64()) for name in ("n_ij", "n_i", "n_j")),
+        *(
+            (name, pa.float64())
+            for name in ("phi", "npmi", "lift", "jaccard", "p_i_given_j", "p_j_given_i", "z")
+        ),
+        *((name, pa.float64()) for name in ("fano_factor", "overdispersion")),
+        ("documents_ij", pa.int32()),
+        *((name, pa.float64()) for name in DOCUMENT_COLUMNS),
+        ("decoder_cosine", pa.float32()),
+        ("encoder_cosine", pa.float32()),
+        ("c_cos2", pa.float64()),
+    ]
+)
+
+
+def write_table(
+    path: Path, parts: Iterable[pa.Table], schema: pa.Schema, facts: Mapping[str, object]
+) -> int:
+    """Write a table, complete or not at all; returns how many rows it has.
+
+    Args:
+        path: of the parquet file.
+        parts: of the table, each a row group.
+        schema: of the parts.
+        facts: go into the metadata of the file, under `temporal_sae`, as JSON.
+    """
+    schema = schema.with_metadata({"temporal_sae": json.dumps(facts)})
+    n_rows, unfinished = 0, path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+            for part in parts:
+                writer.write_table(part.replace_schema_metadata(schema.metadata))
+                n_rows += len(part)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return n_rows
