@@ -13,17 +13,20 @@ import pyarrow as pa
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.atlas import latents, pairs
+from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.counting import firing_counts
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings, FiringsWriter
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.nearest import Nearest
-from temporal_sae.atlas.pairs import Choice, Directions, pair_table, write_table
+from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
+from temporal_sae.atlas.relations import Relatives, discoveries
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
 
 FIRINGS, PAIRS, LATENTS = "firings", "pairs.parquet", "latents.parquet"
+DEALT = "dealt.bin"
 Show = Callable[[str, int, int], None]
 
 
@@ -72,6 +75,7 @@ def build_atlas(
     firings = Firings(own, sae.d_sae, options.window_size)
     counts, directions = firing_counts(firings), Directions.of(sae)
     documents, by_phi = DocumentCounts(firings), Nearest(sae.d_sae)
+    relatives = Relatives(sae.d_sae)
     facts = {
         "n_tokens": firings.n_tokens,
         "n_windows": firings.n_windows,
@@ -80,15 +84,20 @@ def build_atlas(
         **options.choice._asdict(),
     }
 
+    dealt = dealt_out(firings, documents, own / DEALT, options.seed)
+    progress = told(show, "latents by chance", sae.d_sae)
+    by_chance = relations_in(dealt, counts, documents, options.choice, progress)
+
     def parts() -> Iterator[pa.Table]:
         progress = told(show, "latents", sae.d_sae)
         for part in pair_table(firings, counts, documents, directions, options.choice, progress):
             by_phi.add(*(part[name].to_numpy() for name in ("i", "j", "phi")))
+            relatives.add(part)
             yield part
 
     n_pairs = write_table(folder / PAIRS, parts(), pairs.SCHEMA, facts)
     table = latents.latent_table(
-        firings, counts, documents.of_latents, directions, by_phi, text_of(source)
+        firings, counts, documents.of_latents, directions, by_phi, relatives, text_of(source)
     )
     write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
     log.info(
@@ -99,6 +108,8 @@ def build_atlas(
         f"{sae.d_sae:,}",
         folder,
     )
+    for line in discoveries(relatives.found, by_chance):
+        log.info("%s", line)
     if not options.keep_firings:
         shutil.rmtree(own)
 

@@ -8,18 +8,34 @@ follows it in each of its tokens. No matrix of counts exists, and no pair is eve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from temporal_sae.atlas import loops
-from temporal_sae.atlas.firings import Firings
 from temporal_sae.kernels.threads import in_parts, on_threads
 
 POSTING_BYTES = 12
 BYTES_OF_POSTINGS = 2**28
 BYTES_OF_COUNTS = 2**26
+
+
+class Sparse(Protocol):
+    """What is counted: firings from a text, or dealt out by chance."""
+
+    @property
+    def latents(self) -> np.ndarray: ...
+    @property
+    def starts(self) -> np.ndarray: ...
+    @property
+    def n_latents(self) -> int: ...
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def n_windows(self) -> int: ...
+    @property
+    def window_size(self) -> int: ...
 
 
 class Postings(NamedTuple):
@@ -61,7 +77,7 @@ class PairCounts(NamedTuple):
     squares: np.ndarray
 
 
-def firing_counts(firings: Firings) -> np.ndarray:
+def firing_counts(firings: Sparse) -> np.ndarray:
     """Return in how many tokens each latent fires, int64 [d_sae]."""
     parts = torch.get_num_threads()
     counts = np.zeros((parts, firings.n_latents), np.int64)
@@ -81,7 +97,7 @@ def ranges(
         lo = hi
 
 
-def postings_of(firings: Firings, counts: np.ndarray, lo: int, hi: int) -> Postings:
+def postings_of(firings: Sparse, counts: np.ndarray, lo: int, hi: int) -> Postings:
     """Return the firings of the latents lo ≤ i < hi, in one pass over all firings.
 
     Args:
@@ -102,7 +118,7 @@ def postings_of(firings: Firings, counts: np.ndarray, lo: int, hi: int) -> Posti
     return Postings(lo, starts, tokens, places)
 
 
-def pair_counts(firings: Firings, postings: Postings) -> Iterator[PairCounts]:
+def pair_counts(firings: Sparse, postings: Postings) -> Iterator[PairCounts]:
     """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time."""
     row_bytes = firings.n_latents * 2 * 8
     step = max(1, BYTES_OF_COUNTS // row_bytes)

@@ -16,16 +16,30 @@ from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.statistics import Counts, divided, lift
 from temporal_sae.kernels.threads import on_threads
 
+LONGEST = 2**14  # tokens: topics change in longer documents
+
+
+def numbers(documents: np.ndarray) -> np.ndarray:
+    """Return the number of each token's document, from 0, where those of one follow each other."""
+    is_new = np.ones(len(documents), bool)
+    is_new[1:] = documents[1:] != documents[:-1]
+    first = np.maximum.accumulate(np.where(is_new, np.arange(len(documents)), 0))
+    is_new |= (np.arange(len(documents)) - first) % LONGEST == 0
+    found: np.ndarray = (np.cumsum(is_new) - 1).astype(np.int32)
+    return found
+
 
 class DocumentCounts:
     """The documents of each latent, with its firings in each.
 
-    Where documents are not known, all tokens are of one.
+    A document of more than 16384 tokens counts as several, and so does text whose documents are not
+    known.
 
     Args:
         firings: in text order, so that the tokens of a document follow each other.
 
     Attributes:
+        number: of each token's document, int32.
         sizes: tokens of each document, float64 [n_documents].
         starts: where the documents of each latent begin, and their end, int64 [d_sae + 1].
         documents: of one latent after the other, ascending, int32.
@@ -33,10 +47,7 @@ class DocumentCounts:
     """
 
     def __init__(self, firings: Firings) -> None:
-        named = np.asarray(firings.places[:, DOCUMENT])
-        is_new = np.ones(len(named), bool)
-        is_new[1:] = named[1:] != named[:-1]
-        number = (np.cumsum(is_new) - 1).astype(np.int32)
+        self.number = number = numbers(np.asarray(firings.places[:, DOCUMENT]))
         self.sizes = np.bincount(number).astype(np.float64)
         last = np.full(firings.n_latents, -1, np.int32)
         n_documents = np.zeros(firings.n_latents, np.int64)

@@ -13,6 +13,7 @@ from temporal_sae.atlas.counting import Postings, postings_of, ranges
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.nearest import Nearest, nearest_by_cosine
 from temporal_sae.atlas.pairs import Directions
+from temporal_sae.atlas.relations import Relatives
 
 N_TOP_TOKENS = 10
 
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
         ("nearest_cosines", pa.list_(pa.float32())),
         ("nearest_by_phi", pa.list_(pa.int32())),
         ("nearest_phis", pa.list_(pa.float64())),
+        *((name, pa.list_(pa.int32())) for name in ("parents", "children", "duplicates")),
     ]
 )
 
@@ -41,6 +43,7 @@ def latent_table(
     documents: np.ndarray,
     directions: Directions,
     by_phi: Nearest,
+    relatives: Relatives,
     text_of: Callable[[Sequence[int]], list[str]] | None,
 ) -> pa.Table:
     """Return the table.
@@ -51,6 +54,7 @@ def latent_table(
         documents: in which each fires.
         directions: of the latents.
         by_phi: the nearest by φ.
+        relatives: parents, children and duplicates.
         text_of: the strings of token ids; None where there is no tokenizer.
     """
     facts: list[dict[str, object]] = []
@@ -72,6 +76,7 @@ def latent_table(
         "nearest_by_phi": [row[own] for row, own in zip(by_phi.latents, kept, strict=True)],
         "nearest_phis": [row[own] for row, own in zip(by_phi.scores, kept, strict=True)],
     }
+    columns |= relatives.columns()
     return pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA)
 
 

@@ -113,3 +113,51 @@ def insert(of, other, score, latents, scores):
             own[p], names[p] = own[p - 1], names[p - 1]
             p -= 1
         own[p], names[p] = score[q], other[q]
+
+
+@compiled
+def deal_out(latents, token_starts, number, seed, dealt, sizes):
+    """Give every latent as many tokens of each document as it has, at random and all different.
+
+    Args:
+        latents, token_starts: of the firings.
+        number: of each token's document, ascending.
+        seed: of the draws.
+        dealt: receives the firings, ascending within a token.
+        sizes: receives how many each token has, int32.
+    """
+    np.random.seed(seed)
+    first = 0
+    while first < number.size:
+        last = first
+        while last < number.size and number[last] == number[first]:
+            last += 1
+        _deal_out_one(latents, token_starts, first, last, dealt, sizes)
+        first = last
+
+
+@compiled
+def _deal_out_one(latents, token_starts, first, last, dealt, sizes):
+    begin, end = token_starts[first], token_starts[last]
+    own = np.sort(latents[begin:end])
+    tokens = np.empty(own.size, np.int32)
+    order = np.arange(last - first).astype(np.int32)
+    e = 0
+    while e < own.size:
+        n = 0
+        while e + n < own.size and own[e + n] == own[e]:
+            other = n + np.random.randint(order.size - n)  # the first steps of a shuffle
+            order[n], order[other] = order[other], order[n]
+            tokens[e + n] = order[n]
+            n += 1
+        e += n
+    # By token; within one the latents stay ascending, as they are in `own`.
+    free = np.zeros(last - first + 1, np.int64)
+    for e in range(own.size):
+        free[tokens[e] + 1] += 1
+    for t in range(last - first):
+        sizes[first + t] = free[t + 1]
+        free[t + 1] += free[t]
+    for e in range(own.size):
+        dealt[begin + free[tokens[e]]] = own[e]
+        free[tokens[e]] += 1

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from temporal_sae.atlas import statistics
-from temporal_sae.atlas.counting import PairCounts, pair_counts, postings_of, ranges
+from temporal_sae.atlas.counting import PairCounts, Sparse, pair_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
-from temporal_sae.atlas.firings import Firings
+from temporal_sae.atlas.relations import RELATIONS, coverage, relation
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.files import TEMPORARY
 from temporal_sae.sae import SparseAutoencoder
@@ -57,7 +57,7 @@ class Directions(NamedTuple):
 
 
 def pair_table(
-    firings: Firings,
+    firings: Sparse,
     counts: np.ndarray,
     documents: DocumentCounts,
     directions: Directions,
@@ -74,15 +74,50 @@ def pair_table(
         choice: which pairs.
         show: is told how many latents are done.
     """
+    for pairs in counted(firings, counts, choice, show):
+        columns = columns_of(pairs, counts, firings)
+        columns |= related(pairs, counts, documents)
+        columns |= cosines(pairs, directions, columns["n_ij"] / firings.n_tokens)
+        columns["relation"] = NAMES.take(pa.array(columns["relation"]))
+        yield pa.table(columns, SCHEMA)
+
+
+def relations_in(
+    firings: Sparse,
+    counts: np.ndarray,
+    documents: DocumentCounts,
+    choice: Choice,
+    show: Callable[[int], None] = lambda latent: None,
+) -> np.ndarray:
+    """Return how many pairs of the table have each of `RELATIONS`; arguments as of `pair_table`."""
+    found = np.zeros(len(RELATIONS), np.int64)
+    for pairs in counted(firings, counts, choice, show):
+        columns = related(pairs, counts, documents)
+        found += np.bincount(columns["relation"], minlength=len(RELATIONS))
+    return found
+
+
+def counted(
+    firings: Sparse, counts: np.ndarray, choice: Choice, show: Callable[[int], None]
+) -> Iterator[PairCounts]:
+    """Yield the pairs that the table holds, by i and then j."""
     for lo, hi in ranges(counts):
         postings = postings_of(firings, counts, lo, hi)
         for found in pair_counts(firings, postings):
-            for part in chosen(found, counts, firings.n_tokens, choice):
-                columns = columns_of(part, counts, firings)
-                columns |= documents.columns(part.i, part.j, part.n)
-                columns |= cosines(part, directions, columns["n_ij"] / firings.n_tokens)
-                yield pa.table(columns, SCHEMA)
+            yield from chosen(found, counts, firings.n_tokens, choice)
         show(hi)
+
+
+def related(
+    pairs: PairCounts, counts: np.ndarray, documents: DocumentCounts
+) -> dict[str, np.ndarray]:
+    """Return what the documents say about pairs, and the relation that follows."""
+    columns = documents.columns(pairs.i, pairs.j, pairs.n)
+    expected = columns["expected_in_documents"]
+    i_covers_j = coverage(pairs.n, expected, counts[pairs.j])
+    j_covers_i = coverage(pairs.n, expected, counts[pairs.i])
+    found = relation(i_covers_j, j_covers_i, columns["z_in_documents"])
+    return columns | {"i_covers_j": i_covers_j, "j_covers_i": j_covers_i, "relation": found}
 
 
 def chosen(
@@ -97,7 +132,7 @@ def chosen(
         yield PairCounts(*(column[places[first : first + PAIRS_AT_ONCE]] for column in pairs))
 
 
-def columns_of(pairs: PairCounts, counts: np.ndarray, firings: Firings) -> dict[str, np.ndarray]:
+def columns_of(pairs: PairCounts, counts: np.ndarray, firings: Sparse) -> dict[str, np.ndarray]:
     """Return what the counts of pairs say about them."""
     c = Counts.of(pairs.n, counts[pairs.i], counts[pairs.j], firings.n_tokens)
     windows = pairs.n, pairs.squares, firings.n_windows
@@ -139,7 +174,14 @@ def cosines(
     }
 
 
-DOCUMENT_COLUMNS = ("document_lift", "expected_in_documents", "z_in_documents")
+NAMES = pa.array([name or None for name in RELATIONS])
+DOCUMENT_COLUMNS = (
+    "document_lift",
+    "expected_in_documents",
+    "z_in_documents",
+    "i_covers_j",
+    "j_covers_i",
+)
 SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in ("i", "j")),
@@ -151,6 +193,7 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("fano_factor", "overdispersion")),
         ("documents_ij", pa.int32()),
         *((name, pa.float64()) for name in DOCUMENT_COLUMNS),
+        ("relation", pa.string()),
         ("decoder_cosine", pa.float32()),
         ("encoder_cosine", pa.float32()),
         ("c_cos2", pa.float64()),

@@ -1,0 +1,45 @@
+"""Firings by chance: each document deals those of every latent out to its tokens at random.
+
+What latents do in documents, their rates and topics, stays; what they do from token to token goes.
+A relation that is found in these firings is a false discovery.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from temporal_sae.atlas import loops
+from temporal_sae.atlas.documents import DocumentCounts
+from temporal_sae.atlas.firings import Firings
+
+
+class Dealt(NamedTuple):
+    """Firings as `Firings` has them, without activations; see there."""
+
+    latents: np.ndarray
+    starts: np.ndarray
+    n_latents: int
+    n_tokens: int
+    n_windows: int
+    window_size: int
+
+
+def dealt_out(firings: Firings, documents: DocumentCounts, path: Path, seed: int = 0) -> Dealt:
+    """Return the firings after they were dealt out.
+
+    Args:
+        firings: of all latents.
+        documents: of the firings.
+        path: of a file that holds the new ones; they may be too many for the memory.
+        seed: of the draws.
+    """
+    n = max(1, firings.n_firings)
+    dealt = np.memmap(path, firings.latents.dtype, "w+", shape=(n,))[: firings.n_firings]
+    sizes = np.zeros(firings.n_tokens, np.int32)
+    loops.deal_out(firings.latents, firings.starts, documents.number, seed, dealt, sizes)
+    starts = np.concatenate([[0], sizes.cumsum(dtype=np.int64)])
+    facts = firings.n_latents, firings.n_tokens, firings.n_windows, firings.window_size
+    return Dealt(dealt, starts, *facts)
