@@ -22,8 +22,11 @@ ROOT = Path(launch.__file__).parent
 PRELOADED = [  # whatever a run takes seconds to import
     "launch",
     "temporal_sae.distributed.environment",
+    "temporal_sae.eval.saebench.evaluation",
+    "temporal_sae.eval.tasks.evaluation",
     "temporal_sae.experiment",
     "temporal_sae.kernels.threads",
+    "temporal_sae.schemas",
     "tests.forks",
     "tests.tracker.processes_worker",
     "tests.training.data_parallel_worker",
