@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,11 @@ def test_same_seed_same_weights(options, undisturbed, tmp_path):
 
 def test_same_seed_same_weights_at_the_default_size(tmp_path):
     """Large enough for every operation to run on several threads."""
+    on_two = partial(Fork, threads=2)
     for n in range(2):
-        finish("trainer.num_tokens=40_000", "eval=none", f"hydra.run.dir={tmp_path}/{n}")
+        where = f"hydra.run.dir={tmp_path}/{n}"
+        finish("trainer.num_tokens=40_000", "eval=none", where, begin=on_two)
+        assert json.loads((tmp_path / f"{n}" / "run.json").read_text())["threads"] == 2
     assert sha256(tmp_path / "0") == sha256(tmp_path / "1")
 
 
