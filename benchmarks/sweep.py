@@ -28,6 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import temporal_sae  # noqa: F401 - before torch: its threads then sleep here as in a command
+
+# isort: split
 import torch
 from common import device_name
 from hydra import compose, initialize_config_dir
