@@ -1,8 +1,13 @@
 """Shared pieces: a language model small enough to make in a moment."""
 
+import os
 import signal
 import sys
 from pathlib import Path
+
+# Several processes of pytest-xdist have a core each; more threads take half as much time again.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import pytest
 import torch
@@ -11,6 +16,20 @@ from temporal_sae.activations import LanguageModel
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.cli import launch, run_command_line
 from temporal_sae.commands import CONF
+
+TESTS = Path(__file__).parent
+# Files and folders with long tests or long preparations, the longest first: begun late, one of them
+# would keep a process busy when there is nothing left for the others.
+LONGEST = (
+    "slurm/",
+    "bench/test_saebench.py",
+    "bench/test_saebench_more.py",
+    "test_random_configs.py",
+    "activations/test_store_kills.py",
+    "training/test_data_parallel.py",
+)
+# Files whose tests share nothing and fill what is left of the time.
+APART = ("test_architectures.py", "test_docs.py", "test_end_to_end.py")
 
 # What a shell starts in the background ignores Ctrl-C, and what nohup starts a closed terminal; so
 # would every run that a test starts.
@@ -26,13 +45,25 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Mark what imports the packages of others, and what shares one cluster, by folder."""
+    """Mark what imports the packages of others, and what pytest-xdist runs in one process.
+
+    What the tests of a file share is made once, and a cluster is not in the way of another.
+    """
     for item in items:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
-        if room == "bench":
+        file = item.path.relative_to(TESTS)
+        if file.parts[0] == "bench":
             item.add_marker(pytest.mark.slow)
-        if room == "slurm":  # two processes of pytest-xdist would be in each other's way
-            item.add_marker(pytest.mark.xdist_group("slurm"))
+        if str(file) not in APART:
+            group = "slurm" if file.parts[0] == "slurm" else str(file)
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=turn)  # which keeps the order of equals
+
+
+def turn(item):
+    """Return when a test is to begin, among others of its kind."""
+    file = str(item.path.relative_to(TESTS))
+    long = [place for place, name in enumerate(LONGEST) if file.startswith(name)]
+    return long[0] if long else len(LONGEST) + (file in APART)
 
 
 @pytest.fixture(autouse=True)

@@ -2,20 +2,17 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import launch
-from temporal_sae.cli import run_command_line
-from temporal_sae.commands import CONF
+from tests.forks import Fork
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -37,6 +34,7 @@ LONGER = (
 
 
 def start(*arguments):
+    """The command as a person gives it; seconds go by before its first line."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "launch.py"), *arguments],
         stdout=subprocess.PIPE,
@@ -45,8 +43,8 @@ def start(*arguments):
     )
 
 
-def finish(*arguments):
-    process = start(*arguments)
+def finish(*arguments, begin=Fork):
+    process = begin(*arguments)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     return output
@@ -81,42 +79,23 @@ def undisturbed(options, tmp_path_factory):
 
 
 def test_same_seed_same_weights(options, undisturbed, tmp_path):
-    finish(*options, f"hydra.run.dir={tmp_path}/run")
+    finish(*options, f"hydra.run.dir={tmp_path}/run", begin=start)
     assert sha256(tmp_path / "run") == sha256(undisturbed)
 
 
 def test_same_seed_same_weights_at_the_default_size(tmp_path):
     """Large enough for every operation to run on several threads."""
+    on_two = partial(Fork, threads=2)
     for n in range(2):
-        finish("trainer.num_tokens=40_000", "eval=none", f"hydra.run.dir={tmp_path}/{n}")
+        where = f"hydra.run.dir={tmp_path}/{n}"
+        finish("trainer.num_tokens=40_000", "eval=none", where, begin=on_two)
+        assert json.loads((tmp_path / f"{n}" / "run.json").read_text())["threads"] == 2
     assert sha256(tmp_path / "0") == sha256(tmp_path / "1")
 
 
-@pytest.mark.parametrize("stream", ["shuffled", "ordered"])
-def test_killed_at_arbitrary_steps_and_continued(options, undisturbed, tmp_path, stream):
-    options = (*options, f"tracker.stream={stream}")
-    expected = undisturbed
-    if stream == "ordered":
-        expected = tmp_path / "whole"
-        finish(*options, f"hydra.run.dir={expected}")
-    folder, chance = tmp_path / "run", random.Random(stream)
-    for after in sorted(chance.sample(range(5, 180, 5), 2)):
-        process = start(*options, f"hydra.run.dir={folder}")
-        wait_for_step(folder, after, process)
-        process.kill()
-        process.wait()
-    assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    output = finish(*options, f"hydra.run.dir={folder}")
-    assert "continuing at step" in output
-    assert sha256(folder) == sha256(expected)
-    steps = [
-        json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps == list(range(5, 201, 5))
-
-
-ARCHITECTURES = {
+KILLED = {
     "topk": ("sae.k=8",),
+    "topk, tokens in order": ("sae.k=8", "tracker.stream=ordered"),
     "batch_topk": ("sae.k=8",),
     "matryoshka": ("sae.k=8",),
     "standard": ("sae.resample_every=10", "sae.l1_warmup_steps=20", "sae.l1_weight=0.1"),
@@ -138,78 +117,33 @@ QUICK = (
     "tracker.window_size=300",
     "eval=none",
 )
-PRELOADED = [  # whatever a run takes seconds to import
-    "launch",
-    "temporal_sae.experiment",
-    "temporal_sae.kernels.threads",
-    "torch._dynamo",
-    "torch._refs.linalg",
-    "transformers.convert_slow_tokenizer",
-    "transformers.models.gemma2.modeling_gemma2",
-]
-
-
-def command_line_in_a_process(arguments, log):
-    """The command line, its output in a file."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
-    sys.argv = ["launch.py", *arguments]
-    run_command_line(launch.launch, CONF)
-
-
-@pytest.fixture(scope="module")
-def fork():
-    """Starts processes that have imported everything already: forks of one that did only that."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    paths = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), paths]))
-
-    def begin(log, *arguments):
-        process = context.Process(target=command_line_in_a_process, args=(arguments, log))
-        process.start()
-        return process
-
-    yield begin
-    if paths is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = paths
 
 
 def wait_for_line(path, n, process):
     """Until that many lines are written, or the process has ended."""
-    while process.is_alive():
+    while process.poll() is None:
         if path.exists() and path.read_bytes().count(b"\n") >= n:
             return
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_any_architecture_killed_three_times_and_continued(
-    architecture, fork, random_gemma, tmp_path
-):
+@pytest.mark.parametrize("name", KILLED)
+def test_any_architecture_killed_three_times_and_continued(name, random_gemma, tmp_path):
     """120 steps, a line every 3 and a checkpoint every 4; the kills come in between or within."""
-    options = (f"model.name={random_gemma}", *QUICK, f"sae={architecture}")
-    options = (*options, *ARCHITECTURES[architecture])
-    whole, folder, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
-    process = fork(log, *options, f"hydra.run.dir={whole}")
-    process.join(120)
-    assert process.exitcode == 0, log.read_text()
-    chance = random.Random(architecture)
+    architecture = name.split(",")[0]
+    options = (f"model.name={random_gemma}", *QUICK, f"sae={architecture}", *KILLED[name])
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    finish(*options, f"hydra.run.dir={whole}")
+    chance = random.Random(name)
     for line in sorted(chance.sample(range(1, 37), 3)):
-        process = fork(log, *options, f"hydra.run.dir={folder}")
+        process = Fork(*options, f"hydra.run.dir={folder}")
         wait_for_line(folder / "metrics.jsonl", line, process)
         time.sleep(chance.uniform(0, 0.02))
         process.kill()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        assert process.wait(60) == -signal.SIGKILL, process.communicate()
         assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    process = fork(log, *options, f"hydra.run.dir={folder}")
-    process.join(120)
-    assert process.exitcode == 0, log.read_text()
-    assert "continuing at step" in log.read_text()
+    output = finish(*options, f"hydra.run.dir={folder}")
+    assert "continuing at step" in output
     assert sha256(folder) == sha256(whole)
     ours, theirs = (metrics_without_seconds(each) for each in (folder, whole))
     assert ours == theirs
@@ -235,7 +169,7 @@ def test_ctrl_c_saves_and_a_damaged_checkpoint_is_passed_over(options, undisturb
     assert json.loads((folder / "run.json").read_text())["status"] == "stopped"
     newest = max((folder / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-100])
-    output = finish(*options, f"hydra.run.dir={folder}")
+    output = finish(*options, f"hydra.run.dir={folder}", begin=start)
     assert f"{newest.name} is damaged" in output
     assert sha256(folder) == sha256(undisturbed)
 
@@ -310,7 +244,8 @@ def test_a_first_run_says_that_it_compiles_and_does_not_count_it(options, tmp_pa
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     said, seconds = [], []
     for name in ("first", "second"):
-        output = finish(*options, "trainer.num_tokens=7680", f"hydra.run.dir={tmp_path / name}")
+        where = f"hydra.run.dir={tmp_path / name}"
+        output = finish(*options, "trainer.num_tokens=7680", where, begin=start)
         record = json.loads((tmp_path / name / "run.json").read_text())
         said.append(output.count("compiling kernels (once"))
         seconds.append((record["wall_seconds"], record["training_seconds"]))

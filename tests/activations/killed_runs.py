@@ -10,12 +10,14 @@ import shutil
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 from temporal_sae.activations.store.care import problems_of
 from temporal_sae.activations.store.folder import StoreFolder
 from temporal_sae.experiment import run_experiment
 from temporal_sae.explain import composed
+from tests.forks import PRELOADED
 
 N_KILLS = 20
 
@@ -64,6 +66,8 @@ def check_valid(store):
 
 def main(root, *overrides):
     """Run undisturbed, with kills, and two at a time."""
+    for name in PRELOADED:
+        import_module(name)
     root, draw = Path(root), random.Random(0)
 
     def on(store):

@@ -227,9 +227,9 @@ def run(folder, model, value):
     return load_file(folder / "sae" / "sae_weights.safetensors")
 
 
-@pytest.fixture
-def plain(random_gemma, tmp_path):
-    return run(tmp_path / "plain", random_gemma, "false")
+@pytest.fixture(scope="module")
+def plain(random_gemma, tmp_path_factory):
+    return run(tmp_path_factory.mktemp("plain") / "run", random_gemma, "false")
 
 
 def equal(one, other):

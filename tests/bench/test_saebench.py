@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(SHIM), str(ROOT)])
 TIMES = {"eval_id", "datetime_epoch_millis"}
 MINUTES = 3
+THERE = ("sparse_probing", "scr", "absorption")
 UNKNOWN_CLASS = "eval.scr.column1_vals_lookup={LabHC/bias_in_bios_class_set1:[[professor,wizard]]}"
 TEMPORAL = (
     "experiment=temporal_run_1",
@@ -41,7 +42,7 @@ TEMPORAL = (
 PUBLISHED = json.loads((Path(__file__).parent / "standins" / "published_keys.json").read_text())
 
 
-# ---- three processes at the same time: the five main evaluations from here, the same from a
+# ---- three processes at the same time: the five main evaluations from here, three of them from a
 # command, and a whole run on Gemma-2
 
 
@@ -63,7 +64,8 @@ def all_of_it(tmp_path_factory):
         temporal = [*overrides, *TEMPORAL, "eval.evals=[core,scr,absorption,unlearning]"]
         where = f"hydra.run.dir={folder / 'temporal'}"
         run = start(["launch.py", *temporal, where], PYTHONPATH=PATHS)
-        command = start(command_for(folder / "there", hub, UNKNOWN_CLASS))
+        some = f"eval.evals=[{','.join(THERE)}]"
+        command = start(command_for(folder / "there", hub, some, UNKNOWN_CLASS))
         asked = small_evaluation(hub, *MAIN_EVALUATIONS)
         asked.check(given.source, given.sae)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -236,8 +238,6 @@ def test_a_failure_leaves_the_others_and_sets_the_exit_code(all_of_it):
     assert all_of_it.exit_code == 3, all_of_it.said
     assert re.search("error: .*/sae: eval saebench scr: .*'wizard'", all_of_it.said)
     assert [*results(all_of_it.there / "sae")] == [
-        "core evaluation results",
-        "tpp evaluations results",
         "sparse probing evaluation results",
         "absorption evaluation results",
     ]
@@ -245,7 +245,8 @@ def test_a_failure_leaves_the_others_and_sets_the_exit_code(all_of_it):
 
 def test_the_same_numbers_in_another_process(all_of_it):
     """There the artifacts were kept, here they were not."""
-    for name in ("core", "sparse_probing", "tpp", "absorption"):
+    done = [name for name in THERE if name != "scr"]
+    for name in done:
         file = Path("eval", f"saebench_{name}.json")
         here, there = ((all_of_it.here / file), (all_of_it.there / "sae" / file))
         assert without_times(json.loads(here.read_text())) == without_times(
@@ -253,8 +254,8 @@ def test_the_same_numbers_in_another_process(all_of_it):
         )
     kept = [p for p in (all_of_it.there / "kept").iterdir() if p.is_dir()]
     finished = [p.name.split("-")[0] for p in kept if not (p / ".unfinished").exists()]
-    assert sorted(finished) == ["absorption", "core", "sparse_probing", "tpp"]
-    assert len(kept) == 5  # and SCR's, which has failed
+    assert sorted(finished) == sorted(done)
+    assert len(kept) == len(THERE)  # and SCR's, which has failed
 
 
 def test_nothing_is_left_and_nothing_is_done_twice(all_of_it, monkeypatch):

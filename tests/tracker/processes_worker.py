@@ -1,8 +1,7 @@
 """What `test_processes` compares, computed alike by one process and by each of several.
 
-Every scenario feeds trackers and says what it then reads from them. `python processes_worker.py
-RANK WORLD FOLDER` runs all of them in one process of a gloo group; a test runs them without a
-group, on the concatenated batches.
+Every scenario feeds trackers and says what it then reads from them. `main` runs all of them in
+one process of a gloo group; a test runs them without a group, on the concatenated batches.
 """
 
 from __future__ import annotations
@@ -376,11 +375,13 @@ def in_a_group(rank: int, world: int, folder: Path, work: Callable[[Feed], Named
 
 
 def main(rank: int, world: int, folder: Path) -> None:
+    """One process of a group: what it reads goes to a file, what it says to another."""
+    with (folder / f"{rank}.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     read = in_a_group(rank, world, folder, everything)
     torch.save(read, folder / f"part_{rank}.pt")
     os.replace(folder / f"part_{rank}.pt", folder / f"{rank}.pt")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

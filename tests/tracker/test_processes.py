@@ -1,16 +1,13 @@
 """Several processes hold what one would hold on all their tokens, whole or in shards."""
 
-import os
-import subprocess
-import sys
 import time
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 
 from temporal_sae.tracker.processes import shard_rows
+from tests.forks import start_process
 from tests.tracker import processes_worker as worker
 from tests.tracker.processes_worker import ALPHAS, F, Feed
 
@@ -18,7 +15,6 @@ pytestmark = pytest.mark.slow  # groups of two and three processes
 
 WORLDS = (2, 3)
 SECONDS_FOR_ALL = 200  # ten are enough where nothing else runs
-REPOSITORY = Path(__file__).parents[2]
 
 
 class Group:
@@ -69,31 +65,15 @@ def same(ours, expected, rounding):
 
 def launch(world, folder):
     """One process for each rank; none is left when this returns, whatever happened."""
-    environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-    }
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    logs = [(folder / f"{rank}.log").open("w+") for rank in range(world)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, worker.__file__, str(rank), str(world), str(folder)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        for rank, log in enumerate(logs)
-    ]
+    processes = [start_process(worker.main, rank, world, folder) for rank in range(world)]
     try:
         wait_for(processes)
     finally:
         for process in processes:
             process.kill()
-            process.wait()
-        said = "".join(read_again(log) for log in logs)
-    assert [process.returncode for process in processes] == [0] * world, said
+            process.join()
+    said = "".join((folder / f"{rank}.log").read_text() for rank in range(world))
+    assert [process.exitcode for process in processes] == [0] * world, said
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
@@ -101,16 +81,10 @@ def wait_for(processes):
     """Until all have ended well, one has failed, or time is up."""
     deadline = time.monotonic() + SECONDS_FOR_ALL
     while time.monotonic() < deadline:
-        codes = [process.poll() for process in processes]
+        codes = [process.exitcode for process in processes]
         if any(codes) or None not in codes:
             return
         time.sleep(0.05)
-
-
-def read_again(log):
-    with log:
-        log.seek(0)
-        return log.read()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,16 +1,14 @@
 """Several processes, each on a part of every batch, train what one would on all of it."""
 
-import multiprocessing
-import os
 import signal
 import socket
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.forks import start_process
 from tests.training import data_parallel_worker as worker
 from tests.training.data_parallel_worker import SCENARIOS, STEPS, B
 
@@ -18,7 +16,6 @@ pytestmark = pytest.mark.slow  # groups of two and three processes
 
 WORLDS = (2, 3)
 SECONDS_FOR_ALL = 400  # twenty are enough where nothing else runs
-REPOSITORY = Path(__file__).parents[2]
 TOLERANCE = 2e-5
 
 
@@ -31,32 +28,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def begin():
-    """Starts groups of processes that have imported everything already."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), before]))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__, "temporal_sae.distributed.environment"])
-
-    def begin(world, folder, work, environment=worker.by_torchrun):
-        folder.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        group = [
-            context.Process(
-                target=worker.work_in, args=(rank, world, port, folder, work, environment)
-            )
-            for rank in range(world)
-        ]
-        for process in group:
-            process.start()
-        return group
-
-    yield begin
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+def begin(world, folder, work, environment=worker.by_torchrun):
+    """Start a group of processes that have imported everything already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    return [
+        start_process(worker.work_in, rank, world, port, folder, work, environment)
+        for rank in range(world)
+    ]
 
 
 def free_port():
@@ -96,7 +75,7 @@ class Group:
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids="world{}".format)
-def group(request, begin, random_gemma, texts, tmp_path_factory):
+def group(request, random_gemma, texts, tmp_path_factory):
     """What each of some processes has read."""
     world, folder = request.param, tmp_path_factory.mktemp(f"group_of_{request.param}")
     codes = wait(begin(world, folder, partial(worker.everything, model=random_gemma, text=texts)))
@@ -220,7 +199,7 @@ def test_preemption_waits_for_a_checkpoint_and_ends_all(group):
         assert went_on["steps"] == ["step_000000005", f"step_{STEPS:09d}"]
 
 
-def test_two_go_on_where_one_has_stopped(begin, tmp_path):
+def test_two_go_on_where_one_has_stopped(tmp_path):
     """The other way round: a checkpoint of one process, shards and all."""
     name, folder = "sharded", tmp_path / "run"
     trainer, parts = worker.make(
@@ -234,7 +213,7 @@ def test_two_go_on_where_one_has_stopped(begin, tmp_path):
     assert differences(ours, alone(name, tmp_path)) == []
 
 
-def test_a_killed_process_ends_the_others(begin, tmp_path):
+def test_a_killed_process_ends_the_others(tmp_path):
     began = time.monotonic()
     codes = wait(begin(2, tmp_path, worker.killed))
     assert codes == [0, -signal.SIGKILL]
@@ -244,7 +223,7 @@ def test_a_killed_process_ends_the_others(begin, tmp_path):
     assert not said["told"]
 
 
-def test_what_one_process_says_is_what_the_others_report(begin, tmp_path):
+def test_what_one_process_says_is_what_the_others_report(tmp_path):
     codes = wait(begin(3, tmp_path, worker.failing))
     assert codes == [0, 0, 1]
     for rank in range(2):
@@ -254,7 +233,7 @@ def test_what_one_process_says_is_what_the_others_report(begin, tmp_path):
     assert "ValueError: its own error" in (tmp_path / "2.log").read_text()
 
 
-def test_the_tasks_of_a_slurm_step_find_each_other(begin, tmp_path):
+def test_the_tasks_of_a_slurm_step_find_each_other(tmp_path):
     assert wait(begin(3, tmp_path, worker.small_exchange, worker.by_slurm)) == [0, 0, 0]
     for rank in range(3):
         assert torch.cat(read(tmp_path, rank)["ranks"]).tolist() == [0, 1, 2]

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.forks import Fork
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 OPTIONS = (
@@ -36,28 +38,31 @@ def options(random_gemma):
     return (f"model.name={random_gemma}", *OPTIONS)
 
 
-def start(folder, *arguments, rank=None, port=None, program=()):
-    """The command line in a folder, on one core; its output is that of the process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if rank is not None:
-        environment |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-    folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, *program, str(ROOT / "launch.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        cwd=folder,
-    )
-
-
 def start_two(folder, *arguments):
+    """Both processes, each on one core, with what torchrun tells them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return [start(folder, *arguments, rank=rank, port=port) for rank in range(2)]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    ranks = [{"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(2)]
+    return [Fork(*arguments, folder=folder, threads=1, environment=shared | rank) for rank in ranks]
+
+
+def start_one(folder, *arguments):
+    return Fork(*arguments, folder=folder, threads=1)
+
+
+def start_by_torchrun(folder, *arguments):
+    """Two processes as a person starts them."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    return subprocess.Popen(
+        [sys.executable, *torchrun, str(ROOT / "launch.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+    )
 
 
 def finish(*group):
@@ -94,15 +99,14 @@ def test_torchrun_gives_one_run_with_the_results_of_one_process(options, tmp_pat
         "eval.n_reconstruction_sequences=8",
         "eval.n_sparsity_sequences=8",
     )
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     by_time = "hydra.run.dir=outputs/${now:%H-%M-%S-%f}"
-    (code,), (said,) = finish(start(tmp_path, *options, by_time, program=torchrun))
+    (code,), (said,) = finish(start_by_torchrun(tmp_path, *options, by_time))
     assert code == 0, said
     (folder,) = (tmp_path / "outputs").iterdir()
     assert said.count("written to") == 1
     assert said.count("memory (MiB)") == 1
     assert record(folder)["processes"] == 2
-    (code,), (said,) = finish(start(tmp_path, *options, "hydra.run.dir=alone"))
+    (code,), (said,) = finish(start_one(tmp_path, *options, "hydra.run.dir=alone"))
     assert code == 0, said
     assert record(tmp_path / "alone")["processes"] == 1
     assert differ(folder, tmp_path / "alone") < 1e-4
@@ -122,7 +126,7 @@ def test_a_signal_to_one_process_stops_both_and_one_goes_on(options, tmp_path):
     assert re.search("to continue: .*python.* .*launch.py ", said[0])
     assert said[1] == ""
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
-    (code,), (said,) = finish(start(tmp_path, *options))
+    (code,), (said,) = finish(start_one(tmp_path, *options))
     assert code == 0, said
     assert "continuing at step" in said
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
