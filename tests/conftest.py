@@ -25,6 +25,7 @@ LONGEST = (
     "bench/test_saebench.py",
     "bench/test_saebench_more.py",
     "test_random_configs.py",
+    "sweep/test_random_kills.py",
     "activations/test_store_kills.py",
     "training/test_data_parallel.py",
 )
