@@ -19,8 +19,9 @@ from tests.training.test_checkpoint import equal
 
 pytestmark = pytest.mark.slow
 
-# No checkpoint of its own accord: what is continued is what a signal has saved.
-LONG = ("trainer.num_tokens=256_000", "trainer.checkpoint_every=100_000")
+# No checkpoint of its own accord: what is continued is what a signal has saved. It does not end
+# while a launcher starts, which takes seconds.
+LONG = ("trainer.num_tokens=1_024_000", "trainer.checkpoint_every=100_000")
 
 
 @pytest.fixture(scope="module")
