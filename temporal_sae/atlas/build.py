@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from temporal_sae.activations import ActivationSource
@@ -17,17 +18,19 @@ from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.counting import firing_counts
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings, FiringsWriter
+from temporal_sae.atlas.folder import LATENTS, PAIRS
 from temporal_sae.atlas.gather import gather
+from temporal_sae.atlas.latents import latent_table
 from temporal_sae.atlas.nearest import Nearest
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
-from temporal_sae.atlas.relations import Relatives, discoveries
+from temporal_sae.atlas.relations import RELATIONS, Relatives, discoveries
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
 
-FIRINGS, PAIRS, LATENTS = "firings", "pairs.parquet", "latents.parquet"
-DEALT = "dealt.bin"
+FIRINGS, DEALT = "firings", "dealt.bin"
 Show = Callable[[str, int, int], None]
+TextOf = Callable[[Sequence[int]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -69,49 +72,80 @@ def build_atlas(
     """
     own = folder / FIRINGS
     writer = FiringsWriter(own, sae.d_sae, identity | {"seed": options.seed})
-    gather(
-        sae, source, writer, options.n_tokens, options.seed, told(show, "tokens", options.n_tokens)
-    )
+    progress = told(show, "tokens", options.n_tokens)
+    gather(sae, source, writer, options.n_tokens, options.seed, progress)
     firings = Firings(own, sae.d_sae, options.window_size)
-    counts, directions = firing_counts(firings), Directions.of(sae)
-    documents, by_phi = DocumentCounts(firings), Nearest(sae.d_sae)
-    relatives = Relatives(sae.d_sae)
+    write_tables(folder, firings, Directions.of(sae), text_of(source), options, show)
+    if not options.keep_firings:
+        shutil.rmtree(own)
+
+
+def write_tables(
+    folder: Path,
+    firings: Firings,
+    directions: Directions,
+    text_of: TextOf | None,
+    options: Options,
+    show: Show = lambda what, done, total: None,
+) -> None:
+    """Write both tables of some firings, and say how many pairs have a relation.
+
+    Args:
+        folder: receives them.
+        firings: of all latents.
+        directions: of the latents.
+        text_of: the strings of token ids; None where there is no tokenizer.
+        options: see there.
+        show: is told what is being done, and how much of how much is.
+    """
+    counts, documents, choice = firing_counts(firings), DocumentCounts(firings), options.choice
+    by_chance = relations_by_chance(firings, counts, documents, options, show)
+    by_phi, relatives = Nearest(firings.n_latents), Relatives(firings.n_latents)
     facts = {
         "n_tokens": firings.n_tokens,
         "n_windows": firings.n_windows,
-        "window_size": options.window_size,
+        "window_size": firings.window_size,
         "n_documents": len(documents.sizes),
-        **options.choice._asdict(),
+        **choice._asdict(),
+        "relations_by_chance": dict(zip(RELATIONS[1:], map(int, by_chance[1:]), strict=True)),
     }
 
-    dealt = dealt_out(firings, documents, own / DEALT, options.seed)
-    progress = told(show, "latents by chance", sae.d_sae)
-    by_chance = relations_in(dealt, counts, documents, options.choice, progress)
-
     def parts() -> Iterator[pa.Table]:
-        progress = told(show, "latents", sae.d_sae)
-        for part in pair_table(firings, counts, documents, directions, options.choice, progress):
+        progress = told(show, "latents", firings.n_latents)
+        for part in pair_table(firings, counts, documents, directions, choice, progress):
             by_phi.add(*(part[name].to_numpy() for name in ("i", "j", "phi")))
             relatives.add(part)
             yield part
 
     n_pairs = write_table(folder / PAIRS, parts(), pairs.SCHEMA, facts)
-    table = latents.latent_table(
-        firings, counts, documents.of_latents, directions, by_phi, relatives, text_of(source)
-    )
+    table = latent_table(firings, counts, documents, directions, by_phi, relatives, text_of)
     write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
     log.info(
         "%s pairs that fire together in at least %d of %s tokens, and %s latents: %s",
         f"{n_pairs:,}",
-        options.choice.min_count,
+        choice.min_count,
         f"{firings.n_tokens:,}",
-        f"{sae.d_sae:,}",
+        f"{firings.n_latents:,}",
         folder,
     )
     for line in discoveries(relatives.found, by_chance):
         log.info("%s", line)
-    if not options.keep_firings:
-        shutil.rmtree(own)
+
+
+def relations_by_chance(
+    firings: Firings,
+    counts: np.ndarray,
+    documents: DocumentCounts,
+    options: Options,
+    show: Show,
+) -> np.ndarray:
+    """Return how many pairs have each relation once documents have dealt their firings out."""
+    path = firings.folder / DEALT
+    dealt = dealt_out(firings, documents, path, options.seed)
+    progress = told(show, "latents by chance", firings.n_latents)
+    found = relations_in(dealt, counts, documents, options.choice, progress)
+    path.unlink()
+    return found
 
 
 def told(show: Show, what: str, total: int) -> Callable[[int], None]:
@@ -119,7 +153,7 @@ def told(show: Show, what: str, total: int) -> Callable[[int], None]:
     return lambda done: show(what, min(done, total), total)
 
 
-def text_of(source: ActivationSource) -> Callable[[Sequence[int]], list[str]] | None:
+def text_of(source: ActivationSource) -> TextOf | None:
     """Return what gives the strings of tokens, None for a source without a tokenizer."""
     if source.model is None:
         return None

@@ -10,6 +10,7 @@ import pyarrow as pa
 from temporal_sae.activations.rows import TOKEN
 from temporal_sae.atlas import statistics
 from temporal_sae.atlas.counting import Postings, postings_of, ranges
+from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.nearest import Nearest, nearest_by_cosine
 from temporal_sae.atlas.pairs import Directions
@@ -40,7 +41,7 @@ SCHEMA = pa.schema(
 def latent_table(
     firings: Firings,
     counts: np.ndarray,
-    documents: np.ndarray,
+    documents: DocumentCounts,
     directions: Directions,
     by_phi: Nearest,
     relatives: Relatives,
@@ -69,7 +70,7 @@ def latent_table(
         "latent": np.arange(firings.n_latents, dtype=np.int32),
         "n": counts,
         "density": counts / firings.n_tokens,
-        "n_documents": documents,
+        "n_documents": documents.of_latents,
         "top_tokens": [None if text_of is None else text_of(i) for i in ids],  # type: ignore[arg-type]
         "nearest_by_cosine": list(cosine_latents),
         "nearest_cosines": list(cosines),

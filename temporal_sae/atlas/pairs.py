@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from temporal_sae.atlas import statistics
 from temporal_sae.atlas.counting import PairCounts, Sparse, pair_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
+from temporal_sae.atlas.folder import FACTS
 from temporal_sae.atlas.relations import RELATIONS, coverage, relation
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.files import TEMPORARY
@@ -124,10 +125,12 @@ def chosen(
     pairs: PairCounts, counts: np.ndarray, n_tokens: int, choice: Choice
 ) -> Iterator[PairCounts]:
     """Yield the pairs that the table holds, at most `PAIRS_AT_ONCE` at a time."""
-    z = statistics.z_score(Counts.of(pairs.n, counts[pairs.i], counts[pairs.j], n_tokens))
-    # A latent that fires in every token has no z; its pairs are kept by their count alone.
-    kept = (pairs.n >= choice.min_count) & ~(np.abs(z) < choice.min_z)
-    places = np.flatnonzero(kept)
+    places = np.flatnonzero(pairs.n >= choice.min_count)
+    if choice.min_z > 0:
+        n_ij, i, j = (column[places] for column in (pairs.n, pairs.i, pairs.j))
+        z = statistics.z_score(Counts.of(n_ij, counts[i], counts[j], n_tokens))
+        # A latent that fires in every token has no z; its pairs are kept by their count alone.
+        places = places[~(np.abs(z) < choice.min_z)]
     for first in range(0, len(places), PAIRS_AT_ONCE):
         yield PairCounts(*(column[places[first : first + PAIRS_AT_ONCE]] for column in pairs))
 
@@ -212,7 +215,7 @@ def write_table(
         schema: of the parts.
         facts: go into the metadata of the file, under `temporal_sae`, as JSON.
     """
-    schema = schema.with_metadata({"temporal_sae": json.dumps(facts)})
+    schema = schema.with_metadata({FACTS: json.dumps(facts)})
     n_rows, unfinished = 0, path.with_name(f"{TEMPORARY}{path.name}")
     try:
         with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:

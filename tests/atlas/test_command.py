@@ -1,17 +1,19 @@
 """`python -m temporal_sae.atlas`: the tables of a run and of an SAE from elsewhere."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import hypergeom
 
+from temporal_sae.atlas import Atlas
 from temporal_sae.atlas import gather as gathering
 from temporal_sae.atlas.__main__ import main
+from temporal_sae.errors import RunError
 from temporal_sae.experiment import run_experiment
 from temporal_sae.experiment.build import build_evaluation
 from temporal_sae.locks import ProcessLock
@@ -40,9 +42,9 @@ def finished(options, tmp_path_factory):
 
 def table(folder, name):
     """A table of an atlas as columns of numpy, and its facts."""
-    found = pq.read_table(folder / f"{name}.parquet")
-    facts = json.loads(found.schema.metadata[b"temporal_sae"])
-    return {n: np.array(found[n]) for n in found.column_names}, facts
+    atlas = Atlas(folder)
+    found = getattr(atlas, name)
+    return {n: np.array(found[n]) for n in found.column_names}, atlas.facts
 
 
 def content(path):
@@ -221,3 +223,14 @@ def test_two_at_once_are_refused(finished, tmp_path, capsys):
         main([str(finished), f"--output={tmp_path}"])
     lock.release()
     assert "another atlas is being built here" in capsys.readouterr().err
+
+
+def test_what_is_no_atlas_is_said_in_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"latents\.parquet: is missing; python -m"):
+        _ = Atlas(tmp_path).latents
+    (tmp_path / "pairs.parquet").write_text("no table")
+    with pytest.raises(RunError, match=r"pairs\.parquet: cannot be read"):
+        _ = Atlas(tmp_path).pairs
+    pq.write_table(pa.table({"latent": [0]}), tmp_path / "latents.parquet")
+    with pytest.raises(RunError, match=r"was not written by temporal_sae\.atlas"):
+        _ = Atlas(tmp_path).facts

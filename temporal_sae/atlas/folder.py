@@ -1,0 +1,61 @@
+"""A finished atlas: its tables, and what they were made from."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from temporal_sae.errors import RunError
+
+PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
+FACTS = b"temporal_sae"
+
+
+class Atlas:
+    """The tables in a folder that `python -m temporal_sae.atlas` has written.
+
+    Args:
+        folder: `atlas` of a run, or what `--output` named.
+
+    Raises:
+        RunError: a table is missing or cannot be read; of `facts`, the file is another program's.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @cached_property
+    def pairs(self) -> pa.Table:
+        """A row for every pair; docs/atlas.md names the columns."""
+        return self._read(PAIRS)
+
+    @cached_property
+    def latents(self) -> pa.Table:
+        """A row for every latent; likewise."""
+        return self._read(LATENTS)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Numbers of tokens, windows and documents, and the thresholds of the table of pairs."""
+        found = (self.latents.schema.metadata or {}).get(FACTS)
+        try:
+            facts: dict[str, Any] = json.loads(found or b"")
+        except ValueError as error:
+            path = self.folder / LATENTS
+            raise RunError(f"{path}: was not written by temporal_sae.atlas") from error
+        return facts
+
+    def _read(self, name: str) -> pa.Table:
+        path = self.folder / name
+        try:
+            return pq.read_table(path)
+        except FileNotFoundError:
+            advice = "python -m temporal_sae.atlas builds it"
+            raise RunError(f"{path}: is missing; {advice}") from None
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
