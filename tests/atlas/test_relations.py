@@ -79,7 +79,7 @@ def written(folder, fires, documents):
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     fires, documents, truth = planted(np.random.default_rng(0))
-    return written(folder, fires, documents), truth, folder
+    return written(folder, fires, documents), truth
 
 
 def found_in(firings, documents):
@@ -93,11 +93,11 @@ def found_in(firings, documents):
 
 
 def test_planted_relations_are_found_and_the_printed_rate_covers_the_false_ones(world):
-    firings, truth, folder = world
+    firings, truth = world
     documents = DocumentCounts(firings)
     found = found_in(firings, documents)
     counts = firing_counts(firings)
-    dealt = dealt_out(firings, documents, folder / "dealt.bin")
+    dealt = dealt_out(firings, documents)
     by_chance = relations_in(dealt, counts, documents, Choice())
     for names in (("parent", "child"), ("duplicate",)):
         ours = {pair for pair, name in found.items() if name in names}
@@ -111,9 +111,9 @@ def test_planted_relations_are_found_and_the_printed_rate_covers_the_false_ones(
 
 
 def test_dealing_out_keeps_what_latents_do_in_documents_alone(world):
-    firings, _, folder = world
+    firings, _ = world
     documents = DocumentCounts(firings)
-    dealt = dealt_out(firings, documents, folder / "dealt.bin", seed=1)
+    dealt = dealt_out(firings, documents, seed=1)
     table = np.zeros((firings.n_tokens, firings.n_latents), bool)
     tokens = np.repeat(np.arange(firings.n_tokens), np.diff(dealt.starts))
     assert not table[tokens, dealt.latents].any()
@@ -127,7 +127,7 @@ def test_dealing_out_keeps_what_latents_do_in_documents_alone(world):
         assert np.bincount(before, minlength=9).tolist() == np.bincount(after, minlength=9).tolist()
     rows = np.split(np.asarray(dealt.latents).astype(int), dealt.starts[1:-1])
     assert all((np.diff(row) > 0).all() for row in rows[:2000])
-    again = dealt_out(firings, documents, folder / "again.bin", seed=1)
+    again = dealt_out(firings, documents, seed=1)
     assert np.array_equal(again.latents, dealt.latents)
     assert not np.array_equal(firings.latents, dealt.latents)
 
