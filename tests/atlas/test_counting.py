@@ -82,6 +82,12 @@ def test_counts_are_those_of_a_dense_computation(tmp_path_factory, active, windo
     assert all_pairs(firings, n_bytes) == dense_pairs(active, 12, window_size)
 
 
+def test_rows_of_counters_are_used_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "BYTES_OF_COUNTS", 1)
+    active = [{0, 1, 3}, {1, 2}, {0, 3}, {2, 3}]
+    assert all_pairs(written(tmp_path, active, 4)) == dense_pairs(active, 4, 1)
+
+
 @pytest.mark.parametrize("n_latents", [2**16, 2**16 + 1])
 def test_latents_beyond_two_bytes(tmp_path, n_latents):
     firings = written(tmp_path, [{0, n_latents - 1}] * 2, n_latents)

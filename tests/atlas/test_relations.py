@@ -1,6 +1,7 @@
 """Parents, children and duplicates against planted truth: rates by Zipf, topics, missed firings."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from temporal_sae.atlas.relations import (
     DUPLICATE,
     PARENT,
     RELATIONS,
+    Relatives,
     coverage,
     discoveries,
     false_discovery_rate,
@@ -146,12 +148,22 @@ def test_coverage_by_hand():
         (0.8, 0.8, 9.0, DUPLICATE),
         (0.6, 0.6, 9.0, 0),
         (0.8, 0.1, 3.0, 0),
+        (0.7, 0.69, 6.0, PARENT),
+        (0.69, 0.1, 9.0, 0),
+        (0.8, 0.1, 5.9, 0),
         (np.nan, 0.1, 9.0, 0),
         (0.8, 0.1, np.nan, 0),
     ],
 )
 def test_relations_by_hand(i_covers_j, j_covers_i, z, expected):
     assert relation(*map(np.array, (i_covers_j, j_covers_i, z))) == expected
+
+
+def test_pairs_are_counted_by_their_relation():
+    relatives = Relatives(3)
+    names = [None, "parent", None, "duplicate"]
+    relatives.add(pa.table({"i": [0, 0, 1, 1], "j": [1, 2, 2, 2], "relation": names}))
+    assert relatives.found.tolist() == [2, 1, 0, 1]
 
 
 def test_a_long_document_counts_as_several():

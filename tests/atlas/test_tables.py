@@ -9,11 +9,14 @@ import torch
 from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
 from temporal_sae.atlas.build import Options, write_tables
+from temporal_sae.atlas.chance import dealt_out
+from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings, FiringsWriter
 from temporal_sae.atlas.pairs import Choice, Directions
 from temporal_sae.latents import Latents
 
 N_TOKENS, N_LATENTS, WINDOW, MIN_COUNT, MIN_Z = 403, 14, 10, 2, 0.5
+N_DRAWS = 100
 NOT_OF_NUMBERS = {"i", "j", "relation", "encoder_cosine"}
 
 
@@ -35,7 +38,8 @@ class Case:
         acts[:, 6] = acts[:, 5]
         acts[:, 0], acts[:, 1] = 0, 1
         acts = acts.astype(np.float32)
-        documents = np.sort(rng.integers(0, 30, N_TOKENS))
+        own = np.sort(rng.integers(2, 30, N_TOKENS - 3))
+        documents = np.concatenate([[0, 1, 1], own])  # of one token, of two, and longer ones
         places = np.stack([rng.integers(-1, 14, N_TOKENS), documents, documents], 1)
         writer = FiringsWriter(folder / "firings", N_LATENTS, {})
         rows = Rows(torch.zeros(N_TOKENS, 1), torch.from_numpy(places).int())
@@ -44,7 +48,7 @@ class Case:
         self.directions = torch.nn.functional.normalize(
             torch.from_numpy(rng.normal(size=(N_LATENTS, 4))).float()
         )
-        firings = Firings(folder / "firings", N_LATENTS, WINDOW)
+        self.firings = firings = Firings(folder / "firings", N_LATENTS, WINDOW)
         options = Options(N_TOKENS, WINDOW, Choice(MIN_COUNT, MIN_Z))
         write_tables(folder, firings, Directions(self.directions, None), None, options)
         atlas = Atlas(folder)
@@ -159,3 +163,22 @@ def test_neighbours_and_relatives_are_those_of_the_pairs(case):
         for name, of in (("child", "parents"), ("parent", "children"), ("duplicate", "duplicates")):
             wanted = [j for i, j, _, r in both if i == latent and r == name]
             assert sorted(case.latents[of][latent]) == sorted(wanted)
+
+
+def test_dealing_out_gives_what_documents_expect_on_average(case):
+    """In mean and variance over many draws, each of which has a seed of its own."""
+    documents, draws = DocumentCounts(case.firings), []
+    for seed in range(N_DRAWS):
+        dealt = dealt_out(case.firings, documents, seed)
+        fires = np.zeros((case.N, N_LATENTS), int)
+        np.add.at(fires, (np.repeat(np.arange(case.N), np.diff(dealt.starts)), dealt.latents), 1)
+        assert fires.max() == 1
+        draws.append(fires.T @ fires)
+    i, j = np.triu_indices(N_LATENTS, 1)
+    found = np.stack(draws)[:, i, j]
+    (a, b), s = case.by_document.T[[i, j]], case.sizes
+    variance = (a * b * (s - a) * (s - b) / (s**2 * np.maximum(s - 1, 1))).sum(1)
+    deviation = np.abs(found.mean(0) - (a * b / s).sum(1))
+    assert (deviation <= 5 * np.sqrt(variance / N_DRAWS)).all()
+    spread = found.var(0)[variance > 0] / variance[variance > 0]
+    assert 0.9 < spread.mean() < 1.1
