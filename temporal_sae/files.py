@@ -236,6 +236,20 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def reserve(descriptor: int, n_bytes: int) -> None:
+    """Give a file so many bytes of the disk, at least one.
+
+    What is written through a mapping later on finds a place; a full disk would end the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    else:
+        os.ftruncate(descriptor, n_bytes)
+
+
 def sync(descriptor: int) -> None:
     """Flush a file or a folder to the disk, if its file system can."""
     with suppressed(NOT_OFFERED):

@@ -25,14 +25,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from temporal_sae import schemas, signals
-from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
-from temporal_sae.errors import RunError, check_int, check_number
+from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave, tell
+from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 from temporal_sae.explain import composed
 from temporal_sae.files import remove_if_empty
 from temporal_sae.locks import ProcessLock, Timeout
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_LOCK = 0.2
+MOST_TOKENS = 2_000_000_000  # their numbers are int32
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,6 +76,8 @@ def build(options: argparse.Namespace) -> None:
     Raises:
         InvalidOption, RunError: something a person can correct.
     """
+    if options.tokens > MOST_TOKENS:
+        raise InvalidOption("--tokens", options.tokens, f"at most {MOST_TOKENS}")
     for name, least in (("tokens", 1), ("window_size", 1), ("min_count", 1)):
         check_int(f"--{name.replace('_', '-')}", getattr(options, name), least)
     check_number("--min-z", options.min_z)
@@ -101,7 +104,7 @@ def build(options: argparse.Namespace) -> None:
     else:
         cfg, sae_folder = with_facts(folder, overrides), folder
     output: Path = options.output or folder / "atlas"
-    with held(output):
+    with held(output), told_of(output):
         sae, components = opened(sae_folder, cfg, output, record)
         source = components.source
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -156,6 +159,23 @@ def held(output: Path) -> Iterator[None]:
     finally:
         lock.release()
         remove_if_empty(output)
+
+
+@contextmanager
+def told_of(output: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, or that the folder is gone.
+
+    Raises:
+        RunError: either.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not output.exists():
+            raise RunError(f"{output}: the folder was removed while it was in use") from error
+        if line := tell(error, output, "give the same command again"):
+            raise RunError(line) from error
+        raise
 
 
 class Lines:

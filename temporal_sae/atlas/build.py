@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from temporal_sae.atlas import latents, pairs
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.counting import firing_counts
 from temporal_sae.atlas.documents import DocumentCounts
-from temporal_sae.atlas.firings import Firings, FiringsWriter
+from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
 from temporal_sae.atlas.folder import LATENTS, PAIRS
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.latents import latent_table
@@ -28,7 +27,7 @@ from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
 
-FIRINGS, DEALT = "firings", "dealt.bin"
+FIRINGS = "firings"
 Show = Callable[[str, int, int], None]
 TextOf = Callable[[Sequence[int]], list[str]]
 
@@ -77,7 +76,7 @@ def build_atlas(
     firings = Firings(own, sae.d_sae, options.window_size)
     write_tables(folder, firings, Directions.of(sae), text_of(source), options, show)
     if not options.keep_firings:
-        shutil.rmtree(own)
+        remove_firings(own)
 
 
 def write_tables(
@@ -140,12 +139,9 @@ def relations_by_chance(
     show: Show,
 ) -> np.ndarray:
     """Return how many pairs have each relation once documents have dealt their firings out."""
-    path = firings.folder / DEALT
-    dealt = dealt_out(firings, documents, path, options.seed)
+    dealt = dealt_out(firings, documents, options.seed)
     progress = told(show, "latents by chance", firings.n_latents)
-    found = relations_in(dealt, counts, documents, options.choice, progress)
-    path.unlink()
-    return found
+    return relations_in(dealt, counts, documents, options.choice, progress)
 
 
 def told(show: Show, what: str, total: int) -> Callable[[int], None]:

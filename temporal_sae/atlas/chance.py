@@ -6,7 +6,7 @@ A relation that is found in these firings is a false discovery.
 
 from __future__ import annotations
 
-from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from temporal_sae.atlas import loops
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings
+from temporal_sae.files import reserve
 
 
 class Dealt(NamedTuple):
@@ -27,17 +28,20 @@ class Dealt(NamedTuple):
     window_size: int
 
 
-def dealt_out(firings: Firings, documents: DocumentCounts, path: Path, seed: int = 0) -> Dealt:
-    """Return the firings after they were dealt out.
+def dealt_out(firings: Firings, documents: DocumentCounts, seed: int = 0) -> Dealt:
+    """Return the firings after they were dealt out, in a file without a name beside the others.
+
+    They may be too many for the memory; the file goes with the last array that shows it.
 
     Args:
         firings: of all latents.
         documents: of the firings.
-        path: of a file that holds the new ones; they may be too many for the memory.
         seed: of the draws.
     """
-    n = max(1, firings.n_firings)
-    dealt = np.memmap(path, firings.latents.dtype, "w+", shape=(n,))[: firings.n_firings]
+    kind, n = firings.latents.dtype, max(1, firings.n_firings)
+    with TemporaryFile(dir=firings.folder) as file:
+        reserve(file.fileno(), n * kind.itemsize)
+        dealt = np.memmap(file, kind, "r+", shape=(n,))[: firings.n_firings]
     sizes = np.zeros(firings.n_tokens, np.int32)
     loops.deal_out(firings.latents, firings.starts, documents.number, seed, dealt, sizes)
     starts = np.concatenate([[0], sizes.cumsum(dtype=np.int64)])

@@ -1,4 +1,4 @@
-"""Exact counts of all pairs over a whole text, in memory that does not grow with pairs or tokens.
+"""Exact counts of all pairs over a whole text, in memory that does not grow with the pairs.
 
 The firings stay on disk. A range of latents at a time gets the list of its firings (`Postings`);
 the counts of a latent with all later ones are then gathered, in one row of counters, from what

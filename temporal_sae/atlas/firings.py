@@ -13,6 +13,7 @@ added. So a pass that was interrupted goes on where it was, and ends with the sa
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 
 from temporal_sae.activations import Rows
+from temporal_sae.atlas import loops
 from temporal_sae.errors import RunError
-from temporal_sae.files import open_to_append
+from temporal_sae.files import open_to_append, remove_temporaries
 from temporal_sae.latents import Latents
 from temporal_sae.training.checkpoint import Checkpoints
 
@@ -34,6 +36,48 @@ PLACES = 3
 def type_of_latents(n_latents: int) -> type[np.generic]:
     """Return the smallest type that holds the number of every latent."""
     return np.uint16 if n_latents <= LARGEST_SHORT else np.int32
+
+
+def damaged(folder: Path, what: str) -> RunError:
+    """Return the error for firings that cannot be used."""
+    return RunError(f"{folder}: {what}; remove {folder} and begin again")
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """Return what was noted last of the firings in a folder; nothing where there are none.
+
+    Raises:
+        RunError: it is no note of firings.
+    """
+    note = Checkpoints(folder, keep=1).load_newest()
+    if note is None:
+        return {}
+    lengths = note.get("n_tokens"), note.get("n_firings")
+    are_numbers = all(type(n) is int and n >= 0 for n in lengths)
+    if not are_numbers or not isinstance(note.get("reader"), dict):
+        raise damaged(folder, "what is noted of the firings is no note of this package")
+    return note
+
+
+def check_length(folder: Path, name: str, n_bytes: int) -> None:
+    """Refuse a file that has lost what was noted of it.
+
+    Raises:
+        RunError: see above.
+    """
+    path = folder / f"{name}.bin"
+    if not path.is_file() or path.stat().st_size < n_bytes:
+        raise damaged(folder, f"{path.name} is shorter than it was")
+
+
+def remove_firings(folder: Path) -> None:
+    """Delete the firings in a folder, which goes as well unless it holds anything else."""
+    Checkpoints(folder).clear()  # first: no note may promise what is no longer there
+    for name in COLUMNS:
+        (folder / f"{name}.bin").unlink(missing_ok=True)
+    remove_temporaries(folder, below=False)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 class Firings:
@@ -49,25 +93,34 @@ class Firings:
         n_tokens, n_windows, n_firings: that there are.
 
     Raises:
-        RunError: the folder holds none, or not all of them.
+        RunError: the folder holds none, not all of them, or something else.
     """
 
     def __init__(self, folder: Path, n_latents: int, window_size: int = 1) -> None:
         self.folder, self.n_latents, self.window_size = folder, n_latents, window_size
-        note = Checkpoints(folder, keep=1).load_newest()
-        if note is None:
+        note = noted(folder)
+        if not note:
             raise RunError(f"{folder}: holds no firings")
-        self.n_tokens = int(note["n_tokens"])
-        self.n_windows = self.n_tokens // window_size
-        self.n_tokens = self.n_windows * window_size or self.n_tokens
+        n_tokens = note["n_tokens"]
+        self.n_windows = n_tokens // window_size
+        self.n_tokens = self.n_windows * window_size or n_tokens
+        sizes = self._mapped("sizes", n_tokens)
+        # Whoever has written the files: compiled loops go where they point, without a look.
+        is_whole = ((sizes >= 0) & (sizes <= n_latents)).all()
+        if not is_whole or sizes.sum(dtype=np.int64) != note["n_firings"]:
+            raise damaged(folder, "sizes.bin does not add up")
         self.n_firings = int(self.starts[-1])
+        for name, n in {"values": self.n_firings, "places": self.n_tokens * PLACES}.items():
+            check_length(folder, name, n * np.dtype(COLUMNS[name]).itemsize)
+        if not loops.are_in_order(self.latents, self.starts, n_latents):
+            raise damaged(folder, f"latents.bin does not ascend from 0 to {n_latents - 1}")
 
     def _mapped(self, name: str, n: int, kind: Any = None) -> np.ndarray:
-        path = self.folder / f"{name}.bin"
         kind = np.dtype(kind or COLUMNS[name])
-        if not path.is_file() or path.stat().st_size < n * kind.itemsize:
-            raise RunError(f"{path}: is shorter than it was; remove {self.folder} and begin again")
-        return np.memmap(path, kind, "r", shape=(n,)) if n else np.empty(0, kind)
+        check_length(self.folder, name, n * kind.itemsize)
+        if not n:  # which cannot be mapped
+            return np.empty(0, kind)
+        return np.memmap(self.folder / f"{name}.bin", kind, "r", shape=(n,))
 
     @cached_property
     def latents(self) -> np.ndarray:
@@ -103,6 +156,9 @@ class FiringsWriter:
     Attributes:
         n_tokens: that are there.
         reader_state: where the reader goes on; None at the beginning.
+
+    Raises:
+        RunError: the files are shorter than was noted.
     """
 
     def __init__(self, folder: Path, n_latents: int, identity: dict[str, Any]) -> None:
@@ -110,15 +166,18 @@ class FiringsWriter:
         self._kinds = {**COLUMNS, "latents": type_of_latents(n_latents)}
         self._notes = Checkpoints(folder, keep=1)
         folder.mkdir(parents=True, exist_ok=True)
-        note = self._notes.load_newest() or {}
+        note = noted(folder)
         if note.get("identity") != identity:
             note = {}
             self._notes.clear()
         self.n_tokens, self.n_firings = note.get("n_tokens", 0), note.get("n_firings", 0)
         self.reader_state: dict[str, Any] | None = note.get("reader")
         for name, n in self._lengths().items():
+            n_bytes = n * np.dtype(self._kinds[name]).itemsize
+            if n_bytes:  # a longer file would be cut, and a shorter one filled with zeros
+                check_length(folder, name, n_bytes)
             descriptor = open_to_append(folder / f"{name}.bin")
-            os.ftruncate(descriptor, n * np.dtype(self._kinds[name]).itemsize)
+            os.ftruncate(descriptor, n_bytes)
             os.close(descriptor)
 
     def _lengths(self) -> dict[str, int]:

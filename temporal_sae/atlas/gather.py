@@ -11,7 +11,7 @@ import torch
 from temporal_sae import signals
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.rows import EndOfRows
-from temporal_sae.atlas.firings import FiringsWriter
+from temporal_sae.atlas.firings import FiringsWriter, damaged
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,16 @@ def gather(
         n_tokens: rows in all, at least.
         seed: fixes the order of the documents.
         show: is told how many there are.
+
+    Raises:
+        RunError: the rows cannot be read, or the place at which to go on is none.
     """
     reader = source.reader(seed)
     if writer.reader_state is not None:
-        reader.load_state_dict(writer.reader_state)
+        try:
+            reader.load_state_dict(writer.reader_state)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(writer.folder, "notes no place in this text") from error
     noted = time.monotonic()
     while writer.n_tokens < n_tokens:
         signals.obey()

@@ -85,7 +85,7 @@ def of_latent(firings: Firings, postings: Postings, latent: int) -> dict[str, ob
     """Return what the firings of one latent say about it."""
     own = postings.of(latent)
     tokens, values = postings.tokens[own], firings.values[postings.places[own]]
-    windows = np.bincount(tokens // firings.window_size).astype(np.int64)
+    windows = np.bincount(tokens.astype(np.int64) // firings.window_size).astype(np.int64)
     dispersion = len(tokens), int((windows**2).sum()), firings.n_windows
     ids, shares = top_tokens(firings.places[tokens, TOKEN], values)
     return {

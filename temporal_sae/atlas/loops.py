@@ -17,6 +17,19 @@ def count_firings(part, parts, latents, counts):
 
 
 @compiled
+def are_in_order(latents, token_starts, n_latents):
+    """Return whether the latents of every token ascend, from 0 to n_latents - 1."""
+    for t in range(token_starts.size - 1):
+        before = np.int64(-1)
+        for e in range(token_starts[t], token_starts[t + 1]):
+            latent = np.int64(latents[e])
+            if latent <= before or latent >= n_latents:
+                return False
+            before = latent
+    return True
+
+
+@compiled
 def list_firings(latents, token_starts, lo, starts, tokens, places, first, last):
     """List the firings of the latents lo + first ≤ i < lo + last, each in order of its tokens."""
     free = starts[first:last].copy()

@@ -21,7 +21,7 @@ from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.folder import FACTS
 from temporal_sae.atlas.relations import RELATIONS, coverage, relation
 from temporal_sae.atlas.statistics import Counts
-from temporal_sae.files import TEMPORARY
+from temporal_sae.files import TEMPORARY, sync, sync_folder
 from temporal_sae.sae import SparseAutoencoder
 
 PAIRS_AT_ONCE = 2**20  # of which decoder rows are gathered
@@ -217,12 +217,17 @@ def write_table(
     """
     schema = schema.with_metadata({FACTS: json.dumps(facts)})
     n_rows, unfinished = 0, path.with_name(f"{TEMPORARY}{path.name}")
+    unfinished.unlink(missing_ok=True)  # a writer that was killed left it, or it is a link
     try:
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for part in parts:
-                writer.write_table(part.replace_schema_metadata(schema.metadata))
-                n_rows += len(part)
+        with unfinished.open("xb") as file:
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                for part in parts:
+                    writer.write_table(part.replace_schema_metadata(schema.metadata))
+                    n_rows += len(part)
+            file.flush()
+            sync(file.fileno())
         os.replace(unfinished, path)
+        sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
     return n_rows

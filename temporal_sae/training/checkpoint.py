@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 DIGITS = 16
 BLOCK = 2**24  # bytes read at once
-NAME = re.compile(rf"step_(\d{{9}})\.([0-9a-f]{{{DIGITS}}})\.safetensors")
+NAME = re.compile(rf"step_(\d{{9,}})\.([0-9a-f]{{{DIGITS}}})\.safetensors")
 State = dict[str, Any]
 
 
@@ -44,8 +44,9 @@ class Checkpoints:
 
     def files(self) -> list[Path]:
         """Finished checkpoint files, newest first."""
-        found = [p for p in self.folder.glob("step_*.safetensors") if NAME.fullmatch(p.name)]
-        return sorted((path for path in found if path.is_file()), reverse=True)
+        found = ((NAME.fullmatch(p.name), p) for p in self.folder.glob("step_*.safetensors"))
+        steps = [(int(match[1]), path) for match, path in found if match and path.is_file()]
+        return [path for _, path in sorted(steps, reverse=True)]
 
     def newest_in_words(self) -> str:
         """For a message."""

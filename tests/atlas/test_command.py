@@ -1,5 +1,7 @@
 """`python -m temporal_sae.atlas`: the tables of a run and of an SAE from elsewhere."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from scipy.stats import hypergeom
 from temporal_sae.atlas import Atlas
 from temporal_sae.atlas import gather as gathering
 from temporal_sae.atlas.__main__ import main
+from temporal_sae.atlas.folder import PAIRS
 from temporal_sae.errors import RunError
 from temporal_sae.experiment import run_experiment
 from temporal_sae.experiment.build import build_evaluation
 from temporal_sae.locks import ProcessLock
 from temporal_sae.sae import load_sae
+from temporal_sae.training.checkpoint import Checkpoints
 from tests.test_cli import small
 from tests.test_config_surface import composed
 
@@ -188,6 +192,7 @@ def test_an_interrupted_pass_goes_on(finished, tmp_path, monkeypatch):
     [
         (["nowhere"], "nowhere: there is no such folder"),
         (["--tokens=0"], "--tokens=0: must be a whole number of at least 1"),
+        (["--tokens=2000000001"], "--tokens=2000000001: must be at most 2000000000"),
         (["--min-z=nan"], "--min-z=nan"),
         (["model.nmae=x"], "model.nmae"),
         (["--output=/dev/null"], "--output=/dev/null: must be a folder that can be written"),
@@ -214,6 +219,74 @@ def test_a_run_is_followed_over_another_text(finished, text_folder, tmp_path, ca
         content(f / "latents.parquet") for f in (tmp_path / "other", finished / "atlas")
     )
     assert ours != theirs
+
+
+@pytest.mark.parametrize("window_size", [TOKENS * 10, 2**40])
+def test_a_window_that_is_never_full_leaves_the_windows_alone_empty(
+    finished, tmp_path, window_size
+):
+    output = tmp_path / "atlas"
+    main([str(finished), f"--output={output}", *OPTIONS, f"--window-size={window_size}"])
+    latents, facts = table(output, "latents")
+    assert facts["n_windows"] == 0
+    assert facts["n_tokens"] >= TOKENS
+    assert np.isnan(latents["fano_factor"]).all()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("place", ["temporal_sae.atlas.firings.os.fsync", "os.posix_fallocate"])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    finished, tmp_path, monkeypatch, capsys, error, place
+):
+    def full(*arguments):
+        raise OSError(error, os.strerror(error))
+
+    output = tmp_path / "atlas"
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="2"):
+        patched.setattr(place, full)
+        main([str(finished), f"--output={output}", *OPTIONS])
+    err = capsys.readouterr().err
+    assert f"{output}: the disk is full" in err
+    assert err.count("\n") == 1
+    main([str(finished), f"--output={output}", *OPTIONS])
+    assert content(output / PAIRS) == content(finished / "atlas" / PAIRS)
+
+
+def test_a_folder_that_is_removed_meanwhile_is_one_line(finished, tmp_path, monkeypatch, capsys):
+    output, add = tmp_path / "atlas", gathering.FiringsWriter.add
+
+    def add_and_remove(self, rows, latents):
+        shutil.rmtree(output, ignore_errors=True)
+        add(self, rows, latents)
+
+    monkeypatch.setattr(gathering.FiringsWriter, "add", add_and_remove)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(finished), f"--output={output}", *OPTIONS])
+    assert "the folder was removed while it was in use" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("reader", [{}, {"epoch": "x", "cursor": [], "waiting": None}, None, 3])
+def test_a_place_in_the_text_that_is_none_is_one_line(finished, tmp_path, capsys, reader):
+    output = tmp_path / "atlas"
+    main([str(finished), f"--output={output}", *OPTIONS, "--keep-firings"])
+    notes = Checkpoints(output / "firings", keep=1)
+    notes.save(10 * TOKENS, (notes.load_newest() or {}) | {"reader": reader})
+    with pytest.raises(SystemExit, match="2"):
+        main([str(finished), f"--output={output}", f"--tokens={2 * TOKENS}"])
+    assert f"remove {output / 'firings'} and begin again" in capsys.readouterr().err
+
+
+def test_no_link_in_the_folder_is_written_through(finished, tmp_path):
+    """A stranger's links lead to files that are not the atlas's."""
+    target, output = tmp_path / "precious", tmp_path / "atlas"
+    target.write_text("precious")
+    (output / "firings").mkdir(parents=True)
+    for name in (f".unfinished-{PAIRS}", PAIRS, "firings/dealt.bin"):
+        (output / name).symlink_to(target)
+    main([str(finished), f"--output={output}", *OPTIONS])
+    assert target.read_text() == "precious"
+    assert content(output / PAIRS) == content(finished / "atlas" / PAIRS)
 
 
 def test_two_at_once_are_refused(finished, tmp_path, capsys):

@@ -1,5 +1,8 @@
 """Counts of pairs over a whole text, against a dense computation."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 
 from temporal_sae.activations import Rows
 from temporal_sae.atlas import counting
-from temporal_sae.atlas.firings import Firings, FiringsWriter
+from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
+from temporal_sae.errors import RunError
 from temporal_sae.latents import Latents
+from temporal_sae.training.checkpoint import Checkpoints
 
 
 def written(folder, active, n_latents, window_size=1, block=7):
@@ -77,6 +82,12 @@ def test_counts_are_those_of_a_dense_computation(tmp_path_factory, active, windo
     assert all_pairs(firings, n_bytes) == dense_pairs(active, 12, window_size)
 
 
+def test_rows_of_counters_are_used_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "BYTES_OF_COUNTS", 1)
+    active = [{0, 1, 3}, {1, 2}, {0, 3}, {2, 3}]
+    assert all_pairs(written(tmp_path, active, 4)) == dense_pairs(active, 4, 1)
+
+
 @pytest.mark.parametrize("n_latents", [2**16, 2**16 + 1])
 def test_latents_beyond_two_bytes(tmp_path, n_latents):
     firings = written(tmp_path, [{0, n_latents - 1}] * 2, n_latents)
@@ -109,6 +120,91 @@ def test_a_pass_that_was_interrupted_goes_on_with_the_same_bytes(tmp_path):
     parts = Firings(tmp_path / "parts", 8)
     for name in ("latents", "values", "starts", "places"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
+
+
+def test_a_note_after_a_thousand_million_tokens_is_found(tmp_path):
+    for n in (999_999_999, 1_000_000_000, 12_000_000_000):
+        Checkpoints(tmp_path, keep=1).save(n, {"n": n})
+    assert Checkpoints(tmp_path).load_newest() == {"n": 12_000_000_000}
+    assert len(Checkpoints(tmp_path).files()) == 1
+
+
+@pytest.mark.parametrize("name", ["latents", "values", "sizes", "places"])
+def test_a_file_that_has_lost_what_was_noted_is_refused_and_not_filled_up(tmp_path, name):
+    written(tmp_path, [{0, 2}, {1}], 3)
+    path = tmp_path / f"{name}.bin"
+    for shorten in (lambda: path.write_bytes(path.read_bytes()[:-1]), path.unlink):
+        shorten()
+        for use in (lambda: FiringsWriter(tmp_path, 3, {}), lambda: Firings(tmp_path, 3)):
+            with pytest.raises(RunError, match=rf"{name}\.bin is shorter than it was; remove"):
+                use()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("sizes", [-1, 4], "sizes.bin does not add up"),
+        ("sizes", [2**31 - 1, 1], "sizes.bin does not add up"),
+        ("sizes", [2, 2], "sizes.bin does not add up"),
+        ("sizes", [0, 2], "sizes.bin does not add up"),
+        ("latents", [0, 3, 1], "latents.bin does not ascend from 0 to 2"),
+        ("latents", [0, 65535, 1], "latents.bin does not ascend from 0 to 2"),
+        ("latents", [2, 2, 1], "latents.bin does not ascend from 0 to 2"),
+        ("latents", [2, 0, 1], "latents.bin does not ascend from 0 to 2"),
+        ("latents", [0, 2, 3], "latents.bin does not ascend from 0 to 2"),
+    ],
+)
+def test_files_that_would_lead_compiled_loops_astray_are_refused(tmp_path, name, content, told):
+    written(tmp_path, [{0, 2}, {1}], 3)
+    kind = {"sizes": np.int32, "latents": np.uint16}[name]
+    (tmp_path / f"{name}.bin").write_bytes(np.array(content, kind).tobytes())
+    with pytest.raises(RunError, match=told):
+        Firings(tmp_path, 3)
+
+
+def test_latents_below_zero_are_refused(tmp_path):
+    written(tmp_path, [{5}], 2**16 + 1)
+    (tmp_path / "latents.bin").write_bytes(np.array([-7], np.int32).tobytes())
+    with pytest.raises(RunError, match="does not ascend from 0 to 65536"):
+        Firings(tmp_path, 2**16 + 1)
+
+
+@pytest.mark.parametrize("number", [-1, 2**62, "3", None, 2.0, True])
+@pytest.mark.parametrize("name", ["n_tokens", "n_firings"])
+def test_a_note_that_is_none_is_refused(tmp_path, name, number):
+    written(tmp_path, [{0, 2}, {1}], 3)
+    notes = Checkpoints(tmp_path, keep=1)
+    notes.save(3, (notes.load_newest() or {}) | {name: number})
+    for use in (lambda: FiringsWriter(tmp_path, 3, {}), lambda: Firings(tmp_path, 3)):
+        with pytest.raises(RunError, match=r"remove .* and begin again"):
+            use()
+    assert (tmp_path / "sizes.bin").stat().st_size == 8
+
+
+def test_removing_firings_leaves_what_is_not_theirs(tmp_path):
+    folder = tmp_path / "firings"
+    written(folder, [{0}], 3)
+    remove_firings(folder)
+    assert not folder.exists()
+    written(folder, [{0}], 3)
+    (folder / "thesis.txt").write_text("of a stranger")
+    remove_firings(folder)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_the_note_is_removed_before_the_files(tmp_path, monkeypatch):
+    """Killed between the two, the same command begins anew and does not trust the rest."""
+    written(tmp_path, [{0}], 3)
+
+    def killed_after(path, **options):
+        os.unlink(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        remove_firings(tmp_path)
+    monkeypatch.undo()
+    assert FiringsWriter(tmp_path, 3, {}).n_tokens == 0
 
 
 def test_firings_of_another_sae_are_begun_anew(tmp_path):

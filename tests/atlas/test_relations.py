@@ -1,6 +1,7 @@
 """Parents, children and duplicates against planted truth: rates by Zipf, topics, missed firings."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from temporal_sae.atlas.relations import (
     DUPLICATE,
     PARENT,
     RELATIONS,
+    Relatives,
     coverage,
     discoveries,
     false_discovery_rate,
@@ -79,7 +81,7 @@ def written(folder, fires, documents):
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     fires, documents, truth = planted(np.random.default_rng(0))
-    return written(folder, fires, documents), truth, folder
+    return written(folder, fires, documents), truth
 
 
 def found_in(firings, documents):
@@ -93,11 +95,11 @@ def found_in(firings, documents):
 
 
 def test_planted_relations_are_found_and_the_printed_rate_covers_the_false_ones(world):
-    firings, truth, folder = world
+    firings, truth = world
     documents = DocumentCounts(firings)
     found = found_in(firings, documents)
     counts = firing_counts(firings)
-    dealt = dealt_out(firings, documents, folder / "dealt.bin")
+    dealt = dealt_out(firings, documents)
     by_chance = relations_in(dealt, counts, documents, Choice())
     for names in (("parent", "child"), ("duplicate",)):
         ours = {pair for pair, name in found.items() if name in names}
@@ -111,9 +113,9 @@ def test_planted_relations_are_found_and_the_printed_rate_covers_the_false_ones(
 
 
 def test_dealing_out_keeps_what_latents_do_in_documents_alone(world):
-    firings, _, folder = world
+    firings, _ = world
     documents = DocumentCounts(firings)
-    dealt = dealt_out(firings, documents, folder / "dealt.bin", seed=1)
+    dealt = dealt_out(firings, documents, seed=1)
     table = np.zeros((firings.n_tokens, firings.n_latents), bool)
     tokens = np.repeat(np.arange(firings.n_tokens), np.diff(dealt.starts))
     assert not table[tokens, dealt.latents].any()
@@ -127,7 +129,7 @@ def test_dealing_out_keeps_what_latents_do_in_documents_alone(world):
         assert np.bincount(before, minlength=9).tolist() == np.bincount(after, minlength=9).tolist()
     rows = np.split(np.asarray(dealt.latents).astype(int), dealt.starts[1:-1])
     assert all((np.diff(row) > 0).all() for row in rows[:2000])
-    again = dealt_out(firings, documents, folder / "again.bin", seed=1)
+    again = dealt_out(firings, documents, seed=1)
     assert np.array_equal(again.latents, dealt.latents)
     assert not np.array_equal(firings.latents, dealt.latents)
 
@@ -146,12 +148,22 @@ def test_coverage_by_hand():
         (0.8, 0.8, 9.0, DUPLICATE),
         (0.6, 0.6, 9.0, 0),
         (0.8, 0.1, 3.0, 0),
+        (0.7, 0.69, 6.0, PARENT),
+        (0.69, 0.1, 9.0, 0),
+        (0.8, 0.1, 5.9, 0),
         (np.nan, 0.1, 9.0, 0),
         (0.8, 0.1, np.nan, 0),
     ],
 )
 def test_relations_by_hand(i_covers_j, j_covers_i, z, expected):
     assert relation(*map(np.array, (i_covers_j, j_covers_i, z))) == expected
+
+
+def test_pairs_are_counted_by_their_relation():
+    relatives = Relatives(3)
+    names = [None, "parent", None, "duplicate"]
+    relatives.add(pa.table({"i": [0, 0, 1, 1], "j": [1, 2, 2, 2], "relation": names}))
+    assert relatives.found.tolist() == [2, 1, 0, 1]
 
 
 def test_a_long_document_counts_as_several():

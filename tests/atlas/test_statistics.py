@@ -58,6 +58,7 @@ def test_what_has_no_value_is_nan():
     assert math.isnan(statistics.phi(always))
     assert statistics.npmi(Counts.of(0, 3, 5, 10)) == -1
     assert math.isnan(statistics.npmi(Counts.of(10, 10, 10, 10)))
+    assert np.isnan(statistics.divided(np.array([1.0, 0.0, -1.0]), np.zeros(3))).all()
 
 
 def test_counts_of_a_large_text_keep_their_precision():
