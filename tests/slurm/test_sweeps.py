@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 # No checkpoint of its own accord: what is continued is what a signal has saved. It does not end
 # while a launcher starts, which takes seconds.
-LONG = ("trainer.num_tokens=1_024_000", "trainer.checkpoint_every=100_000")
+LONG = ("trainer.num_tokens=640_000", "trainer.checkpoint_every=100_000")
 
 
 @pytest.fixture(scope="module")
