@@ -1,4 +1,4 @@
-"""What the atlas costs: `python benchmarks/atlas.py [--tokens 10_000_000] [--output FILE]`.
+"""Measure the atlas: `python benchmarks/atlas.py [--tokens 10_000_000] [--output FILE]`.
 
 Exact counts, φ and npmi of all pairs of 65536 latents, 64 of which fire in a token by Zipf's law.
 The firings are written first, which a pass over a text does otherwise; memory is what the process

@@ -34,7 +34,7 @@ TextOf = Callable[[Sequence[int]], list[str]]
 
 @dataclass(frozen=True)
 class Options:
-    """What an atlas is made of.
+    """The options of an atlas.
 
     Attributes:
         n_tokens: of the text, at least.

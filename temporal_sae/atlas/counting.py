@@ -22,7 +22,7 @@ BYTES_OF_COUNTS = 2**26
 
 
 class Sparse(Protocol):
-    """What is counted: firings from a text, or dealt out by chance."""
+    """Firings that can be counted: of a text, or dealt out by chance."""
 
     @property
     def latents(self) -> np.ndarray: ...

@@ -1,4 +1,4 @@
-"""How often each latent fires in each document, and what that says about two latents.
+"""Counts of firings in documents, and what they say about two latents.
 
 Two latents of one topic fire in the same documents, so they fire together more often than over the
 whole text chance would have it, without any relation from token to token. The counts in documents

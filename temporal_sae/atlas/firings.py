@@ -139,7 +139,7 @@ class Firings:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where the firings of each token begin, and their end: int64 [tokens + 1]."""
+        """The first firing of each token, and the end of all: int64 [tokens + 1]."""
         starts = np.zeros(self.n_tokens + 1, np.int64)
         np.cumsum(self._mapped("sizes", self.n_tokens), out=starts[1:])
         return starts

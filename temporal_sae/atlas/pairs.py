@@ -28,7 +28,7 @@ PAIRS_AT_ONCE = 2**20  # of which decoder rows are gathered
 
 
 class Choice(NamedTuple):
-    """Which pairs the table holds.
+    """The pairs that the table holds.
 
     Attributes:
         min_count: tokens in which both fire, at least.

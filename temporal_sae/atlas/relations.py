@@ -1,4 +1,4 @@
-"""Which pairs look like parent and child, or like duplicates, and how many do so by chance.
+"""Pairs that look like parent and child or like duplicates, and how many do by chance.
 
 A latent covers another as far as it fires where the other does, beyond what the documents of both
 would give by chance: (n_ij - expected) / (n_j - expected) of j by i. It is 1 if i fires in every

@@ -1,4 +1,4 @@
-"""What the counts of two latents say about them; every function takes arrays or numbers.
+"""Statistics of two latents from their counts; every function takes arrays or numbers.
 
 N tokens; n_i, n_j tokens in which each fires; n_ij in which both do. Formulas: docs/atlas.md.
 Where a quotient has no value, because a latent never fires or always does, the result is NaN.

@@ -1,4 +1,4 @@
-"""What overrides say of a job: which compute the same, and what tells one from the others."""
+"""The identity of a job by its overrides, and those that tell it from the others."""
 
 from __future__ import annotations
 

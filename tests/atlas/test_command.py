@@ -58,7 +58,7 @@ def content(path):
 
 @pytest.fixture(scope="module")
 def fires(finished, options):
-    """Whether each latent fires in each token, from the SAE and the text themselves."""
+    """A table of which latent fires in which token, from the SAE and the text themselves."""
     source = build_evaluation(composed(*options, "eval=none"), finished).source
     sae, reader, found, places = load_sae(finished / "sae"), source.reader(0), [], []
     while sum(map(len, found)) < TOKENS:
