@@ -30,7 +30,7 @@ CHILDREN = 3
 
 
 def planted(rng):
-    """A table of which latent fires in which token, the document of each token, and the relations."""
+    """Firings as a table of tokens and latents, the document of each token, and the relations."""
     documents = np.repeat(np.arange(N_TOKENS // 200), 200)
     topics = rng.random((documents[-1] + 1, N_TOPICS)) < 0.1
     rates = np.minimum(0.4, 3.0 / np.arange(1, N_LATENTS + 1))
