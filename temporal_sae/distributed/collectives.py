@@ -232,6 +232,7 @@ def record_failure(error: BaseException) -> None:
     kind = "" if isinstance(error, (RunError, InvalidOption)) else f"{type(error).__name__}: "
     try:
         _store().set(FAILURE_KEY, f"{kind}{words}")
+        _store().check([FAILURE_KEY])  # an answer: `set` returns before the store has the words
     except RuntimeError:
         return  # the store has ended, and with it everybody who would ask
 

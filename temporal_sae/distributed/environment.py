@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from temporal_sae.distributed.collectives import control_group
 from temporal_sae.errors import InvalidOption, RunError
 
+READING_SECONDS = 5.0
+LEFT_KEY = "temporal_sae: processes that have left a run that failed"
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -92,12 +95,22 @@ def leave(in_order: bool) -> None:
 
     Args:
         in_order: all are about to leave; wait for them, so that none is taken for lost. If not,
-            wait neither for them nor for a GPU.
+            do not wait for a GPU, and no longer for the others than they need to read why.
     """
     if in_order:
         with suppress(RuntimeError):  # then they have ended, too
             dist.barrier(group=control_group())
-    elif "nccl" in dist.get_backend():
-        dist.distributed_c10d._abort_process_group()
+        dist.destroy_process_group()
         return
-    dist.destroy_process_group()
+    store, n_processes = dist.distributed_c10d._get_default_store(), dist.get_world_size()
+    holds_store = dist.get_rank() == 0
+    if "nccl" in dist.get_backend():
+        dist.distributed_c10d._abort_process_group()
+    else:
+        dist.destroy_process_group()
+    with suppress(RuntimeError):  # rank 0 has ended
+        store.add(LEFT_KEY, 1)
+        until = time.monotonic() + READING_SECONDS
+        # The reason that another process has left ends with this one.
+        while holds_store and store.add(LEFT_KEY, 0) < n_processes and time.monotonic() < until:
+            time.sleep(0.02)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from temporal_sae import distributed
 from temporal_sae.activations import ActivationBatch, Harvest, LanguageModel, Rows
 from temporal_sae.data import TextFiles
+from temporal_sae.distributed import collectives
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
 from temporal_sae.sae import (
@@ -341,12 +343,19 @@ def killed(folder: Path) -> Named:
 
 
 def failing(folder: Path) -> Named:
-    """The last process has an error of its own in the fifth step."""
+    """The last process has an error of its own in the fifth step; another asks late for it."""
 
     def fail() -> None:
         raise ValueError("its own error")
 
+    def late() -> str | None:
+        time.sleep(1)
+        return recorded_failure()
+
     last = distributed.rank() == distributed.world_size() - 1
+    recorded_failure = collectives.recorded_failure
+    if distributed.rank() == 1:
+        collectives.recorded_failure = late
     trainer, parts = make({}, folder, at=5, happens=fail if last else None)
     return {"steps": trainer.fit(parts).step}
 
