@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,24 @@ import numpy as np
 import pyarrow as pa
 
 from temporal_sae.activations import ActivationSource
-from temporal_sae.atlas import latents, pairs
+from temporal_sae.atlas import examples, latents, pairs
 from temporal_sae.atlas.chance import dealt_out
-from temporal_sae.atlas.counting import firing_counts
+from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
+from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
 from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
-from temporal_sae.atlas.folder import LATENTS, PAIRS
+from temporal_sae.atlas.folder import EXAMPLES, LATENTS, PAIRS, TOKENS
 from temporal_sae.atlas.gather import gather
-from temporal_sae.atlas.latents import latent_table
-from temporal_sae.atlas.nearest import Nearest
+from temporal_sae.atlas.latents import Partners, latent_table
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
-from temporal_sae.atlas.relations import RELATIONS, Relatives, discoveries
+from temporal_sae.atlas.relations import RELATIONS, discoveries
+from temporal_sae.atlas.summaries import Summaries
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
 
 FIRINGS = "firings"
 Show = Callable[[str, int, int], None]
-TextOf = Callable[[Sequence[int]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def write_tables(
     """
     counts, documents, choice = firing_counts(firings), DocumentCounts(firings), options.choice
     by_chance = relations_by_chance(firings, counts, documents, options, show)
-    by_phi, relatives = Nearest(firings.n_latents), Relatives(firings.n_latents)
+    partners = Partners.none(firings.n_latents)
     facts = {
         "n_tokens": firings.n_tokens,
         "n_windows": firings.n_windows,
@@ -112,13 +112,17 @@ def write_tables(
     def parts() -> Iterator[pa.Table]:
         progress = told(show, "latents", firings.n_latents)
         for part in pair_table(firings, counts, documents, directions, choice, progress):
-            by_phi.add(*(part[name].to_numpy() for name in ("i", "j", "phi")))
-            relatives.add(part)
+            partners.add(part)
             yield part
 
     n_pairs = write_table(folder / PAIRS, parts(), pairs.SCHEMA, facts)
-    table = latent_table(firings, counts, documents, directions, by_phi, relatives, text_of)
-    write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
+    text = Text.of(firings)
+    summaries = write_examples(folder, firings, counts, text, facts)
+    facts |= {"position_edges": text.tokens.position_edges, "context": [LEFT, RIGHT]}
+    facts["tokens_at_positions"] = text.tokens.in_buckets
+    known = firings, counts, documents, directions, summaries, partners, text_of
+    write_table(folder / LATENTS, [latent_table(*known)], latents.SCHEMA, facts)
+    write_table(folder / TOKENS, [token_table(text, text_of)], examples.TOKENS_SCHEMA, facts)
     log.info(
         "%s pairs that fire together in at least %d of %s tokens, and %s latents: %s",
         f"{n_pairs:,}",
@@ -127,8 +131,24 @@ def write_tables(
         f"{firings.n_latents:,}",
         folder,
     )
-    for line in discoveries(relatives.found, by_chance):
+    for line in discoveries(partners.relatives.found, by_chance):
         log.info("%s", line)
+
+
+def write_examples(
+    folder: Path, firings: Firings, counts: np.ndarray, text: Text, facts: Mapping[str, object]
+) -> Summaries:
+    """Write the table of examples; return the numbers of all latents that come with them."""
+    found: list[Summaries] = []
+
+    def parts() -> Iterator[pa.Table]:
+        for lo, hi in ranges(counts):
+            postings = postings_of(firings, counts, lo, hi)
+            found.append(Summaries.of(firings, postings, text.tokens))
+            yield example_table(firings, postings, found[-1], text)
+
+    write_table(folder / EXAMPLES, parts(), examples.SCHEMA, facts)
+    return Summaries(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def relations_by_chance(

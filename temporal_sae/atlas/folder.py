@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
+EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
 FACTS = b"temporal_sae"
 
 
@@ -40,8 +41,18 @@ class Atlas:
         return self._read(LATENTS)
 
     @cached_property
+    def examples(self) -> pa.Table:
+        """A row for every example of a latent; likewise."""
+        return self._read(EXAMPLES)
+
+    @cached_property
+    def tokens(self) -> pa.Table:
+        """A row for every token id that occurs in the text."""
+        return self._read(TOKENS)
+
+    @cached_property
     def facts(self) -> dict[str, Any]:
-        """Numbers of tokens, windows and documents, and the thresholds of the table of pairs."""
+        """Numbers of tokens, windows and documents, thresholds, and what the tables are of."""
         found = (self.latents.schema.metadata or {}).get(FACTS)
         try:
             facts: dict[str, Any] = json.loads(found or b"")

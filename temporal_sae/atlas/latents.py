@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from temporal_sae.activations.rows import TOKEN
 from temporal_sae.atlas import statistics
-from temporal_sae.atlas.counting import Postings, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
+from temporal_sae.atlas.examples import TextOf
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.nearest import Nearest, nearest_by_cosine
 from temporal_sae.atlas.pairs import Directions
 from temporal_sae.atlas.relations import Relatives
-
-N_TOP_TOKENS = 10
+from temporal_sae.atlas.summaries import Summaries
 
 SCHEMA = pa.schema(
     [
@@ -26,9 +25,12 @@ SCHEMA = pa.schema(
         *((name, pa.float32()) for name in ("max_activation", "mean_activation")),
         *((name, pa.float64()) for name in ("fano_factor", "burstiness")),
         ("n_documents", pa.int32()),
+        ("degree", pa.int32()),
         ("top_token_ids", pa.list_(pa.int32())),
         ("top_token_shares", pa.list_(pa.float32())),
         ("top_tokens", pa.list_(pa.string())),
+        ("histogram", pa.list_(pa.int64())),
+        ("positions", pa.list_(pa.int64())),
         ("nearest_by_cosine", pa.list_(pa.int32())),
         ("nearest_cosines", pa.list_(pa.float32())),
         ("nearest_by_phi", pa.list_(pa.int32())),
@@ -38,14 +40,42 @@ SCHEMA = pa.schema(
 )
 
 
+class Partners(NamedTuple):
+    """The rows of the table of pairs, by latent.
+
+    Attributes:
+        by_phi: the nearest by φ.
+        relatives: parents, children and duplicates.
+        degree: how many rows hold each latent, int64.
+    """
+
+    by_phi: Nearest
+    relatives: Relatives
+    degree: np.ndarray
+
+    @classmethod
+    def none(cls, n_latents: int) -> Partners:
+        """Return those of a table without rows."""
+        return cls(Nearest(n_latents), Relatives(n_latents), np.zeros(n_latents, np.int64))
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in some rows."""
+        i, j, phi = (rows[name].to_numpy() for name in ("i", "j", "phi"))
+        self.by_phi.add(i, j, phi)
+        self.relatives.add(rows)
+        for of in (i, j):
+            self.degree[:] += np.bincount(of, minlength=len(self.degree))
+
+
 def latent_table(
     firings: Firings,
     counts: np.ndarray,
     documents: DocumentCounts,
     directions: Directions,
-    by_phi: Nearest,
-    relatives: Relatives,
-    text_of: Callable[[Sequence[int]], list[str]] | None,
+    summaries: Summaries,
+    partners: Partners,
+    text_of: TextOf | None,
+    further: Mapping[str, object] | None = None,
 ) -> pa.Table:
     """Return the table.
 
@@ -54,54 +84,43 @@ def latent_table(
         counts: tokens in which each fires.
         documents: in which each fires.
         directions: of the latents.
-        by_phi: the nearest by φ.
-        relatives: parents, children and duplicates.
+        summaries: of the latents.
+        partners: in the table of pairs.
         text_of: the strings of token ids; None where there is no tokenizer.
+        further: columns that do not come from firings; those that are missing have no values.
     """
-    facts: list[dict[str, object]] = []
-    for lo, hi in ranges(counts):
-        postings = postings_of(firings, counts, lo, hi)
-        facts += [of_latent(firings, postings, latent) for latent in range(lo, hi)]
-    columns: dict[str, object] = {name: [fact[name] for fact in facts] for name in facts[0]}
-    ids = [fact["top_token_ids"] for fact in facts]
+    windows = counts, summaries.squares, firings.n_windows
+    known = summaries.top_ids >= 0
+    ids = listed(summaries.top_ids, known)
+    shares = summaries.top_sums / np.maximum(summaries.sum, 1e-30)[:, None]
     cosine_latents, cosines = nearest_by_cosine(directions.decoder)
-    kept = by_phi.latents >= 0
-    columns |= {
+    kept = partners.by_phi.latents >= 0
+    columns: dict[str, object] = {
         "latent": np.arange(firings.n_latents, dtype=np.int32),
         "n": counts,
         "density": counts / firings.n_tokens,
+        "max_activation": np.where(counts, summaries.maximum, np.float32(np.nan)),
+        "mean_activation": statistics.divided(summaries.sum, counts).astype(np.float32),
+        "fano_factor": statistics.fano_factor(*windows),
+        "burstiness": statistics.overdispersion(*windows),
         "n_documents": documents.of_latents,
-        "top_tokens": [None if text_of is None else text_of(i) for i in ids],  # type: ignore[arg-type]
+        "degree": partners.degree,
+        "top_token_ids": ids,
+        "top_token_shares": listed(shares, known),
+        "top_tokens": [None if text_of is None else text_of(own.tolist()) for own in ids],
+        "histogram": list(summaries.histogram),
+        "positions": list(summaries.positions),
         "nearest_by_cosine": list(cosine_latents),
         "nearest_cosines": list(cosines),
-        "nearest_by_phi": [row[own] for row, own in zip(by_phi.latents, kept, strict=True)],
-        "nearest_phis": [row[own] for row, own in zip(by_phi.scores, kept, strict=True)],
+        "nearest_by_phi": listed(partners.by_phi.latents, kept),
+        "nearest_phis": listed(partners.by_phi.scores, kept),
+        **partners.relatives.columns(),
+        **(further or {}),
     }
-    columns |= relatives.columns()
-    return pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA)
+    nothing = [None] * firings.n_latents
+    return pa.table({name: columns.get(name, nothing) for name in SCHEMA.names}, SCHEMA)
 
 
-def of_latent(firings: Firings, postings: Postings, latent: int) -> dict[str, object]:
-    """Return what the firings of one latent say about it."""
-    own = postings.of(latent)
-    tokens, values = postings.tokens[own], firings.values[postings.places[own]]
-    windows = np.bincount(tokens.astype(np.int64) // firings.window_size).astype(np.int64)
-    dispersion = len(tokens), int((windows**2).sum()), firings.n_windows
-    ids, shares = top_tokens(firings.places[tokens, TOKEN], values)
-    return {
-        "max_activation": values.max() if len(values) else np.nan,
-        "mean_activation": values.mean() if len(values) else np.nan,
-        "fano_factor": float(statistics.fano_factor(*dispersion)),
-        "burstiness": float(statistics.overdispersion(*dispersion)),
-        "top_token_ids": ids,
-        "top_token_shares": shares,
-    }
-
-
-def top_tokens(ids: np.ndarray, values: np.ndarray) -> tuple[list[int], list[float]]:
-    """Return the tokens with the largest shares of a latent's activation, and the shares."""
-    names, places = np.unique(ids, return_inverse=True)
-    sums = np.bincount(places, values, len(names))
-    order = np.argsort(-sums, kind="stable")[:N_TOP_TOKENS]
-    order = order[names[order] >= 0]  # of rows whose tokens nobody knows
-    return names[order].tolist(), (sums[order] / max(sums.sum(), 1e-30)).tolist()
+def listed(rows: np.ndarray, kept: np.ndarray) -> list[np.ndarray]:
+    """Return what is kept of each row."""
+    return [row[own] for row, own in zip(rows, kept, strict=True)]

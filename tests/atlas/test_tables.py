@@ -141,7 +141,7 @@ def test_latents(case):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True), name
         shares = {t: own[case.ids == t].sum() for t in set(case.ids[own > 0].tolist())}
-        top = [t for t in sorted(shares, key=lambda t: -shares[t])[:10] if t >= 0]
+        top = [t for t in sorted(shares, key=lambda t: -shares[t]) if t >= 0][:10]
         assert found["top_token_ids"] == top or latent == 1  # where many are equal
         in_order = [shares[t] / own.sum() for t in found["top_token_ids"]]
         assert found["top_token_shares"] == pytest.approx(in_order, rel=1e-5)
