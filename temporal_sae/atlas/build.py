@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.atlas import examples, latents, pairs
+from temporal_sae.atlas.absorption import Candidates
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
@@ -21,6 +22,7 @@ from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
 from temporal_sae.atlas.folder import EXAMPLES, LATENTS, PAIRS, TOKENS
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.latents import Partners, latent_table
+from temporal_sae.atlas.nearest import nearest_by_cosine
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
 from temporal_sae.atlas.relations import RELATIONS, discoveries
 from temporal_sae.atlas.summaries import Summaries
@@ -98,7 +100,9 @@ def write_tables(
         show: is told what is being done, and how much of how much is.
     """
     counts, documents, choice = firing_counts(firings), DocumentCounts(firings), options.choice
-    by_chance = relations_by_chance(firings, counts, documents, options, show)
+    by_cosine = nearest_by_cosine(directions.decoder)
+    candidates = Candidates.of(*by_cosine, counts)
+    by_chance = relations_by_chance(firings, counts, documents, candidates, options, show)
     partners = Partners.none(firings.n_latents)
     facts = {
         "n_tokens": firings.n_tokens,
@@ -111,7 +115,8 @@ def write_tables(
 
     def parts() -> Iterator[pa.Table]:
         progress = told(show, "latents", firings.n_latents)
-        for part in pair_table(firings, counts, documents, directions, choice, progress):
+        known = firings, counts, documents, directions, choice, candidates
+        for part in pair_table(*known, progress):
             partners.add(part)
             yield part
 
@@ -120,7 +125,7 @@ def write_tables(
     summaries = write_examples(folder, firings, counts, text, facts)
     facts |= {"position_edges": text.tokens.position_edges, "context": [LEFT, RIGHT]}
     facts["tokens_at_positions"] = text.tokens.in_buckets
-    known = firings, counts, documents, directions, summaries, partners, text_of
+    known = firings, counts, documents, by_cosine, summaries, partners, text_of
     write_table(folder / LATENTS, [latent_table(*known)], latents.SCHEMA, facts)
     write_table(folder / TOKENS, [token_table(text, text_of)], examples.TOKENS_SCHEMA, facts)
     log.info(
@@ -155,13 +160,14 @@ def relations_by_chance(
     firings: Firings,
     counts: np.ndarray,
     documents: DocumentCounts,
+    candidates: Candidates,
     options: Options,
     show: Show,
 ) -> np.ndarray:
     """Return how many pairs have each relation once documents have dealt their firings out."""
     dealt = dealt_out(firings, documents, options.seed)
     progress = told(show, "latents by chance", firings.n_latents)
-    return relations_in(dealt, counts, documents, options.choice, progress)
+    return relations_in(dealt, counts, documents, options.choice, candidates, progress)
 
 
 def told(show: Show, what: str, total: int) -> Callable[[int], None]:

@@ -63,7 +63,7 @@ class Postings(NamedTuple):
 
 
 class PairCounts(NamedTuple):
-    """Pairs i < j that fire together, by i and then j.
+    """Pairs i < j, by i and then j.
 
     Attributes:
         i, j: the latents, int32.
@@ -118,8 +118,16 @@ def postings_of(firings: Sparse, counts: np.ndarray, lo: int, hi: int) -> Postin
     return Postings(lo, starts, tokens, places)
 
 
-def pair_counts(firings: Sparse, postings: Postings) -> Iterator[PairCounts]:
-    """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time."""
+def pair_counts(
+    firings: Sparse, postings: Postings, wanted: np.ndarray | None = None
+) -> Iterator[PairCounts]:
+    """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time.
+
+    Args:
+        firings: of all latents.
+        postings: of some.
+        wanted: i · d_sae + j, ascending, of pairs that are yielded even if they never fire together.
+    """
     row_bytes = firings.n_latents * 2 * 8
     step = max(1, BYTES_OF_COUNTS // row_bytes)
     table = np.zeros((step, firings.n_latents, 2), np.int64)
@@ -130,7 +138,11 @@ def pair_counts(firings: Sparse, postings: Postings) -> Iterator[PairCounts]:
         first = lo - postings.lo
         size = firings.window_size
         on_threads(loops.count_pairs, firings.latents, firings.starts, lists, first, size, rows)
-        i, j = np.nonzero(rows[:, :, loops.COUNTS])
+        is_found = rows[:, :, loops.COUNTS] != 0
+        if wanted is not None:
+            ends = np.searchsorted(wanted, np.array([lo, lo + len(rows)]) * firings.n_latents)
+            is_found.flat[wanted[slice(*ends)] - lo * firings.n_latents] = True
+        i, j = np.nonzero(is_found)
         yield PairCounts(
             (i + lo).astype(np.int32),
             j.astype(np.int32),
