@@ -119,33 +119,36 @@ def postings_of(firings: Sparse, counts: np.ndarray, lo: int, hi: int) -> Postin
 
 
 def pair_counts(
-    firings: Sparse, postings: Postings, wanted: np.ndarray | None = None
+    firings: Sparse,
+    postings: Postings,
+    in_windows: bool = True,
+    wanted: np.ndarray | None = None,
 ) -> Iterator[PairCounts]:
     """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time.
 
     Args:
         firings: of all latents.
         postings: of some.
-        wanted: i · d_sae + j, ascending, of pairs that are yielded even if they never fire together.
+        in_windows: add up the squares; they are 0 otherwise.
+        wanted: i · d_sae + j, ascending, of pairs that are yielded whatever their counts.
     """
-    row_bytes = firings.n_latents * 2 * 8
-    step = max(1, BYTES_OF_COUNTS // row_bytes)
-    table = np.zeros((step, firings.n_latents, 2), np.int64)
+    step = max(1, BYTES_OF_COUNTS // (firings.n_latents * 2 * 8))
+    counts = np.zeros((step, firings.n_latents), np.int64)
+    squares = np.zeros_like(counts)
+    lists = postings.starts, postings.tokens, postings.places
     for lo in range(postings.lo, postings.hi, step):
-        rows = table[: min(step, postings.hi - lo)]
-        rows[:] = 0
-        lists = (postings.starts, postings.tokens, postings.places)
-        first = lo - postings.lo
-        size = firings.window_size
-        on_threads(loops.count_pairs, firings.latents, firings.starts, lists, first, size, rows)
-        is_found = rows[:, :, loops.COUNTS] != 0
+        n = min(step, postings.hi - lo)
+        counts[:n], squares[:n] = 0, 0
+        of_rows = firings.latents, firings.starts, lists, lo - postings.lo
+        if in_windows:
+            size = firings.window_size
+            on_threads(loops.count_pairs_in_windows, *of_rows, size, counts[:n], squares[:n])
+        else:
+            on_threads(loops.count_pairs, *of_rows, counts[:n])
+        is_found = counts[:n] != 0
         if wanted is not None:
-            ends = np.searchsorted(wanted, np.array([lo, lo + len(rows)]) * firings.n_latents)
-            is_found.flat[wanted[slice(*ends)] - lo * firings.n_latents] = True
+            first, last = np.searchsorted(wanted, np.array([lo, lo + n]) * firings.n_latents)
+            is_found.flat[wanted[first:last] - lo * firings.n_latents] = True
         i, j = np.nonzero(is_found)
-        yield PairCounts(
-            (i + lo).astype(np.int32),
-            j.astype(np.int32),
-            rows[i, j, loops.COUNTS],
-            rows[i, j, loops.SQUARES],
-        )
+        numbers = (i + lo).astype(np.int32), j.astype(np.int32)
+        yield PairCounts(*numbers, counts[i, j], squares[i, j])

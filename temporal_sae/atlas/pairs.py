@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from temporal_sae.atlas import statistics
+from temporal_sae.atlas import loops, statistics
 from temporal_sae.atlas.absorption import Candidates, looks_absorbed
 from temporal_sae.atlas.counting import PairCounts, Sparse, pair_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.folder import FACTS
-from temporal_sae.atlas.relations import ABSORBED, ABSORBER, NONE, RELATIONS, coverage, relation
+from temporal_sae.atlas.relations import (
+    ABSORBED,
+    ABSORBER,
+    LEAST_COVERAGE,
+    NONE,
+    RELATIONS,
+    coverage,
+    relation,
+)
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.files import TEMPORARY, sync, sync_folder
+from temporal_sae.kernels.threads import on_threads
 from temporal_sae.sae import SparseAutoencoder
 
 PAIRS_AT_ONCE = 2**20  # of which decoder rows are gathered
@@ -78,7 +87,9 @@ def pair_table(
         candidates: for absorption; those that look like it are rows, whatever their number.
         show: is told how many latents are done.
     """
-    for pairs, of_documents in judged(firings, counts, documents, choice, candidates, show):
+    for read, is_chosen in counted(firings, counts, choice, candidates, show):
+        of_documents = related(read, counts, documents, candidates)
+        pairs, of_documents = listed(read, of_documents, is_chosen)
         columns = columns_of(pairs, counts, firings) | of_documents
         columns |= cosines(pairs, directions, columns["n_ij"] / firings.n_tokens)
         columns["relation"] = NAMES.take(pa.array(columns["relation"]))
@@ -95,32 +106,38 @@ def relations_in(
 ) -> np.ndarray:
     """Return how many pairs of the table have each of `RELATIONS`; arguments as of `pair_table`."""
     found = np.zeros(len(RELATIONS), np.int64)
-    for _, columns in judged(firings, counts, documents, choice, candidates, show):
+    for pairs, is_chosen in counted(firings, counts, choice, candidates, show, in_windows=False):
+        # Of the rest no latent covers another, whatever is expected: no documents to be compared.
+        least = LEAST_COVERAGE * np.minimum(counts[pairs.i], counts[pairs.j])
+        is_likely = pairs.n >= least
+        is_likely[candidates.among(pairs.i, pairs.j)[0]] = True
+        likely = PairCounts(*(column[is_likely] for column in pairs))
+        columns = related(likely, counts, documents, candidates)
+        _, columns = listed(likely, columns, is_chosen[is_likely])
         found += np.bincount(columns["relation"], minlength=len(RELATIONS))
+        found[NONE] += is_chosen[~is_likely].sum()
     return found
 
 
-def judged(
+def counted(
     firings: Sparse,
     counts: np.ndarray,
-    documents: DocumentCounts,
     choice: Choice,
     candidates: Candidates,
     show: Callable[[int], None],
-) -> Iterator[tuple[PairCounts, dict[str, np.ndarray]]]:
-    """Yield the pairs of the table, by i and then j, with what the documents say about them."""
+    in_windows: bool = True,
+) -> Iterator[tuple[PairCounts, np.ndarray]]:
+    """Yield the pairs that are chosen, marked, and the candidates, by i and then j."""
     for lo, hi in ranges(counts):
         postings = postings_of(firings, counts, lo, hi)
-        for found in pair_counts(firings, postings, candidates.keys):
+        for found in pair_counts(firings, postings, in_windows, candidates.keys):
             is_chosen = chosen(found, counts, firings.n_tokens, choice)
             is_read = is_chosen.copy()
             is_read[candidates.among(found.i, found.j)[0]] = True
             places = np.flatnonzero(is_read)
             for first in range(0, len(places), PAIRS_AT_ONCE):
                 own = places[first : first + PAIRS_AT_ONCE]
-                part = PairCounts(*(column[own] for column in found))
-                columns = related(part, counts, documents, candidates)
-                yield listed(part, columns, is_chosen[own])
+                yield PairCounts(*(column[own] for column in found)), is_chosen[own]
         show(hi)
 
 
@@ -190,15 +207,15 @@ def cosines(
     pairs: PairCounts, directions: Directions, rate: np.ndarray
 ) -> dict[str, np.ndarray | pa.Array]:
     """Return the cosines of pairs, and c·cos², the pair's share of the orthogonality penalty."""
-    i, j = torch.from_numpy(pairs.i).long(), torch.from_numpy(pairs.j).long()
 
     def cosine(rows: Tensor) -> np.ndarray:
-        found: np.ndarray = (rows[i] * rows[j]).sum(-1).numpy()
+        found = np.empty(len(pairs.i), np.float32)
+        on_threads(loops.products, rows.contiguous().numpy(), pairs.i, pairs.j, found)
         return found
 
     decoder = cosine(directions.decoder)
     encoder = None if directions.encoder is None else cosine(directions.encoder)
-    nothing = pa.nulls(len(i), pa.float32())
+    nothing = pa.nulls(len(pairs.i), pa.float32())
     return {
         "decoder_cosine": decoder,
         "encoder_cosine": nothing if encoder is None else encoder,
@@ -249,10 +266,19 @@ def write_table(
     unfinished.unlink(missing_ok=True)  # a writer that was killed left it, or it is a link
     try:
         with unfinished.open("xb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for part in parts:
-                    writer.write_table(part.replace_schema_metadata(schema.metadata))
+            with (
+                pq.ParquetWriter(file, schema, compression="zstd") as writer,
+                ThreadPoolExecutor(1, "tables") as thread,
+            ):
+                before = None
+                for part in parts:  # the next one is made while this is written
+                    if before:
+                        before.result()
+                    part = part.replace_schema_metadata(schema.metadata)
+                    before = thread.submit(writer.write_table, part)
                     n_rows += len(part)
+                if before:
+                    before.result()
             file.flush()
             sync(file.fileno())
         os.replace(unfinished, path)
