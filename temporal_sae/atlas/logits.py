@@ -1,4 +1,4 @@
-"""Columns of `latents.parquet` on the logits: the tokens that a latent makes likelier, and less so."""
+"""Columns of `latents.parquet` on the logits: tokens that a latent makes likelier, or less so."""
 
 from __future__ import annotations
 
