@@ -17,6 +17,7 @@ from temporal_sae.activations.unembedding import Unembedding
 from temporal_sae.atlas import examples, latents, pairs
 from temporal_sae.atlas.absorption import Candidates
 from temporal_sae.atlas.chance import dealt_out
+from temporal_sae.atlas.communities import Topics
 from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
@@ -155,7 +156,7 @@ def write_tables(
     by_cosine = nearest_by_cosine(known.directions.decoder)
     candidates = Candidates.of(*by_cosine, counts)
     by_chance = relations_by_chance(firings, counts, documents, candidates, options, show)
-    partners = Partners.none(firings.n_latents)
+    partners, topics = Partners.none(firings.n_latents), Topics(documents, counts)
     facts: dict[str, object] = {
         **known.facts,
         "n_tokens": firings.n_tokens,
@@ -171,6 +172,7 @@ def write_tables(
         arguments = firings, counts, documents, known.directions, choice, candidates
         for part in pair_table(*arguments, progress):
             partners.add(part)
+            topics.add(part)
             yield part
 
     n_pairs = write_table(folder / PAIRS, parts(), pairs.SCHEMA, facts)
@@ -178,8 +180,9 @@ def write_tables(
     summaries = write_examples(folder, firings, counts, text, facts)
     facts |= {"position_edges": text.tokens.position_edges, "context": [LEFT, RIGHT]}
     facts["tokens_at_positions"] = text.tokens.in_buckets
+    columns = {"community": topics.communities(), **known.columns}
     table = latent_table(
-        firings, counts, documents, by_cosine, summaries, partners, known.text_of, known.columns
+        firings, counts, documents, by_cosine, summaries, partners, known.text_of, columns
     )
     write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
     write_table(folder / TOKENS, [token_table(text, known.text_of)], examples.TOKENS_SCHEMA, facts)

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("fano_factor", "burstiness")),
         ("n_documents", pa.int32()),
         ("degree", pa.int32()),
+        ("community", pa.int32()),
         ("top_token_ids", pa.list_(pa.int32())),
         ("top_token_shares", pa.list_(pa.float32())),
         ("top_tokens", pa.list_(pa.string())),
