@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.unembedding import Unembedding
-from temporal_sae.atlas import examples, latents, pairs
+from temporal_sae.atlas import examples, latents, pairs, stability
 from temporal_sae.atlas.absorption import Candidates
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.communities import Topics
@@ -22,14 +22,14 @@ from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
 from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
-from temporal_sae.atlas.folder import EXAMPLES, LATENTS, PAIRS, TOKENS
+from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.latents import Partners, latent_table
 from temporal_sae.atlas.logits import logit_columns
 from temporal_sae.atlas.nearest import nearest_by_cosine
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
 from temporal_sae.atlas.relations import RELATIONS, discoveries
-from temporal_sae.atlas.stability import across_seeds, over_training
+from temporal_sae.atlas.stability import across_seeds, over_training, overlap_table
 from temporal_sae.atlas.summaries import Summaries
 from temporal_sae.sae import SparseAutoencoder
 
@@ -185,6 +185,10 @@ def write_tables(
         firings, counts, documents, by_cosine, summaries, partners, known.text_of, columns
     )
     write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
+    (folder / OVERLAPS).unlink(missing_ok=True)
+    if options.snapshots:
+        overlaps = overlap_table(table, known.directions.decoder, options.snapshots)
+        write_table(folder / OVERLAPS, [overlaps], stability.SCHEMA, facts)
     write_table(folder / TOKENS, [token_table(text, known.text_of)], examples.TOKENS_SCHEMA, facts)
     log.info(
         "%s pairs that fire together in at least %d of %s tokens, and %s latents: %s",
