@@ -22,8 +22,9 @@ from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
 from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
-from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS
+from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS, Atlas
 from temporal_sae.atlas.gather import gather
+from temporal_sae.atlas.graph import write_graph
 from temporal_sae.atlas.latents import Partners, latent_table
 from temporal_sae.atlas.logits import logit_columns
 from temporal_sae.atlas.nearest import nearest_by_cosine
@@ -190,6 +191,7 @@ def write_tables(
         overlaps = overlap_table(table, known.directions.decoder, options.snapshots)
         write_table(folder / OVERLAPS, [overlaps], stability.SCHEMA, facts)
     write_table(folder / TOKENS, [token_table(text, known.text_of)], examples.TOKENS_SCHEMA, facts)
+    write_graph(Atlas(folder))
     log.info(
         "%s pairs that fire together in at least %d of %s tokens, and %s latents: %s",
         f"{n_pairs:,}",
