@@ -6,8 +6,8 @@ FOLDER is a run's, whose SAE is followed over the run's own model and text, or o
 chosen (`data=text_files data.path=...`); or it holds an SAE in any format that is read, which needs
 to be told the model, unless its config names it: `model=hf model.name=... model.hook_name=...`.
 The tables pairs.parquet and latents.parquet are written to FOLDER/atlas; docs/atlas.md says what
-their columns mean. A pass that was interrupted goes on with the same command. Exit codes: 0 it is
-done, 2 wrong input.
+their columns mean. A pass that was interrupted goes on with the same command. `diff A B` compares
+two of them. Exit codes: 0 it is done, 2 wrong input.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ from temporal_sae.locks import ProcessLock, Timeout
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_LOCK = 0.2
+# What is done with a finished atlas, by the first word; a module with a function `main` each.
+COMMANDS = {
+    "diff": "temporal_sae.atlas.diff_command",
+}
 MOST_TOKENS = 2_000_000_000  # their numbers are int32
 
 
@@ -44,6 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str] | None) -> None:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in COMMANDS:
+        import_module(COMMANDS[words[0]]).main(words[1:])
+        return
     parser = Parser(
         prog="python -m temporal_sae.atlas",
         description=__doc__,
@@ -67,7 +76,7 @@ def _main(arguments: list[str] | None) -> None:
         metavar="FOLDER",
         help="of another run or SAE, to look for the same latents in; several times",
     )
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("temporal_sae").setLevel(logging.INFO)
     try:

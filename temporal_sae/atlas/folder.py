@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,14 @@ class Atlas:
             raise RunError(f"{path}: was not written by temporal_sae.atlas") from error
         return facts
 
-    def _read(self, name: str) -> pa.Table:
+    def read_pairs(self, *columns: str) -> pa.Table:
+        """Return some columns of the table of pairs, which may be too large for all."""
+        return self._read(PAIRS, columns)
+
+    def _read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         path = self.folder / name
         try:
-            return pq.read_table(path)
+            return pq.read_table(path, columns=None if columns is None else list(columns))
         except FileNotFoundError:
             advice = "python -m temporal_sae.atlas builds it"
             raise RunError(f"{path}: is missing; {advice}") from None
