@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from temporal_sae.atlas.explanations import Explained, read_explanations
 from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
@@ -49,6 +50,11 @@ class Atlas:
     def tokens(self) -> pa.Table:
         """A row for every token id that occurs in the text."""
         return self._read(TOKENS)
+
+    @cached_property
+    def explanations(self) -> list[Explained]:
+        """The explanations that were imported, by latent; mostly none."""
+        return read_explanations(self.folder, self.latents.num_rows)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
