@@ -25,6 +25,7 @@ from temporal_sae.training.checkpoint import Checkpoints
 from tests.test_cli import small
 from tests.test_config_surface import composed
 
+TABLES = {"pairs.parquet", "latents.parquet", "examples.parquet", "tokens.parquet"}
 TOKENS, WINDOW = 3000, 500
 OPTIONS = (f"--tokens={TOKENS}", f"--window-size={WINDOW}", "--min-count=3")
 
@@ -147,7 +148,7 @@ def test_an_sae_from_elsewhere_needs_the_model_alone(finished, options, tmp_path
     groups = ("model.", "activations.", "data")
     given = [o for o in options if o.startswith(groups)]
     main([str(sae), *OPTIONS, "model=hf", *given])
-    for name in ("pairs.parquet", "latents.parquet"):
+    for name in TABLES:
         assert content(sae / "atlas" / name) == content(finished / "atlas" / name)
 
 
@@ -178,13 +179,10 @@ def test_an_interrupted_pass_goes_on(finished, tmp_path, monkeypatch):
                 main([str(run), *OPTIONS])
         else:
             main([str(run), *OPTIONS])
-    for name in ("pairs.parquet", "latents.parquet"):
+    for name in TABLES:
         assert content(run / "atlas" / name) == content(finished / "atlas" / name)
     assert sum(encoded) - TOKENS < 2 * max(encoded)
-    assert sorted(path.name for path in (run / "atlas").iterdir()) == [
-        "latents.parquet",
-        "pairs.parquet",
-    ]
+    assert {path.name for path in (run / "atlas").iterdir()} == TABLES
 
 
 @pytest.mark.parametrize(
