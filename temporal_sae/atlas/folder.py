@@ -15,7 +15,7 @@ from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
-OVERLAPS = "overlaps.parquet"
+OVERLAPS, GRAPH = "overlaps.parquet", "graph.graphml"
 FACTS = b"temporal_sae"
 
 
