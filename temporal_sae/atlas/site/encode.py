@@ -1,7 +1,7 @@
 """Tables as JSON inside scripts, which is all that a page from file:// may load.
 
     a number column     "u2" and the base64 of its array, in the smallest type that holds it
-    a column of lists   {"ends": where each list ends, "values": all of them, one after the other}
+    a column of lists   {"sizes": of each list, "values": of all of them, one after the other}
     a column of strings a JSON list
 
 Everything is ASCII, so that no server's idea of an encoding matters, and no `<` occurs.
@@ -83,9 +83,8 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 def lists(lengths: np.ndarray, values: np.ndarray | Sequence[Any]) -> dict[str, Encoded]:
     """Return a column of lists."""
-    ends = np.cumsum(lengths, dtype=np.int64)
     data = packed(values) if isinstance(values, np.ndarray) else list(values)
-    return {"ends": packed(ends), "values": data}
+    return {"sizes": packed(lengths), "values": data}
 
 
 def varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,13 +12,11 @@ import pyarrow.compute as pc
 from temporal_sae.atlas.site import encode
 from temporal_sae.atlas.site.vocabulary import Vocabulary
 
-N_TOP_TOKENS = 5
+N_TOP_TOKENS = 4
 COLUMNS = (
     "n",
     "max_activation",
-    "mean_activation",
     "burstiness",
-    "n_documents",
     "degree",
     "community",
 )

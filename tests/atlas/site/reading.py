@@ -34,7 +34,7 @@ def column(encoded):
     if isinstance(encoded, list):
         return encoded
     values = column(encoded["values"])
-    ends = [0, *column(encoded["ends"])]
+    ends = np.cumsum([0, *column(encoded["sizes"])]).tolist()
     return [values[start:stop] for start, stop in pairwise(ends)]
 
 

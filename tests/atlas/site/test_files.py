@@ -58,8 +58,7 @@ def test_every_file_hands_json_over_under_its_own_name(site):
 
 def test_the_overview_has_every_latent(site):
     columns, latents = table(site.overview["latents"]), site.atlas.latents
-    names = ("n", "max_activation", "mean_activation", "burstiness", "n_documents", "degree")
-    for name in (*names, "community"):
+    for name in ("n", "max_activation", "burstiness", "degree", "community"):
         wanted = latents[name].to_pylist()
         assert columns[name] == pytest.approx(wanted, rel=1e-6, nan_ok=True), name
     for name, of in (("stability", "snapshot_cosines"), ("seed_cosine", "seed_cosines")):
@@ -67,7 +66,7 @@ def test_the_overview_has_every_latent(site):
         assert columns[name] == pytest.approx(wanted, rel=1e-6)
     strings = site.overview["strings"]
     found = [[strings[code] for code in row] for row in columns["tokens"]]
-    assert found == [row[:5] for row in latents["top_tokens"].to_pylist()]
+    assert found == [row[:4] for row in latents["top_tokens"].to_pylist()]
     assert set(worlds.HOSTILE) & set(strings)
     facts = site.overview["facts"]
     assert facts["n_latents"] == worlds.N_LATENTS

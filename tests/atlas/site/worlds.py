@@ -11,7 +11,7 @@ from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
 from temporal_sae.atlas.build import Options, write_tables
 from temporal_sae.atlas.firings import Firings, FiringsWriter
-from temporal_sae.atlas.folder import FACTS, LATENTS, PAIRS
+from temporal_sae.atlas.folder import FACTS, LATENTS, TOKENS
 from temporal_sae.atlas.pairs import Choice, Directions
 from temporal_sae.latents import Latents
 
@@ -42,7 +42,7 @@ def small_world(folder, *, is_bare=False, n_tokens=N_TOKENS, window=WINDOW, leas
     fires = rng.random((n_tokens, N_LATENTS)) < rng.uniform(0.002, 0.1, N_LATENTS)
     fires[:, SILENT] = False
     fires[:, HOSTILE_ONE] = ids < len(HOSTILE)
-    fires[:, PARENT] = np.isin(ids % 10, (2, 3))
+    fires[:, PARENT] = np.isin(ids % 10, (2, 3)) & (rng.random(n_tokens) < 0.9)
     fires[:, CHILD] = fires[:, PARENT] & (rng.random(n_tokens) < 0.4)
     fires[:, APART] &= ~fires[:, CHILD]
     acts = (rng.gamma(2.0, size=fires.shape) * fires).astype(np.float32)
@@ -64,8 +64,7 @@ def small_world(folder, *, is_bare=False, n_tokens=N_TOKENS, window=WINDOW, leas
 def with_everything(folder):
     """Add to the tables of a folder the columns that not every source has, and explanations."""
     rng, n = np.random.default_rng(4), N_LATENTS
-    tables = {name: pq.read_table(folder / name) for name in (LATENTS, PAIRS)}
-    latents = tables[LATENTS]
+    latents = pq.read_table(folder / LATENTS)
 
     def lists(make):
         return pa.array([make() for _ in range(n)])
@@ -139,4 +138,24 @@ def large_world(folder, n_latents=18432, n_tokens=20_000, k=32, n_ids=30_000):
     options = Options(n_tokens, 1000, Choice(5))
     text_of = lambda names: [strings[n] for n in names]  # noqa: E731
     write_tables(folder, firings, Directions(unit, unit), text_of, options)
+    overload(folder, n_ids)
     return Atlas(folder), firings
+
+
+def overload(folder, n_ids):
+    """Give the overview all columns that it may have, and tokens of which few are the same."""
+    rng, table = np.random.default_rng(6), pq.read_table(folder / LATENTS)
+    n, place = len(table), table.column_names.index("top_token_ids")
+    ids = pa.array(rng.integers(0, n_ids, (n, 10)).tolist(), pa.list_(pa.int32()))
+    table = table.set_column(place, "top_token_ids", ids)
+    cosines = pa.array(rng.random((n, 3)).tolist(), pa.list_(pa.float32()))
+    extra = {"snapshot_cosines": cosines, "seed_cosines": cosines}
+    extra["community"] = pa.array(rng.integers(-1, 900, n), pa.int32())
+    kept = [name for name in table.column_names if name not in extra]
+    table = table.select(kept)
+    for name, column in extra.items():
+        table = table.append_column(name, column)
+    pq.write_table(table, folder / LATENTS)
+    strings = [f" {'word' * (n % 3)}{n}" for n in range(n_ids)]
+    tokens = {"id": pa.array(range(n_ids), pa.int32()), "text": strings, "n": [1] * n_ids}
+    pq.write_table(pa.table(tokens), folder / TOKENS)

@@ -28,9 +28,17 @@
     }
   };
 
+  function decoded(word) {
+    try {
+      return decodeURIComponent(word);
+    } catch {
+      return word; // as it was typed
+    }
+  }
+
   function asked() {
     const [path, query] = location.hash.slice(1).split("?");
-    const [name, ...words] = path.split("/").map(decodeURIComponent);
+    const [name, ...words] = path.split("/").map(decoded);
     return { name: name || "latents", words, query: new URLSearchParams(query || "") };
   }
 

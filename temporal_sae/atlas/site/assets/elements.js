@@ -3,6 +3,8 @@
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
 
+  const isShown = (child) => child !== null && child !== undefined && child !== false;
+
   /* An element: attributes, listeners as functions, then children; null and false are left out. */
   function filled(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes || {})) {
@@ -11,7 +13,7 @@
       else if (value !== null && value !== undefined && value !== false)
         element.setAttribute(name, value);
     }
-    element.append(...children.flat(2).filter((child) => child !== null && child !== false));
+    element.append(...children.flat(2).filter((child) => isShown(child)));
     return element;
   }
   const h = (tag, attributes, ...children) =>
@@ -127,7 +129,7 @@
 
   /* A section of a page; nothing where it has no content. */
   function section(title, help, ...content) {
-    const children = content.flat().filter((child) => child !== null && child !== false);
+    const children = content.flat().filter((child) => isShown(child));
     if (!children.length) return null;
     const note = help ? h("p", { class: "help" }, help) : null;
     return h("section", null, h("h2", null, title), note, ...children);

@@ -13,7 +13,7 @@
   function histogram(one) {
     const counts = one.get("histogram");
     const largest = one.get("max_activation");
-    if (!counts?.length) return null;
+    if (!counts?.some((count) => count > 0)) return null;
     const edge = (n) => numbers.fixed(2)((largest * n) / counts.length);
     return section(
       "Activations",
@@ -33,7 +33,7 @@
   function positions(one) {
     const counts = one.get("positions");
     const edges = data.facts.position_edges;
-    if (!counts?.length || !edges) return null;
+    if (!edges || !counts?.some((count) => count > 0)) return null;
     const all = data.facts.tokens_at_positions;
     const shares = Array.from(counts, (count, n) => (all ? (all[n] ? count / all[n] : 0) : count));
     const name = (n) => {

@@ -41,7 +41,7 @@
       if (typeof column === "string") return unpack(column);
       if (Array.isArray(column)) return column;
       const values = this.decoded(column.values);
-      const ends = unpack(column.ends);
+      const ends = summed(unpack(column.sizes));
       return { at: (row) => values.slice(row ? ends[row - 1] : 0, ends[row]) };
     }
 
