@@ -59,6 +59,14 @@ def _main(arguments: list[str] | None) -> None:
     parser.add_argument("--min-z", type=float, default=0.0, help="|z| of a listed pair (0)")
     parser.add_argument("--output", type=Path, help="a folder for the tables (FOLDER/atlas)")
     parser.add_argument("--keep-firings", action="store_true", help="for a longer pass later on")
+    parser.add_argument(
+        "--compare",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="of another run or SAE, to look for the same latents in; several times",
+    )
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("temporal_sae").setLevel(logging.INFO)
@@ -87,6 +95,7 @@ def build(options: argparse.Namespace) -> None:
     # Slow to import, and not for --help.
     from temporal_sae.atlas.build import Options, build_atlas
     from temporal_sae.atlas.pairs import Choice
+    from temporal_sae.atlas.stability import snapshots_in
     from temporal_sae.eval.__main__ import with_facts
     from temporal_sae.experiment.determinism import deterministic_on_cpu
     from temporal_sae.experiment.evaluate import (
@@ -111,7 +120,14 @@ def build(options: argparse.Namespace) -> None:
         identity = {"sae": weights_hash(sae), "source": [identity_of(config), source.describe()]}
         choice = Choice(options.min_count, options.min_z)
         sizes = options.tokens, options.window_size
-        wanted = Options(*sizes, choice, keep_firings=options.keep_firings)
+        wanted = Options(
+            *sizes,
+            choice,
+            keep_firings=options.keep_firings,
+            title=folder.resolve().name,
+            snapshots=tuple(snapshots_in(folder)),
+            others=tuple(options.compare),
+        )
         with deterministic_on_cpu(source.device):
             build_atlas(output, sae, source, identity, wanted, Lines().show)
 

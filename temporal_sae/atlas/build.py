@@ -6,23 +6,27 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from temporal_sae.activations import ActivationSource
-from temporal_sae.atlas import examples, latents, pairs
+from temporal_sae.activations.unembedding import Unembedding
+from temporal_sae.atlas import examples, latents, pairs, stability
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
 from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
-from temporal_sae.atlas.folder import EXAMPLES, LATENTS, PAIRS, TOKENS
+from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.latents import Partners, latent_table
+from temporal_sae.atlas.logits import logit_columns
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
 from temporal_sae.atlas.relations import RELATIONS, discoveries
+from temporal_sae.atlas.stability import across_seeds, over_training, overlap_table
 from temporal_sae.atlas.summaries import Summaries
 from temporal_sae.sae import SparseAutoencoder
 
@@ -42,6 +46,9 @@ class Options:
         choice: which pairs the table holds.
         seed: fixes the order of the documents.
         keep_firings: leave the firings on disk, for a longer pass.
+        title: of the atlas.
+        snapshots: folders of the same SAE at earlier steps.
+        others: folders of other SAEs, or of runs, to look for the same latents in.
     """
 
     n_tokens: int = 1_000_000
@@ -49,6 +56,52 @@ class Options:
     choice: Choice = field(default_factory=Choice)
     seed: int = 0
     keep_firings: bool = False
+    title: str = ""
+    snapshots: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
+
+
+class Known(NamedTuple):
+    """Knowledge of the latents that does not come from their firings.
+
+    Attributes:
+        directions: of the latents.
+        text_of: the strings of token ids; None where there is no tokenizer.
+        columns: of the table of latents.
+        facts: about SAE and source.
+    """
+
+    directions: Directions
+    text_of: TextOf | None = None
+    columns: Mapping[str, object] = MappingProxyType({})
+    facts: Mapping[str, object] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, sae: SparseAutoencoder, source: ActivationSource, options: Options) -> Known:
+        """Return that of an SAE and an open source.
+
+        Raises:
+            RunError: an SAE to be compared with does not fit.
+        """
+        directions, model, text = Directions.of(sae), source.model, text_of(source)
+        columns = over_training(directions.decoder, options.snapshots)
+        columns |= across_seeds(directions.decoder, options.others)
+        unembedding = Unembedding.of(model) if model else None
+        if unembedding and text:
+            columns |= logit_columns(sae.weights()["W_dec"], unembedding, text)
+        facts = {
+            "title": options.title,
+            "model_name": model.name if model else None,
+            "hook_name": source.metadata()["hook_name"],
+            "architecture": sae.architecture,
+            "d_in": sae.d_in,
+            "d_sae": sae.d_sae,
+            "k": getattr(sae, "k", None),
+            "snapshots": [int(path.name.removeprefix("step_")) for path in options.snapshots],
+            "seeds": [str(path) for path in options.others],
+            "final_norm": unembedding.convention if unembedding else None,
+        }
+        return cls(directions, text, columns, facts)
 
 
 def build_atlas(
@@ -59,7 +112,7 @@ def build_atlas(
     options: Options,
     show: Show = lambda what, done, total: None,
 ) -> None:
-    """Write `pairs.parquet` and `latents.parquet`.
+    """Write the tables of an SAE's atlas.
 
     Args:
         folder: receives them; the firings are kept in it meanwhile.
@@ -69,12 +122,13 @@ def build_atlas(
         options: see there.
         show: is told what is being done, and how much of how much is.
     """
+    known = Known.of(sae, source, options)  # first: it may find a mistake
     own = folder / FIRINGS
     writer = FiringsWriter(own, sae.d_sae, identity | {"seed": options.seed})
     progress = told(show, "tokens", options.n_tokens)
     gather(sae, source, writer, options.n_tokens, options.seed, progress)
     firings = Firings(own, sae.d_sae, options.window_size)
-    write_tables(folder, firings, Directions.of(sae), text_of(source), options, show)
+    write_tables(folder, firings, known, options, show)
     if not options.keep_firings:
         remove_firings(own)
 
@@ -82,25 +136,24 @@ def build_atlas(
 def write_tables(
     folder: Path,
     firings: Firings,
-    directions: Directions,
-    text_of: TextOf | None,
+    known: Known,
     options: Options,
     show: Show = lambda what, done, total: None,
 ) -> None:
-    """Write both tables of some firings, and say how many pairs have a relation.
+    """Write the tables of some firings, and say how many pairs have a relation.
 
     Args:
         folder: receives them.
         firings: of all latents.
-        directions: of the latents.
-        text_of: the strings of token ids; None where there is no tokenizer.
+        known: of the latents, beside their firings.
         options: see there.
         show: is told what is being done, and how much of how much is.
     """
     counts, documents, choice = firing_counts(firings), DocumentCounts(firings), options.choice
     by_chance = relations_by_chance(firings, counts, documents, options, show)
     partners = Partners.none(firings.n_latents)
-    facts = {
+    facts: dict[str, object] = {
+        **known.facts,
         "n_tokens": firings.n_tokens,
         "n_windows": firings.n_windows,
         "window_size": firings.window_size,
@@ -111,7 +164,7 @@ def write_tables(
 
     def parts() -> Iterator[pa.Table]:
         progress = told(show, "latents", firings.n_latents)
-        for part in pair_table(firings, counts, documents, directions, choice, progress):
+        for part in pair_table(firings, counts, documents, known.directions, choice, progress):
             partners.add(part)
             yield part
 
@@ -120,9 +173,22 @@ def write_tables(
     summaries = write_examples(folder, firings, counts, text, facts)
     facts |= {"position_edges": text.tokens.position_edges, "context": [LEFT, RIGHT]}
     facts["tokens_at_positions"] = text.tokens.in_buckets
-    known = firings, counts, documents, directions, summaries, partners, text_of
-    write_table(folder / LATENTS, [latent_table(*known)], latents.SCHEMA, facts)
-    write_table(folder / TOKENS, [token_table(text, text_of)], examples.TOKENS_SCHEMA, facts)
+    table = latent_table(
+        firings,
+        counts,
+        documents,
+        known.directions,
+        summaries,
+        partners,
+        known.text_of,
+        known.columns,
+    )
+    write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
+    (folder / OVERLAPS).unlink(missing_ok=True)
+    if options.snapshots:
+        overlaps = overlap_table(table, known.directions.decoder, options.snapshots)
+        write_table(folder / OVERLAPS, [overlaps], stability.SCHEMA, facts)
+    write_table(folder / TOKENS, [token_table(text, known.text_of)], examples.TOKENS_SCHEMA, facts)
     log.info(
         "%s pairs that fire together in at least %d of %s tokens, and %s latents: %s",
         f"{n_pairs:,}",

@@ -15,6 +15,7 @@ from temporal_sae.atlas import loops
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.files import reserve
+from temporal_sae.kernels.threads import on_threads
 
 
 class Dealt(NamedTuple):
@@ -43,7 +44,8 @@ def dealt_out(firings: Firings, documents: DocumentCounts, seed: int = 0) -> Dea
         reserve(file.fileno(), n * kind.itemsize)
         dealt = np.memmap(file, kind, "r+", shape=(n,))[: firings.n_firings]
     sizes = np.zeros(firings.n_tokens, np.int32)
-    loops.deal_out(firings.latents, firings.starts, documents.number, seed, dealt, sizes)
+    places = firings.starts, documents.first_tokens, documents.by_document()
+    on_threads(loops.deal_out, *places, seed, dealt, sizes)
     starts = np.concatenate([[0], sizes.cumsum(dtype=np.int64)])
     facts = firings.n_latents, firings.n_tokens, firings.n_windows, firings.window_size
     return Dealt(dealt, starts, *facts)

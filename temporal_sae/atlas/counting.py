@@ -118,22 +118,29 @@ def postings_of(firings: Sparse, counts: np.ndarray, lo: int, hi: int) -> Postin
     return Postings(lo, starts, tokens, places)
 
 
-def pair_counts(firings: Sparse, postings: Postings) -> Iterator[PairCounts]:
-    """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time."""
-    row_bytes = firings.n_latents * 2 * 8
-    step = max(1, BYTES_OF_COUNTS // row_bytes)
-    table = np.zeros((step, firings.n_latents, 2), np.int64)
+def pair_counts(
+    firings: Sparse, postings: Postings, in_windows: bool = True
+) -> Iterator[PairCounts]:
+    """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time.
+
+    Args:
+        firings: of all latents.
+        postings: of some.
+        in_windows: add up the squares; they are 0 otherwise.
+    """
+    step = max(1, BYTES_OF_COUNTS // (firings.n_latents * 2 * 8))
+    counts = np.zeros((step, firings.n_latents), np.int64)
+    squares = np.zeros_like(counts)
+    lists = postings.starts, postings.tokens, postings.places
     for lo in range(postings.lo, postings.hi, step):
-        rows = table[: min(step, postings.hi - lo)]
-        rows[:] = 0
-        lists = (postings.starts, postings.tokens, postings.places)
-        first = lo - postings.lo
-        size = firings.window_size
-        on_threads(loops.count_pairs, firings.latents, firings.starts, lists, first, size, rows)
-        i, j = np.nonzero(rows[:, :, loops.COUNTS])
-        yield PairCounts(
-            (i + lo).astype(np.int32),
-            j.astype(np.int32),
-            rows[i, j, loops.COUNTS],
-            rows[i, j, loops.SQUARES],
-        )
+        n = min(step, postings.hi - lo)
+        counts[:n], squares[:n] = 0, 0
+        of_rows = firings.latents, firings.starts, lists, lo - postings.lo
+        if in_windows:
+            size = firings.window_size
+            on_threads(loops.count_pairs_in_windows, *of_rows, size, counts[:n], squares[:n])
+        else:
+            on_threads(loops.count_pairs, *of_rows, counts[:n])
+        i, j = np.nonzero(counts[:n])
+        numbers = (i + lo).astype(np.int32), j.astype(np.int32)
+        yield PairCounts(*numbers, counts[i, j], squares[i, j])

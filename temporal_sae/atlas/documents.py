@@ -59,6 +59,25 @@ class DocumentCounts:
         loops.list_documents(firings.latents, firings.starts, number, lists)
 
     @property
+    def first_tokens(self) -> np.ndarray:
+        """The first token of each document, and the end, int64 [n_documents + 1]."""
+        return np.concatenate([[0], self.sizes.cumsum()]).astype(np.int64)
+
+    def by_document(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the latents of one document after the other.
+
+        Returns:
+            Where those of each document begin, and their end, int64; the latents, ascending within
+            a document, and their firings in it, int32.
+        """
+        sizes = np.bincount(self.documents, minlength=len(self.sizes))
+        starts = np.concatenate([[0], sizes.cumsum()])
+        latents, counts = np.empty_like(self.documents), np.empty_like(self.counts)
+        lists = self.starts, self.documents, self.counts
+        loops.by_document(*lists, starts, latents, counts)
+        return starts, latents, counts
+
+    @property
     def of_latents(self) -> np.ndarray:
         """In how many documents each latent fires, int64 [d_sae]."""
         return np.diff(self.starts)

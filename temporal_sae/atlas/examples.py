@@ -141,9 +141,8 @@ def chosen(
     on_threads(page_loops.find_silent, columns, postings.lo, kinds, by_id, ATTEMPTS, silent)
     ordered = by_activation(sampled, postings, firings.values).reshape(n, -1)
     fires = np.concatenate([top, ordered], 1)
-    # An empty list of postings has no token to look up.
-    of_fires = np.where(fires < 0, -1, np.append(postings.tokens, -1)[fires])
-    tokens = np.concatenate([of_fires, silent], 1)
+    fires[fires >= 0] = postings.tokens[fires[fires >= 0]]
+    tokens = np.concatenate([fires, silent], 1)
     rows, columns_of = np.nonzero(tokens >= 0)
     groups, ranks = places_of_columns()
     return rows + postings.lo, groups[columns_of], ranks[columns_of], tokens[rows, columns_of]
@@ -151,8 +150,8 @@ def chosen(
 
 def by_activation(sampled: np.ndarray, postings: Postings, values: np.ndarray) -> np.ndarray:
     """Return samples with the largest activation first, those that are missing last."""
-    places = np.append(postings.places, 0)[sampled]
-    activations = np.where(sampled < 0, -np.inf, values[places])
+    activations = np.full(sampled.shape, -np.inf, np.float32)
+    activations[sampled >= 0] = values[postings.places[sampled[sampled >= 0]]]
     return np.take_along_axis(sampled, np.argsort(-activations, axis=-1, kind="stable"), -1)
 
 

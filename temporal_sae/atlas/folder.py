@@ -14,6 +14,7 @@ from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
+OVERLAPS = "overlaps.parquet"
 FACTS = b"temporal_sae"
 
 
@@ -49,6 +50,11 @@ class Atlas:
     def tokens(self) -> pa.Table:
         """A row for every token id that occurs in the text."""
         return self._read(TOKENS)
+
+    @cached_property
+    def overlaps(self) -> pa.Table:
+        """A row for every pair that a latent lists, if earlier steps of the SAE are known."""
+        return self._read(OVERLAPS)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

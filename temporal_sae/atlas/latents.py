@@ -17,6 +17,7 @@ from temporal_sae.atlas.pairs import Directions
 from temporal_sae.atlas.relations import Relatives
 from temporal_sae.atlas.summaries import Summaries
 
+LOGITS = {"logit_ids": pa.int32(), "logits": pa.float32(), "logit_tokens": pa.string()}
 SCHEMA = pa.schema(
     [
         ("latent", pa.int32()),
@@ -36,6 +37,16 @@ SCHEMA = pa.schema(
         ("nearest_by_phi", pa.list_(pa.int32())),
         ("nearest_phis", pa.list_(pa.float64())),
         *((name, pa.list_(pa.int32())) for name in ("parents", "children", "duplicates")),
+        *(
+            (f"{end}_{name}", pa.list_(kind))
+            for end in ("top", "bottom")
+            for name, kind in LOGITS.items()
+        ),
+        ("logit_histogram", pa.list_(pa.int64())),
+        ("logit_range", pa.list_(pa.float32())),
+        ("snapshot_cosines", pa.list_(pa.float32())),
+        ("seed_latents", pa.list_(pa.int32())),
+        ("seed_cosines", pa.list_(pa.float32())),
     ]
 )
 
@@ -77,7 +88,7 @@ def latent_table(
     text_of: TextOf | None,
     further: Mapping[str, object] | None = None,
 ) -> pa.Table:
-    """Return the table.
+    """Return the table of all latents.
 
     Args:
         firings: of all latents.

@@ -6,8 +6,6 @@ import numpy as np
 
 from temporal_sae.kernels.threads import compiled
 
-COUNTS, SQUARES = range(2)
-
 
 @compiled
 def count_firings(part, parts, latents, counts):
@@ -43,27 +41,49 @@ def list_firings(latents, token_starts, lo, starts, tokens, places, first, last)
 
 
 @compiled
-def count_pairs(part, parts, latents, token_starts, postings, first, window_size, rows):
-    """Count pairs into rows[i, j]: tokens, and the sum of squares of the counts in windows.
-
-    A square grows by 2c + 1 when a count c grows by one; so a window's counts need no second pass.
-    """
+def count_pairs(part, parts, latents, token_starts, postings, first, rows):
+    """Count into rows[i, j] in how many tokens both fire."""
     starts, tokens, places = postings
-    in_window = np.zeros((rows.shape[1], 2), np.int32)  # number of the window + 1, and the count
     for r in range(part, rows.shape[0], parts):
         row = rows[r]
-        in_window[:] = 0
         for q in range(starts[first + r], starts[first + r + 1]):
-            window = np.int32(tokens[q] // window_size + 1)
             for e in range(places[q] + 1, token_starts[tokens[q] + 1]):
+                row[latents[e]] += 1
+
+
+@compiled
+def count_pairs_in_windows(
+    part, parts, latents, token_starts, postings, first, window_size, rows, squares
+):
+    """Count pairs, and add up the squares of their counts in windows.
+
+    The counts of one window are those of its few partners, in one short row that stays in the
+    cache; they are added to the long rows when the window ends.
+    """
+    starts, tokens, places = postings
+    in_window, touched = np.zeros(rows.shape[1], np.int32), np.empty(rows.shape[1] + 1, np.int32)
+    for r in range(part, rows.shape[0], parts):
+        n, end = 0, np.int64(0)
+        for q in range(starts[first + r], starts[first + r + 1]):
+            t = np.int64(tokens[q])
+            if t >= end:
+                _add_window(in_window, touched[:n], rows[r], squares[r])
+                n, end = 0, (t // window_size + 1) * window_size
+            for e in range(places[q] + 1, token_starts[t + 1]):
                 j = latents[e]
-                if in_window[j, 0] != window:
-                    in_window[j, 0] = window
-                    in_window[j, 1] = 0
-                c = in_window[j, 1]
-                in_window[j, 1] = c + 1
-                row[j, COUNTS] += 1
-                row[j, SQUARES] += 2 * np.int64(c) + 1
+                touched[n] = j
+                n += in_window[j] == 0
+                in_window[j] += 1
+        _add_window(in_window, touched[:n], rows[r], squares[r])
+
+
+@compiled
+def _add_window(in_window, touched, row, squares):
+    for j in touched:
+        c = np.int64(in_window[j])
+        row[j] += c
+        squares[j] += c * c
+        in_window[j] = 0
 
 
 @compiled
@@ -129,48 +149,85 @@ def insert(of, other, score, latents, scores):
 
 
 @compiled
-def deal_out(latents, token_starts, number, seed, dealt, sizes):
+def by_document(starts, documents, counts, doc_starts, latents, of_latents):
+    """List the latents of each document, ascending, from the documents of each latent."""
+    free = doc_starts[:-1].copy()
+    for i in range(starts.size - 1):
+        for q in range(starts[i], starts[i + 1]):
+            d = documents[q]
+            latents[free[d]], of_latents[free[d]] = i, counts[q]
+            free[d] += 1
+
+
+@compiled
+def _next(state):
+    """Return the next state of a splitmix64 (Steele, Lea and Flood 2014), and its number."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    x = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state, x ^ (x >> np.uint64(31))
+
+
+@compiled
+def deal_out(part, parts, token_starts, first_tokens, lists, seed, dealt, sizes):
     """Give every latent as many tokens of each document as it has, at random and all different.
 
     Args:
-        latents, token_starts: of the firings.
-        number: of each token's document, ascending.
+        token_starts: where the firings of each token begin.
+        first_tokens: of each document, and the end.
+        lists: (starts, latents, counts) of each document, the latents ascending.
         seed: of the draws.
         dealt: receives the firings, ascending within a token.
         sizes: receives how many each token has, int32.
     """
-    np.random.seed(seed)
-    first = 0
-    while first < number.size:
-        last = first
-        while last < number.size and number[last] == number[first]:
-            last += 1
-        _deal_out_one(latents, token_starts, first, last, dealt, sizes)
-        first = last
+    for d in range(part, first_tokens.size - 1, parts):
+        first, last = first_tokens[d], first_tokens[d + 1]
+        own = lists[0][d], lists[0][d + 1]
+        state = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(d)
+        begin, end = token_starts[first], token_starts[last]
+        _deal_out_one(
+            lists[1][own[0] : own[1]],
+            lists[2][own[0] : own[1]],
+            _next(state)[1],
+            dealt[begin:end],
+            sizes[first:last],
+        )
 
 
 @compiled
-def _deal_out_one(latents, token_starts, first, last, dealt, sizes):
-    begin, end = token_starts[first], token_starts[last]
-    own = np.sort(latents[begin:end])
-    tokens = np.empty(own.size, np.int32)
-    order = np.arange(last - first).astype(np.int32)
+def _deal_out_one(latents, counts, state, dealt, sizes):
+    tokens, order = np.empty(dealt.size, np.int32), np.arange(sizes.size).astype(np.int32)
     e = 0
-    while e < own.size:
-        n = 0
-        while e + n < own.size and own[e + n] == own[e]:
-            other = n + np.random.randint(order.size - n)  # the first steps of a shuffle
+    for c in counts:
+        for n in range(c):  # the first steps of a shuffle
+            state, draw = _next(state)
+            other = n + np.int64(
+                ((draw >> np.uint64(32)) * np.uint64(order.size - n)) >> np.uint64(32)
+            )
             order[n], order[other] = order[other], order[n]
-            tokens[e + n] = order[n]
-            n += 1
-        e += n
-    # By token; within one the latents stay ascending, as they are in `own`.
-    free = np.zeros(last - first + 1, np.int64)
-    for e in range(own.size):
-        free[tokens[e] + 1] += 1
-    for t in range(last - first):
-        sizes[first + t] = free[t + 1]
+            tokens[e] = order[n]
+            e += 1
+    # By token; within one the latents stay ascending.
+    free = np.zeros(sizes.size + 1, np.int64)
+    for token in tokens:
+        free[token + 1] += 1
+    for t in range(sizes.size):
+        sizes[t] = free[t + 1]
         free[t + 1] += free[t]
-    for e in range(own.size):
-        dealt[begin + free[tokens[e]]] = own[e]
-        free[tokens[e]] += 1
+    e = 0
+    for i in range(latents.size):
+        for _ in range(counts[i]):
+            dealt[free[tokens[e]]] = latents[i]
+            free[tokens[e]] += 1
+            e += 1
+
+
+@compiled(fastmath={"reassoc", "contract"})
+def products(part, parts, rows, i, j, found):
+    """Multiply rows of pairs; the order of the sums is free, so that they take few instructions."""
+    for q in range(part * i.size // parts, (part + 1) * i.size // parts):
+        a, b = rows[i[q]], rows[j[q]]
+        total = np.float32(0.0)
+        for d in range(rows.shape[1]):
+            total += a[d] * b[d]
+        found[q] = total

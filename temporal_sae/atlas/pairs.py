@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from temporal_sae.atlas import statistics
+from temporal_sae.atlas import loops, statistics
 from temporal_sae.atlas.counting import PairCounts, Sparse, pair_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.folder import FACTS
-from temporal_sae.atlas.relations import RELATIONS, coverage, relation
+from temporal_sae.atlas.relations import LEAST_COVERAGE, NONE, RELATIONS, coverage, relation
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.files import TEMPORARY, sync, sync_folder
+from temporal_sae.kernels.threads import on_threads
 from temporal_sae.sae import SparseAutoencoder
 
 PAIRS_AT_ONCE = 2**20  # of which decoder rows are gathered
@@ -92,19 +93,27 @@ def relations_in(
 ) -> np.ndarray:
     """Return how many pairs of the table have each of `RELATIONS`; arguments as of `pair_table`."""
     found = np.zeros(len(RELATIONS), np.int64)
-    for pairs in counted(firings, counts, choice, show):
-        columns = related(pairs, counts, documents)
+    for pairs in counted(firings, counts, choice, show, in_windows=False):
+        # Of the rest no latent covers another, whatever is expected: no documents to be compared.
+        least = LEAST_COVERAGE * np.minimum(counts[pairs.i], counts[pairs.j])
+        likely = PairCounts(*(column[pairs.n >= least] for column in pairs))
+        columns = related(likely, counts, documents)
         found += np.bincount(columns["relation"], minlength=len(RELATIONS))
+        found[NONE] += len(pairs.i) - len(likely.i)
     return found
 
 
 def counted(
-    firings: Sparse, counts: np.ndarray, choice: Choice, show: Callable[[int], None]
+    firings: Sparse,
+    counts: np.ndarray,
+    choice: Choice,
+    show: Callable[[int], None],
+    in_windows: bool = True,
 ) -> Iterator[PairCounts]:
     """Yield the pairs that the table holds, by i and then j."""
     for lo, hi in ranges(counts):
         postings = postings_of(firings, counts, lo, hi)
-        for found in pair_counts(firings, postings):
+        for found in pair_counts(firings, postings, in_windows):
             yield from chosen(found, counts, firings.n_tokens, choice)
         show(hi)
 
@@ -161,15 +170,15 @@ def cosines(
     pairs: PairCounts, directions: Directions, rate: np.ndarray
 ) -> dict[str, np.ndarray | pa.Array]:
     """Return the cosines of pairs, and c·cos², the pair's share of the orthogonality penalty."""
-    i, j = torch.from_numpy(pairs.i).long(), torch.from_numpy(pairs.j).long()
 
     def cosine(rows: Tensor) -> np.ndarray:
-        found: np.ndarray = (rows[i] * rows[j]).sum(-1).numpy()
+        found = np.empty(len(pairs.i), np.float32)
+        on_threads(loops.products, rows.contiguous().numpy(), pairs.i, pairs.j, found)
         return found
 
     decoder = cosine(directions.decoder)
     encoder = None if directions.encoder is None else cosine(directions.encoder)
-    nothing = pa.nulls(len(i), pa.float32())
+    nothing = pa.nulls(len(pairs.i), pa.float32())
     return {
         "decoder_cosine": decoder,
         "encoder_cosine": nothing if encoder is None else encoder,
@@ -220,10 +229,19 @@ def write_table(
     unfinished.unlink(missing_ok=True)  # a writer that was killed left it, or it is a link
     try:
         with unfinished.open("xb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for part in parts:
-                    writer.write_table(part.replace_schema_metadata(schema.metadata))
+            with (
+                pq.ParquetWriter(file, schema, compression="zstd") as writer,
+                ThreadPoolExecutor(1, "tables") as thread,
+            ):
+                before = None
+                for part in parts:  # the next one is made while this is written
+                    if before:
+                        before.result()
+                    part = part.replace_schema_metadata(schema.metadata)
+                    before = thread.submit(writer.write_table, part)
                     n_rows += len(part)
+                if before:
+                    before.result()
             file.flush()
             sync(file.fileno())
         os.replace(unfinished, path)

@@ -25,6 +25,7 @@ from temporal_sae.training.checkpoint import Checkpoints
 from tests.test_cli import small
 from tests.test_config_surface import composed
 
+TABLES = {"pairs.parquet", "latents.parquet", "examples.parquet", "tokens.parquet"}
 TOKENS, WINDOW = 3000, 500
 OPTIONS = (f"--tokens={TOKENS}", f"--window-size={WINDOW}", "--min-count=3")
 
@@ -147,7 +148,7 @@ def test_an_sae_from_elsewhere_needs_the_model_alone(finished, options, tmp_path
     groups = ("model.", "activations.", "data")
     given = [o for o in options if o.startswith(groups)]
     main([str(sae), *OPTIONS, "model=hf", *given])
-    for name in ("pairs.parquet", "latents.parquet"):
+    for name in TABLES:
         assert content(sae / "atlas" / name) == content(finished / "atlas" / name)
 
 
@@ -178,13 +179,10 @@ def test_an_interrupted_pass_goes_on(finished, tmp_path, monkeypatch):
                 main([str(run), *OPTIONS])
         else:
             main([str(run), *OPTIONS])
-    for name in ("pairs.parquet", "latents.parquet"):
+    for name in TABLES:
         assert content(run / "atlas" / name) == content(finished / "atlas" / name)
     assert sum(encoded) - TOKENS < 2 * max(encoded)
-    assert sorted(path.name for path in (run / "atlas").iterdir()) == [
-        "latents.parquet",
-        "pairs.parquet",
-    ]
+    assert {path.name for path in (run / "atlas").iterdir()} == TABLES
 
 
 @pytest.mark.parametrize(
@@ -307,3 +305,20 @@ def test_what_is_no_atlas_is_said_in_one_line(tmp_path):
     pq.write_table(pa.table({"latent": [0]}), tmp_path / "latents.parquet")
     with pytest.raises(RunError, match=r"was not written by temporal_sae\.atlas"):
         _ = Atlas(tmp_path).facts
+
+
+def test_a_short_text_is_read_once(finished, tmp_path, capsys):
+    """Its repetitions would make pairs of every pair of tokens that occurs once."""
+    for n in range(6):
+        words = " ".join(f"word {n} {m}" for m in range(300))
+        (tmp_path / f"{n}.txt").write_text(words)
+    output = tmp_path / "atlas"
+    text = ["data=text_files", f"data.path={tmp_path}", "data.held_out_fraction=0.2"]
+    main([str(finished), *text, f"--output={output}", "--tokens=1000000", "--window-size=1"])
+    n_tokens = Atlas(output).facts["n_tokens"]
+    printed = capsys.readouterr().out
+    assert f"there are {n_tokens:,} tokens to read, fewer than 1,000,000" in printed
+    whole = sum(Atlas(output).tokens["n"].to_pylist())
+    assert TOKENS < whole == n_tokens
+    documents = Atlas(output).examples["document"].to_numpy()
+    assert documents.max() < 6

@@ -7,7 +7,7 @@ import torch
 
 from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
-from temporal_sae.atlas.build import Options, write_tables
+from temporal_sae.atlas.build import Known, Options, write_tables
 from temporal_sae.atlas.firings import Firings, FiringsWriter
 from temporal_sae.atlas.pairs import Choice, Directions
 from temporal_sae.latents import Latents
@@ -40,7 +40,7 @@ class Case:
         unit = torch.nn.functional.normalize(torch.randn(N_LATENTS, 4))
         options = Options(N_TOKENS, WINDOW, Choice(1))
         text_of = lambda ids: [f"<{n}>" for n in ids]  # noqa: E731
-        write_tables(folder, firings, Directions(unit, None), text_of, options)
+        write_tables(folder, firings, Known(Directions(unit, None), text_of), options)
         self.atlas = Atlas(folder)
 
     def examples(self, latent, group):

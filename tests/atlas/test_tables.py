@@ -8,7 +8,7 @@ import torch
 
 from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
-from temporal_sae.atlas.build import Options, write_tables
+from temporal_sae.atlas.build import Known, Options, write_tables
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings, FiringsWriter
@@ -50,7 +50,7 @@ class Case:
         )
         self.firings = firings = Firings(folder / "firings", N_LATENTS, WINDOW)
         options = Options(N_TOKENS, WINDOW, Choice(MIN_COUNT, MIN_Z))
-        write_tables(folder, firings, Directions(self.directions, None), None, options)
+        write_tables(folder, firings, Known(Directions(self.directions, None)), options)
         atlas = Atlas(folder)
         self.pairs = {n: atlas.pairs[n].to_pylist() for n in atlas.pairs.column_names}
         self.latents = {n: atlas.latents[n].to_pylist() for n in atlas.latents.column_names}
