@@ -30,6 +30,7 @@ from temporal_sae.atlas.logits import logit_columns
 from temporal_sae.atlas.nearest import nearest_by_cosine
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
 from temporal_sae.atlas.relations import RELATIONS, discoveries
+from temporal_sae.atlas.site import write_site
 from temporal_sae.atlas.stability import across_seeds, over_training, overlap_table
 from temporal_sae.atlas.summaries import Summaries
 from temporal_sae.sae import SparseAutoencoder
@@ -133,6 +134,7 @@ def build_atlas(
     gather(sae, source, writer, options.n_tokens, options.seed, progress)
     firings = Firings(own, sae.d_sae, options.window_size)
     write_tables(folder, firings, known, options, show)
+    log.info("page of all latents: %s", write_site(Atlas(folder), firings, folder, show))
     if not options.keep_firings:
         remove_firings(own)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from temporal_sae.atlas.command import held, print_log, told_of
 from temporal_sae.atlas.folder import LATENTS, Atlas
 from temporal_sae.commands import Parser, exit_on_mistakes
 from temporal_sae.errors import RunError, check_number
@@ -52,8 +52,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sae-a", type=Path, metavar="FOLDER", help="of the SAE of A")
     parser.add_argument("--sae-b", type=Path, metavar="FOLDER", help="of the SAE of B")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("temporal_sae").setLevel(logging.INFO)
+    print_log()
     with exit_on_mistakes():
         compare(options)
 
@@ -76,8 +75,6 @@ def compare(options: argparse.Namespace) -> None:
     check_number("--min-z", options.min_z)
     a, b = opened(options.a), opened(options.b)
     output: Path = options.output or b.folder
-    if not output.is_dir():
-        raise RunError(f"--output={output}: must be a folder that exists")
     matches = matched(a, b, options)
     how = "number" if matches.cosine is None else "cosine"
     log.info(
@@ -94,8 +91,9 @@ def compare(options: argparse.Namespace) -> None:
     }
     latents = latent_differences(a, b, matches)
     pairs = pair_differences(a, b, matches, options.min_z)
-    write_table(output / LATENTS_NAME, [latents], LATENTS_SCHEMA, facts)
-    write_table(output / PAIRS_NAME, [pairs], PAIRS_SCHEMA, facts)
+    with held(output), told_of(output):
+        write_table(output / LATENTS_NAME, [latents], LATENTS_SCHEMA, facts)
+        write_table(output / PAIRS_NAME, [pairs], PAIRS_SCHEMA, facts)
     for line in lines(a, latents, pairs):
         log.info("%s", line)
     log.info("%s pairs: %s", f"{len(pairs):,}", output / PAIRS_NAME)

@@ -221,7 +221,10 @@ def test_mistakes_are_told_in_a_line(tmp_path, runs, capsys):
         ([a, str(tmp_path)], "latents.parquet: is missing"),
         ([a, str(alone)], "the SAE of this atlas is needed to find counterparts of its latents"),
         ([a, str(alone), f"--sae-b={folder / 'a'}"], "is another SAE than that of"),
-        ([a, b, "--output=/nowhere"], "--output=/nowhere: must be a folder that exists"),
+        (
+            [a, b, "--output=/dev/null/x"],
+            "--output=/dev/null/x: must be a folder that can be written",
+        ),
         ([a, b, "--min-z=nan"], "--min-z=nan"),
         ([a], "the following arguments are required: b"),
     ):
