@@ -10,7 +10,11 @@ setup(
     ],
     package_dir={"temporal_sae.conf": "conf"},
     package_data={
-        "temporal_sae": ["assets/tiny/*", "assets/reference/*.json"],
+        "temporal_sae": [
+            "assets/tiny/*",
+            "assets/reference/*.json",
+            "atlas/site/assets/*",
+        ],
         "temporal_sae.conf": ["*.yaml", "**/*.yaml"],
     },
 )

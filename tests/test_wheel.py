@@ -62,6 +62,14 @@ def test_the_script_explains_itself_and_answers_mistakes(run, installed):
     assert err.count("\n") == 1
 
 
+def test_the_pages_of_an_atlas_come_with_it(installed):
+    own, found = (
+        {path.name for path in (root / "temporal_sae" / "atlas" / "site" / "assets").iterdir()}
+        for root in (ROOT, installed)
+    )
+    assert found == own
+
+
 def test_a_run_and_its_evaluation(run, installed, random_gemma, tmp_path):
     script = installed / "bin" / "temporal-sae"
     # Without the tracker, whose kernels would have to be compiled.

@@ -234,6 +234,11 @@ class HarvestReader:
     def __init__(self, source: Harvest, sequences: TokenSequences) -> None:
         self.source, self.sequences = source, sequences
 
+    @property
+    def epoch(self) -> int:
+        """Passes over the text that have ended."""
+        return self.sequences.epoch
+
     def read(self) -> Rows:
         """Return the next rows at the place of the model.
 

@@ -15,6 +15,7 @@ from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
+OVERLAPS, GRAPH = "overlaps.parquet", "graph.graphml"
 FACTS = b"temporal_sae"
 
 
@@ -50,6 +51,11 @@ class Atlas:
     def tokens(self) -> pa.Table:
         """A row for every token id that occurs in the text."""
         return self._read(TOKENS)
+
+    @cached_property
+    def overlaps(self) -> pa.Table:
+        """A row for every pair that a latent lists, if earlier steps of the SAE are known."""
+        return self._read(OVERLAPS)
 
     @cached_property
     def explanations(self) -> list[Explained]:

@@ -10,7 +10,7 @@ import torch
 
 from temporal_sae import signals
 from temporal_sae.activations import ActivationSource
-from temporal_sae.activations.rows import EndOfRows
+from temporal_sae.activations.rows import EndOfRows, Reader
 from temporal_sae.atlas.firings import FiringsWriter, damaged
 from temporal_sae.sae import SparseAutoencoder
 
@@ -32,7 +32,7 @@ def gather(
 
     What the source reads at once is never cut, so that a longer pass goes on where a shorter one
     ended. One that was interrupted goes on where it was noted last, which is every 20 seconds.
-    Where the rows end before, the log says so.
+    Nothing is read twice; where all has been read before, the log says so.
 
     Args:
         sae: takes rows as the source gives them (input scale folded in), on its device.
@@ -56,12 +56,31 @@ def gather(
         signals.obey()
         try:
             rows = reader.read()
-        except EndOfRows as end:
-            log.warning("the activations end after %s rows", f"{end.n_rows:,}")
+        except EndOfRows:
+            break
+        if has_begun_again(reader, source, writer.n_tokens):
             break
         writer.add(rows, sae.encode(rows.x.to(sae.W_dec.device, sae.W_dec.dtype)))
         show(writer.n_tokens)
         if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
             writer.note(reader.state_dict())
             noted = time.monotonic()
+    if writer.n_tokens < n_tokens:
+        log.warning(
+            "there are %s tokens to read, fewer than %s", f"{writer.n_tokens:,}", f"{n_tokens:,}"
+        )
     writer.note(reader.state_dict())
+
+
+def has_begun_again(reader: Reader, source: ActivationSource, n_tokens: int) -> bool:
+    """Return True if the last read gave, among others, rows that had been read before.
+
+    Args:
+        reader: gave it.
+        source: of the reader.
+        n_tokens: given until then; the first read counts whatever it gave.
+    """
+    rows_in_pass = source.rows_in_pass
+    if rows_in_pass is not None:
+        return n_tokens >= rows_in_pass
+    return n_tokens > 0 and getattr(reader, "epoch", 0) > 0

@@ -182,7 +182,7 @@ def test_an_interrupted_pass_goes_on(finished, tmp_path, monkeypatch):
     for name in TABLES:
         assert content(run / "atlas" / name) == content(finished / "atlas" / name)
     assert sum(encoded) - TOKENS < 2 * max(encoded)
-    assert {path.name for path in (run / "atlas").iterdir()} == TABLES
+    assert {path.name for path in (run / "atlas").iterdir()} == TABLES | {"graph.graphml"}
 
 
 @pytest.mark.parametrize(
@@ -305,3 +305,20 @@ def test_what_is_no_atlas_is_said_in_one_line(tmp_path):
     pq.write_table(pa.table({"latent": [0]}), tmp_path / "latents.parquet")
     with pytest.raises(RunError, match=r"was not written by temporal_sae\.atlas"):
         _ = Atlas(tmp_path).facts
+
+
+def test_a_short_text_is_read_once(finished, tmp_path, capsys):
+    """Its repetitions would make pairs of every pair of tokens that occurs once."""
+    for n in range(6):
+        words = " ".join(f"word {n} {m}" for m in range(300))
+        (tmp_path / f"{n}.txt").write_text(words)
+    output = tmp_path / "atlas"
+    text = ["data=text_files", f"data.path={tmp_path}", "data.held_out_fraction=0.2"]
+    main([str(finished), *text, f"--output={output}", "--tokens=1000000", "--window-size=1"])
+    n_tokens = Atlas(output).facts["n_tokens"]
+    printed = capsys.readouterr().out
+    assert f"there are {n_tokens:,} tokens to read, fewer than 1,000,000" in printed
+    whole = sum(Atlas(output).tokens["n"].to_pylist())
+    assert TOKENS < whole == n_tokens
+    documents = Atlas(output).examples["document"].to_numpy()
+    assert documents.max() < 6

@@ -144,6 +144,20 @@ def test_the_command_finds_snapshots_and_compares_seeds(run, tmp_path):
         folder = run / "snapshots" / f"step_{step:09d}"
         then = normalize(load_sae(folder).weights()["W_dec"]).detach()
         np.testing.assert_allclose(cosines[:, column], (own * then).sum(1), atol=1e-5)
+    for row in atlas.overlaps.to_pylist():
+        i, j = row["i"], row["j"]
+        assert i < j
+        for step, cosine in zip(steps, row["snapshot_cosines"], strict=True):
+            folder = run / "snapshots" / f"step_{step:09d}"
+            then = normalize(load_sae(folder).weights()["W_dec"]).detach()
+            assert cosine == pytest.approx((then[i] @ then[j]).item(), abs=1e-5)
+    listed = {
+        (min(i, j), max(i, j))
+        for i, row in enumerate(atlas.latents.to_pylist())
+        for name in ("nearest_by_cosine", "nearest_by_phi", "parents", "children", "duplicates")
+        for j in row[name]
+    }
+    assert {(row["i"], row["j"]) for row in atlas.overlaps.to_pylist()} == listed
     latents, best = (
         np.array(atlas.latents[name].to_pylist()) for name in ("seed_latents", "seed_cosines")
     )
