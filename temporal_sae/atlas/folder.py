@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from temporal_sae.atlas.explanations import Explained, read_explanations
+from temporal_sae.atlas.show import show_pages
 from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
 OVERLAPS, GRAPH = "overlaps.parquet", "graph.graphml"
 FACTS = b"temporal_sae"
+ADVICE = "python -m temporal_sae.atlas builds it"
 
 
 class Atlas:
@@ -74,6 +76,10 @@ class Atlas:
             raise RunError(f"{path}: was not written by temporal_sae.atlas") from error
         return facts
 
+    def show(self) -> Path:
+        """Show the pages, in a notebook below the cell; returns the path of the first."""
+        return show_pages(self.folder, ADVICE)
+
     def read_pairs(self, *columns: str) -> pa.Table:
         """Return some columns of the table of pairs, which may be too large for all."""
         return self._read(PAIRS, columns)
@@ -83,7 +89,6 @@ class Atlas:
         try:
             return pq.read_table(path, columns=None if columns is None else list(columns))
         except FileNotFoundError:
-            advice = "python -m temporal_sae.atlas builds it"
-            raise RunError(f"{path}: is missing; {advice}") from None
+            raise RunError(f"{path}: is missing; {ADVICE}") from None
         except (OSError, pa.ArrowException) as error:
             raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
