@@ -172,6 +172,26 @@ def make_folder_atomically(path: Path, fill: Callable[[Path], None]) -> None:
     sync_folder(path.parent)
 
 
+def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder that takes the place of `path`, which goes once that is whole."""
+    if not os.path.lexists(path):
+        make_folder_atomically(path, fill)
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
+    old = aside / path.name
+
+    def fill_and_make_way(temporary: Path) -> None:
+        fill(temporary)
+        os.rename(path, old)
+
+    try:
+        make_folder_atomically(path, fill_and_make_way)
+    finally:
+        if os.path.lexists(old) and not os.path.lexists(path):
+            os.rename(old, path)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, written atomically; a number that is not finite becomes null."""
     text = json.dumps(_finite(value), indent=2, allow_nan=False)

@@ -13,26 +13,25 @@ done, 2 wrong input.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from temporal_sae import schemas, signals
-from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave, tell
+from temporal_sae.atlas.command import Lines, held, print_log, told_of
+from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 from temporal_sae.explain import composed
-from temporal_sae.files import remove_if_empty
-from temporal_sae.locks import ProcessLock, Timeout
 
-SECONDS_BETWEEN_LINES = 10.0
-SECONDS_TO_LOCK = 0.2
+# What is done with a finished atlas, by the first word; a module with a function `main` each.
+COMMANDS = {
+    "explain": "temporal_sae.atlas.explain_command",
+    "export": "temporal_sae.atlas.exports.command",
+}
 MOST_TOKENS = 2_000_000_000  # their numbers are int32
 
 
@@ -44,6 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str] | None) -> None:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in COMMANDS:
+        import_module(COMMANDS[words[0]]).main(words[1:])
+        return
     parser = Parser(
         prog="python -m temporal_sae.atlas",
         description=__doc__,
@@ -67,9 +70,8 @@ def _main(arguments: list[str] | None) -> None:
         metavar="FOLDER",
         help="of another run or SAE, to look for the same latents in; several times",
     )
-    options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("temporal_sae").setLevel(logging.INFO)
+    options = parser.parse_intermixed_args(words)
+    print_log()
     try:
         with exit_on_mistakes(traceback="debug=true" in options.overrides):
             build(options)
@@ -152,65 +154,6 @@ def config_of_run(folder: Path, overrides: list[str]) -> DictConfig:
         if key in SOURCE_GROUPS:
             cfg[key] = typed[key]
     return cfg
-
-
-@contextmanager
-def held(output: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made if it is missing.
-
-    Raises:
-        RunError: it cannot be written, or another process is at work in it.
-    """
-    lock = ProcessLock(output / ".lock", SECONDS_TO_LOCK)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(f"{output}: another atlas is being built here{lock.holder()}") from None
-    except OSError as error:
-        told = f"--output={output}: must be a folder that can be written ({error.strerror})"
-        raise RunError(told) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        remove_if_empty(output)
-
-
-@contextmanager
-def told_of(output: Path) -> Iterator[None]:
-    """Say in one line that the disk is full, or that the folder is gone.
-
-    Raises:
-        RunError: either.
-    """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and not output.exists():
-            raise RunError(f"{output}: the folder was removed while it was in use") from error
-        if line := tell(error, output, "give the same command again"):
-            raise RunError(line) from error
-        raise
-
-
-class Lines:
-    """Progress as a line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._what, self._first = "", 0
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Print how much is done, and about how long the rest will take."""
-        now = time.monotonic()
-        if what != self._what:
-            self._what, self._began, self._first = what, now, done
-        if now - self._last < SECONDS_BETWEEN_LINES or done == self._first:
-            return
-        self._last = now
-        left = (now - self._began) / (done - self._first) * (total - done)
-        print(f"{done:,} of {total:,} {what}, {left:.0f} s left", flush=True)
 
 
 if __name__ == "__main__":

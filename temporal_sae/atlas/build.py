@@ -15,17 +15,22 @@ import pyarrow as pa
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.unembedding import Unembedding
 from temporal_sae.atlas import examples, latents, pairs, stability
+from temporal_sae.atlas.absorption import Candidates
 from temporal_sae.atlas.chance import dealt_out
+from temporal_sae.atlas.communities import Topics
 from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
 from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
-from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS
+from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS, Atlas
 from temporal_sae.atlas.gather import gather
+from temporal_sae.atlas.graph import write_graph
 from temporal_sae.atlas.latents import Partners, latent_table
 from temporal_sae.atlas.logits import logit_columns
+from temporal_sae.atlas.nearest import nearest_by_cosine
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
 from temporal_sae.atlas.relations import RELATIONS, discoveries
+from temporal_sae.atlas.site import write_site
 from temporal_sae.atlas.stability import across_seeds, over_training, overlap_table
 from temporal_sae.atlas.summaries import Summaries
 from temporal_sae.sae import SparseAutoencoder
@@ -129,6 +134,7 @@ def build_atlas(
     gather(sae, source, writer, options.n_tokens, options.seed, progress)
     firings = Firings(own, sae.d_sae, options.window_size)
     write_tables(folder, firings, known, options, show)
+    log.info("page of all latents: %s", write_site(Atlas(folder), firings, folder, show))
     if not options.keep_firings:
         remove_firings(own)
 
@@ -150,8 +156,10 @@ def write_tables(
         show: is told what is being done, and how much of how much is.
     """
     counts, documents, choice = firing_counts(firings), DocumentCounts(firings), options.choice
-    by_chance = relations_by_chance(firings, counts, documents, options, show)
-    partners = Partners.none(firings.n_latents)
+    by_cosine = nearest_by_cosine(known.directions.decoder)
+    candidates = Candidates.of(*by_cosine, counts)
+    by_chance = relations_by_chance(firings, counts, documents, candidates, options, show)
+    partners, topics = Partners.none(firings.n_latents), Topics(documents, counts)
     facts: dict[str, object] = {
         **known.facts,
         "n_tokens": firings.n_tokens,
@@ -164,8 +172,10 @@ def write_tables(
 
     def parts() -> Iterator[pa.Table]:
         progress = told(show, "latents", firings.n_latents)
-        for part in pair_table(firings, counts, documents, known.directions, choice, progress):
+        arguments = firings, counts, documents, known.directions, choice, candidates
+        for part in pair_table(*arguments, progress):
             partners.add(part)
+            topics.add(part)
             yield part
 
     n_pairs = write_table(folder / PAIRS, parts(), pairs.SCHEMA, facts)
@@ -173,15 +183,9 @@ def write_tables(
     summaries = write_examples(folder, firings, counts, text, facts)
     facts |= {"position_edges": text.tokens.position_edges, "context": [LEFT, RIGHT]}
     facts["tokens_at_positions"] = text.tokens.in_buckets
+    columns = {"community": topics.communities(), **known.columns}
     table = latent_table(
-        firings,
-        counts,
-        documents,
-        known.directions,
-        summaries,
-        partners,
-        known.text_of,
-        known.columns,
+        firings, counts, documents, by_cosine, summaries, partners, known.text_of, columns
     )
     write_table(folder / LATENTS, [table], latents.SCHEMA, facts)
     (folder / OVERLAPS).unlink(missing_ok=True)
@@ -189,6 +193,7 @@ def write_tables(
         overlaps = overlap_table(table, known.directions.decoder, options.snapshots)
         write_table(folder / OVERLAPS, [overlaps], stability.SCHEMA, facts)
     write_table(folder / TOKENS, [token_table(text, known.text_of)], examples.TOKENS_SCHEMA, facts)
+    write_graph(Atlas(folder))
     log.info(
         "%s pairs that fire together in at least %d of %s tokens, and %s latents: %s",
         f"{n_pairs:,}",
@@ -221,13 +226,14 @@ def relations_by_chance(
     firings: Firings,
     counts: np.ndarray,
     documents: DocumentCounts,
+    candidates: Candidates,
     options: Options,
     show: Show,
 ) -> np.ndarray:
     """Return how many pairs have each relation once documents have dealt their firings out."""
     dealt = dealt_out(firings, documents, options.seed)
     progress = told(show, "latents by chance", firings.n_latents)
-    return relations_in(dealt, counts, documents, options.choice, progress)
+    return relations_in(dealt, counts, documents, options.choice, candidates, progress)
 
 
 def told(show: Show, what: str, total: int) -> Callable[[int], None]:

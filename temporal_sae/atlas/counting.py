@@ -63,7 +63,7 @@ class Postings(NamedTuple):
 
 
 class PairCounts(NamedTuple):
-    """Pairs i < j that fire together, by i and then j.
+    """Pairs i < j, by i and then j.
 
     Attributes:
         i, j: the latents, int32.
@@ -119,7 +119,10 @@ def postings_of(firings: Sparse, counts: np.ndarray, lo: int, hi: int) -> Postin
 
 
 def pair_counts(
-    firings: Sparse, postings: Postings, in_windows: bool = True
+    firings: Sparse,
+    postings: Postings,
+    in_windows: bool = True,
+    wanted: np.ndarray | None = None,
 ) -> Iterator[PairCounts]:
     """Yield the pairs (i, j), j > i, of the latents i of some postings, some rows at a time.
 
@@ -127,6 +130,7 @@ def pair_counts(
         firings: of all latents.
         postings: of some.
         in_windows: add up the squares; they are 0 otherwise.
+        wanted: i · d_sae + j, ascending, of pairs that are yielded whatever their counts.
     """
     step = max(1, BYTES_OF_COUNTS // (firings.n_latents * 2 * 8))
     counts = np.zeros((step, firings.n_latents), np.int64)
@@ -141,6 +145,10 @@ def pair_counts(
             on_threads(loops.count_pairs_in_windows, *of_rows, size, counts[:n], squares[:n])
         else:
             on_threads(loops.count_pairs, *of_rows, counts[:n])
-        i, j = np.nonzero(counts[:n])
+        is_found = counts[:n] != 0
+        if wanted is not None:
+            first, last = np.searchsorted(wanted, np.array([lo, lo + n]) * firings.n_latents)
+            is_found.flat[wanted[first:last] - lo * firings.n_latents] = True
+        i, j = np.nonzero(is_found)
         numbers = (i + lo).astype(np.int32), j.astype(np.int32)
         yield PairCounts(*numbers, counts[i, j], squares[i, j])

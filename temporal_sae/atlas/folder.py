@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from temporal_sae.atlas.explanations import Explained, read_explanations
 from temporal_sae.atlas.show import show_pages
 from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
-OVERLAPS = "overlaps.parquet"
+OVERLAPS, GRAPH = "overlaps.parquet", "graph.graphml"
 FACTS = b"temporal_sae"
 ADVICE = "python -m temporal_sae.atlas builds it"
 
@@ -57,6 +58,11 @@ class Atlas:
     def overlaps(self) -> pa.Table:
         """A row for every pair that a latent lists, if earlier steps of the SAE are known."""
         return self._read(OVERLAPS)
+
+    @cached_property
+    def explanations(self) -> list[Explained]:
+        """The explanations that were imported, by latent; mostly none."""
+        return read_explanations(self.folder, self.latents.num_rows)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from temporal_sae.atlas import statistics
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import TextOf
 from temporal_sae.atlas.firings import Firings
-from temporal_sae.atlas.nearest import Nearest, nearest_by_cosine
-from temporal_sae.atlas.pairs import Directions
-from temporal_sae.atlas.relations import Relatives
+from temporal_sae.atlas.nearest import Nearest
+from temporal_sae.atlas.relations import RELATIVES, Relatives
 from temporal_sae.atlas.summaries import Summaries
 
 LOGITS = {"logit_ids": pa.int32(), "logits": pa.float32(), "logit_tokens": pa.string()}
@@ -27,6 +26,7 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("fano_factor", "burstiness")),
         ("n_documents", pa.int32()),
         ("degree", pa.int32()),
+        ("community", pa.int32()),
         ("top_token_ids", pa.list_(pa.int32())),
         ("top_token_shares", pa.list_(pa.float32())),
         ("top_tokens", pa.list_(pa.string())),
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         ("nearest_cosines", pa.list_(pa.float32())),
         ("nearest_by_phi", pa.list_(pa.int32())),
         ("nearest_phis", pa.list_(pa.float64())),
-        *((name, pa.list_(pa.int32())) for name in ("parents", "children", "duplicates")),
+        *((name, pa.list_(pa.int32())) for name in RELATIVES),
         *(
             (f"{end}_{name}", pa.list_(kind))
             for end in ("top", "bottom")
@@ -56,7 +56,7 @@ class Partners(NamedTuple):
 
     Attributes:
         by_phi: the nearest by φ.
-        relatives: parents, children and duplicates.
+        relatives: by relation.
         degree: how many rows hold each latent, int64.
     """
 
@@ -82,7 +82,7 @@ def latent_table(
     firings: Firings,
     counts: np.ndarray,
     documents: DocumentCounts,
-    directions: Directions,
+    by_cosine: tuple[np.ndarray, np.ndarray],
     summaries: Summaries,
     partners: Partners,
     text_of: TextOf | None,
@@ -94,7 +94,7 @@ def latent_table(
         firings: of all latents.
         counts: tokens in which each fires.
         documents: in which each fires.
-        directions: of the latents.
+        by_cosine: the nearest in direction, and the cosines.
         summaries: of the latents.
         partners: in the table of pairs.
         text_of: the strings of token ids; None where there is no tokenizer.
@@ -104,7 +104,6 @@ def latent_table(
     known = summaries.top_ids >= 0
     ids = listed(summaries.top_ids, known)
     shares = summaries.top_sums / np.maximum(summaries.sum, 1e-30)[:, None]
-    cosine_latents, cosines = nearest_by_cosine(directions.decoder)
     kept = partners.by_phi.latents >= 0
     columns: dict[str, object] = {
         "latent": np.arange(firings.n_latents, dtype=np.int32),
@@ -121,8 +120,8 @@ def latent_table(
         "top_tokens": [None if text_of is None else text_of(own.tolist()) for own in ids],
         "histogram": list(summaries.histogram),
         "positions": list(summaries.positions),
-        "nearest_by_cosine": list(cosine_latents),
-        "nearest_cosines": list(cosines),
+        "nearest_by_cosine": list(by_cosine[0]),
+        "nearest_cosines": list(by_cosine[1]),
         "nearest_by_phi": listed(partners.by_phi.latents, kept),
         "nearest_phis": listed(partners.by_phi.scores, kept),
         **partners.relatives.columns(),

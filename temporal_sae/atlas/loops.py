@@ -231,3 +231,11 @@ def products(part, parts, rows, i, j, found):
         for d in range(rows.shape[1]):
             total += a[d] * b[d]
         found[q] = total
+
+
+@compiled
+def sum_squares(part, parts, starts, documents, counts, sizes, sums):
+    """Add up, over the documents of each latent, its squared count over the document's length."""
+    for i in range(part, sums.size, parts):
+        for a in range(starts[i], starts[i + 1]):
+            sums[i] += float(counts[a]) * counts[a] / sizes[documents[a]]

@@ -16,10 +16,19 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from temporal_sae.atlas import loops, statistics
+from temporal_sae.atlas.absorption import Candidates, looks_absorbed
 from temporal_sae.atlas.counting import PairCounts, Sparse, pair_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.folder import FACTS
-from temporal_sae.atlas.relations import LEAST_COVERAGE, NONE, RELATIONS, coverage, relation
+from temporal_sae.atlas.relations import (
+    ABSORBED,
+    ABSORBER,
+    LEAST_COVERAGE,
+    NONE,
+    RELATIONS,
+    coverage,
+    relation,
+)
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.files import TEMPORARY, sync, sync_folder
 from temporal_sae.kernels.threads import on_threads
@@ -64,6 +73,7 @@ def pair_table(
     documents: DocumentCounts,
     directions: Directions,
     choice: Choice,
+    candidates: Candidates,
     show: Callable[[int], None] = lambda latent: None,
 ) -> Iterator[pa.Table]:
     """Yield the rows of the table, by i and then j, some at a time.
@@ -74,11 +84,13 @@ def pair_table(
         documents: in which each fires.
         directions: of the latents.
         choice: which pairs.
+        candidates: for absorption; those that look like it are rows, whatever their number.
         show: is told how many latents are done.
     """
-    for pairs in counted(firings, counts, choice, show):
-        columns = columns_of(pairs, counts, firings)
-        columns |= related(pairs, counts, documents)
+    for read, is_chosen in counted(firings, counts, choice, candidates, show):
+        of_documents = related(read, counts, documents, candidates)
+        pairs, of_documents = listed(read, of_documents, is_chosen)
+        columns = columns_of(pairs, counts, firings) | of_documents
         columns |= cosines(pairs, directions, columns["n_ij"] / firings.n_tokens)
         columns["relation"] = NAMES.take(pa.array(columns["relation"]))
         yield pa.table(columns, SCHEMA)
@@ -89,17 +101,21 @@ def relations_in(
     counts: np.ndarray,
     documents: DocumentCounts,
     choice: Choice,
+    candidates: Candidates,
     show: Callable[[int], None] = lambda latent: None,
 ) -> np.ndarray:
     """Return how many pairs of the table have each of `RELATIONS`; arguments as of `pair_table`."""
     found = np.zeros(len(RELATIONS), np.int64)
-    for pairs in counted(firings, counts, choice, show, in_windows=False):
+    for pairs, is_chosen in counted(firings, counts, choice, candidates, show, in_windows=False):
         # Of the rest no latent covers another, whatever is expected: no documents to be compared.
         least = LEAST_COVERAGE * np.minimum(counts[pairs.i], counts[pairs.j])
-        likely = PairCounts(*(column[pairs.n >= least] for column in pairs))
-        columns = related(likely, counts, documents)
+        is_likely = pairs.n >= least
+        is_likely[candidates.among(pairs.i, pairs.j)[0]] = True
+        likely = PairCounts(*(column[is_likely] for column in pairs))
+        columns = related(likely, counts, documents, candidates)
+        _, columns = listed(likely, columns, is_chosen[is_likely])
         found += np.bincount(columns["relation"], minlength=len(RELATIONS))
-        found[NONE] += len(pairs.i) - len(likely.i)
+        found[NONE] += is_chosen[~is_likely].sum()
     return found
 
 
@@ -107,41 +123,62 @@ def counted(
     firings: Sparse,
     counts: np.ndarray,
     choice: Choice,
+    candidates: Candidates,
     show: Callable[[int], None],
     in_windows: bool = True,
-) -> Iterator[PairCounts]:
-    """Yield the pairs that the table holds, by i and then j."""
+) -> Iterator[tuple[PairCounts, np.ndarray]]:
+    """Yield the pairs that are chosen, marked, and the candidates, by i and then j."""
     for lo, hi in ranges(counts):
         postings = postings_of(firings, counts, lo, hi)
-        for found in pair_counts(firings, postings, in_windows):
-            yield from chosen(found, counts, firings.n_tokens, choice)
+        for found in pair_counts(firings, postings, in_windows, candidates.keys):
+            is_chosen = chosen(found, counts, firings.n_tokens, choice)
+            is_read = is_chosen.copy()
+            is_read[candidates.among(found.i, found.j)[0]] = True
+            places = np.flatnonzero(is_read)
+            for first in range(0, len(places), PAIRS_AT_ONCE):
+                own = places[first : first + PAIRS_AT_ONCE]
+                yield PairCounts(*(column[own] for column in found)), is_chosen[own]
         show(hi)
 
 
-def related(
-    pairs: PairCounts, counts: np.ndarray, documents: DocumentCounts
-) -> dict[str, np.ndarray]:
-    """Return what the documents say about pairs, and the relation that follows."""
-    columns = documents.columns(pairs.i, pairs.j, pairs.n)
-    expected = columns["expected_in_documents"]
-    i_covers_j = coverage(pairs.n, expected, counts[pairs.j])
-    j_covers_i = coverage(pairs.n, expected, counts[pairs.i])
-    found = relation(i_covers_j, j_covers_i, columns["z_in_documents"])
-    return columns | {"i_covers_j": i_covers_j, "j_covers_i": j_covers_i, "relation": found}
-
-
-def chosen(
-    pairs: PairCounts, counts: np.ndarray, n_tokens: int, choice: Choice
-) -> Iterator[PairCounts]:
-    """Yield the pairs that the table holds, at most `PAIRS_AT_ONCE` at a time."""
-    places = np.flatnonzero(pairs.n >= choice.min_count)
+def chosen(pairs: PairCounts, counts: np.ndarray, n_tokens: int, choice: Choice) -> np.ndarray:
+    """Mark the pairs that the table holds by their count and z."""
+    found: np.ndarray = pairs.n >= choice.min_count
     if choice.min_z > 0:
+        places = np.flatnonzero(found)
         n_ij, i, j = (column[places] for column in (pairs.n, pairs.i, pairs.j))
         z = statistics.z_score(Counts.of(n_ij, counts[i], counts[j], n_tokens))
         # A latent that fires in every token has no z; its pairs are kept by their count alone.
-        places = places[~(np.abs(z) < choice.min_z)]
-    for first in range(0, len(places), PAIRS_AT_ONCE):
-        yield PairCounts(*(column[places[first : first + PAIRS_AT_ONCE]] for column in pairs))
+        found[places[np.abs(z) < choice.min_z]] = False
+    return found
+
+
+def related(
+    pairs: PairCounts, counts: np.ndarray, documents: DocumentCounts, candidates: Candidates
+) -> dict[str, np.ndarray]:
+    """Return what the documents say about pairs, and the relation that follows."""
+    columns = documents.columns(pairs.i, pairs.j, pairs.n)
+    expected, z = columns["expected_in_documents"], columns["z_in_documents"]
+    i_covers_j = coverage(pairs.n, expected, counts[pairs.j])
+    j_covers_i = coverage(pairs.n, expected, counts[pairs.i])
+    found = relation(i_covers_j, j_covers_i, z)
+    at, which = candidates.among(pairs.i, pairs.j)
+    i_is_rarer = candidates.i_is_rarer[which]
+    covered = np.where(i_is_rarer, j_covers_i[at], i_covers_j[at])
+    absorbed = looks_absorbed(pairs.n[at], expected[at], z[at], covered) & (found[at] == NONE)
+    found[at[absorbed]] = np.where(i_is_rarer[absorbed], ABSORBER, ABSORBED)
+    return columns | {"i_covers_j": i_covers_j, "j_covers_i": j_covers_i, "relation": found}
+
+
+def listed(
+    pairs: PairCounts, columns: dict[str, np.ndarray], is_chosen: np.ndarray
+) -> tuple[PairCounts, dict[str, np.ndarray]]:
+    """Return the rows that were chosen or are an absorber and its absorbed."""
+    own = is_chosen | (columns["relation"] >= ABSORBER)
+    if own.all():
+        return pairs, columns
+    kept = {name: column[own] for name, column in columns.items()}
+    return PairCounts(*(column[own] for column in pairs)), kept
 
 
 def columns_of(pairs: PairCounts, counts: np.ndarray, firings: Sparse) -> dict[str, np.ndarray]:

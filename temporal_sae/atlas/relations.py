@@ -1,4 +1,4 @@
-"""Pairs that look like parent and child or like duplicates, and how many do by chance.
+"""What one of two latents looks like to the other, and how many pairs do by chance.
 
 A latent covers another as far as it fires where the other does, beyond what the documents of both
 would give by chance: (n_ij - expected) / (n_j - expected) of j by i. It is 1 if i fires in every
@@ -7,6 +7,8 @@ token of j, and about 0 for latents that share no more than a topic, or of which
     parent      i covers j, and j does not cover i: j fires in a part of i's tokens
     child       the other way round
     duplicate   each covers the other
+    absorber    j should fire where i does, and is silent there; see `absorption`
+    absorbed    the other way round
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ from temporal_sae.atlas.statistics import divided
 
 LEAST_COVERAGE = 0.7  # a tenth of the firings missed on both sides leaves .8 and more
 LEAST_Z = 6.0  # with five million pairs, chance alone reaches 5
-RELATIONS = ("", "parent", "child", "duplicate")
-NONE, PARENT, CHILD, DUPLICATE = range(len(RELATIONS))
+RELATIONS = ("", "parent", "child", "duplicate", "absorber", "absorbed")
+NONE, PARENT, CHILD, DUPLICATE, ABSORBER, ABSORBED = range(len(RELATIONS))
 # Where j is listed with i, and i with j.
 RECIPROCAL = {
     "parent": ("children", "parents"),
     "child": ("parents", "children"),
     "duplicate": ("duplicates", "duplicates"),
+    "absorber": ("absorbed", "absorbers"),
+    "absorbed": ("absorbers", "absorbed"),
 }
+RELATIVES = tuple(dict.fromkeys(of_i for of_i, _ in RECIPROCAL.values()))
 
 
 class Relatives:
-    """Parents, children and duplicates of each latent.
+    """Latents that each latent has a relation to, by what they are to it.
 
     Args:
         n_latents: d_sae.
@@ -42,7 +47,7 @@ class Relatives:
     def __init__(self, n_latents: int) -> None:
         self.found = np.zeros(len(RELATIONS), np.int64)
         self._of: dict[str, list[list[int]]] = {
-            name: [[] for _ in range(n_latents)] for name in ("parents", "children", "duplicates")
+            name: [[] for _ in range(n_latents)] for name in RELATIVES
         }
 
     def add(self, pairs: pa.Table) -> None:
@@ -69,7 +74,11 @@ def discoveries(found: np.ndarray, by_chance: np.ndarray) -> list[str]:
         found: how many pairs have each of `RELATIONS`.
         by_chance: how many do after documents have dealt their firings out at random.
     """
-    kinds = {"parent and child": (PARENT, CHILD), "duplicates": (DUPLICATE,)}
+    kinds = {
+        "parent and child": (PARENT, CHILD),
+        "duplicates": (DUPLICATE,),
+        "absorber and absorbed": (ABSORBER, ABSORBED),
+    }
     lines = []
     for name, places in kinds.items():
         n, false = (int(sum(counts[p] for p in places)) for counts in (found, by_chance))

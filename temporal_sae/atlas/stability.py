@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from temporal_sae.atlas import loops
+from temporal_sae.atlas.relations import RELATIVES
 from temporal_sae.errors import RunError
 from temporal_sae.kernels.threads import on_threads
 from temporal_sae.sae import load_sae
 from temporal_sae.training.snapshots import NAME
 
 ROWS_AT_ONCE = 1024
-LISTED = ("nearest_by_cosine", "nearest_by_phi", "parents", "children", "duplicates")
+LISTED = ("nearest_by_cosine", "nearest_by_phi", *RELATIVES)
 
 SCHEMA = pa.schema(
     [*((name, pa.int32()) for name in ("i", "j")), ("snapshot_cosines", pa.list_(pa.float32()))]

@@ -88,6 +88,16 @@ def test_rows_of_counters_are_used_again(tmp_path, monkeypatch):
     assert all_pairs(written(tmp_path, active, 4)) == dense_pairs(active, 4, 1)
 
 
+def test_wanted_pairs_are_yielded_whatever_their_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "BYTES_OF_COUNTS", 1)
+    firings = written(tmp_path, [{0, 1, 3}, {1, 2}, {0, 3}], 4)
+    counts, found = counting.firing_counts(firings), []
+    postings = counting.postings_of(firings, counts, 0, 4)
+    for part in counting.pair_counts(firings, postings, wanted=np.array([0 * 4 + 2, 1 * 4 + 2])):
+        found += zip(part.i.tolist(), part.j.tolist(), part.n.tolist(), strict=True)
+    assert found == [(0, 1, 1), (0, 2, 0), (0, 3, 2), (1, 2, 1), (1, 3, 1)]
+
+
 @pytest.mark.parametrize("n_latents", [2**16, 2**16 + 1])
 def test_latents_beyond_two_bytes(tmp_path, n_latents):
     firings = written(tmp_path, [{0, n_latents - 1}] * 2, n_latents)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from temporal_sae.activations import Rows
+from temporal_sae.atlas.absorption import Candidates
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.counting import firing_counts
 from temporal_sae.atlas.documents import LONGEST, DocumentCounts, numbers
@@ -87,8 +88,9 @@ def world(tmp_path_factory):
 def found_in(firings, documents):
     """The relations that the table of pairs has."""
     nowhere = Directions(torch.zeros(firings.n_latents, 1), None)
+    known = firing_counts(firings), documents, nowhere, Choice()
     found = {}
-    for part in pair_table(firings, firing_counts(firings), documents, nowhere, Choice()):
+    for part in pair_table(firings, *known, Candidates.none(firings.n_latents)):
         columns = (part[name].to_pylist() for name in ("i", "j", "relation"))
         found |= {(i, j): name for i, j, name in zip(*columns, strict=True) if name}
     return found
@@ -100,7 +102,8 @@ def test_planted_relations_are_found_and_the_printed_rate_covers_the_false_ones(
     found = found_in(firings, documents)
     counts = firing_counts(firings)
     dealt = dealt_out(firings, documents)
-    by_chance = relations_in(dealt, counts, documents, Choice())
+    nobody = Candidates.none(firings.n_latents)
+    by_chance = relations_in(dealt, counts, documents, Choice(), nobody)
     for names in (("parent", "child"), ("duplicate",)):
         ours = {pair for pair, name in found.items() if name in names}
         wanted = {pair for pair, name in truth.items() if name in names}
@@ -163,7 +166,7 @@ def test_pairs_are_counted_by_their_relation():
     relatives = Relatives(3)
     names = [None, "parent", None, "duplicate"]
     relatives.add(pa.table({"i": [0, 0, 1, 1], "j": [1, 2, 2, 2], "relation": names}))
-    assert relatives.found.tolist() == [2, 1, 0, 1]
+    assert relatives.found.tolist() == [2, 1, 0, 1, 0, 0]
 
 
 def test_a_long_document_counts_as_several():
@@ -173,8 +176,10 @@ def test_a_long_document_counts_as_several():
 
 
 def test_what_is_said_of_false_discoveries():
-    found, by_chance = np.array([5, 30, 20, 0]), np.array([9, 0, 1, 0])
+    found, by_chance = np.array([5, 30, 20, 0, 3, 1]), np.array([9, 0, 1, 0, 0, 0])
     assert discoveries(found, by_chance) == [
         "50 pairs look like parent and child; by chance 1 would: false discovery rate at most 0.04",
         "0 pairs look like duplicates; by chance 0 would",
+        "4 pairs look like absorber and absorbed; by chance 0 would: "
+        "false discovery rate at most 0.25",
     ]

@@ -57,7 +57,7 @@
       ["Degree", present("degree", numbers.whole), "pairs of the table that hold it"],
       [
         "Community",
-        community === undefined ? null : community < 0 ? "none" : atlas.communityLink(community),
+        !data.hasCommunities ? null : community < 0 ? "none" : atlas.communityLink(community),
       ],
       [
         "Ablated, loss",

@@ -6,6 +6,8 @@
   const RELATION = {
     parent: (i, j) => `${i} looks like a parent of ${j}: ${j} fires in a part of ${i}'s tokens.`,
     child: (i, j) => `${i} looks like a child of ${j}: it fires in a part of ${j}'s tokens.`,
+    absorber: (i, j) => `${i} looks like an absorber of ${j}: it fires where ${j} falls silent.`,
+    absorbed: (i, j) => `${i} looks absorbed by ${j}: it falls silent where ${j} fires.`,
     duplicate: () => "They look like duplicates: each fires where the other does.",
   };
 
@@ -222,14 +224,7 @@
       data.firings(i),
       data.firings(j),
     ]);
-    const turned = data.listed(other, i);
-    const listed =
-      data.listed(one, j) ||
-      (turned &&
-        ((name) =>
-          name === "relation"
-            ? { parent: "child", child: "parent" }[turned(name)] || turned(name)
-            : turned(name)));
+    const listed = data.listed(one, j) || data.turned(data.listed(other, i));
     const sampled = atlas.compared(...firings.map(({ tokens }) => tokens));
     const counts = await counted(i, j, listed, sampled);
     const relation = RELATION[listed?.("relation")];

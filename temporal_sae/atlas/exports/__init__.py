@@ -1,0 +1,1 @@
+"""A finished atlas in the formats of other tools; see docs/atlas.md."""
