@@ -69,10 +69,14 @@
         { isMinor: true },
       ),
     ];
-    const isThere = ({ key }) =>
-      ["latent", "tokens", "density"].includes(key) ||
-      data.latents.has(key) ||
-      (key === "explanation" && data.explanations.size);
+    const there = {
+      latent: true,
+      tokens: true,
+      density: true,
+      explanation: data.explanations.size > 0,
+      community: data.hasCommunities,
+    };
+    const isThere = ({ key }) => there[key] ?? data.latents.has(key);
     return all
       .filter(isThere)
       .map((one) => (one.key === sort.key ? { ...one, isMinor: false } : one));
