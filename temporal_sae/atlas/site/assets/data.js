@@ -10,7 +10,8 @@
     const sample = { ...facts.sample, firsts: unpack(facts.sample.firsts) };
     const counts = facts.counts ? unpack(facts.counts) : null;
     Object.assign(data, { facts, sample, strings, counts, latents: new Table(latents) });
-    data.hasCommunities = "community" in latents && data.latents.column("community").some((n) => n >= 0);
+    data.hasCommunities =
+      "community" in latents && data.latents.column("community").some((n) => n >= 0);
     data.n = facts.n_latents;
     data.N = facts.n_tokens;
   };
