@@ -110,6 +110,7 @@
         "share of the other's tokens in which this latent fires",
         numbers.fixed(3),
         counted(statistics.given_j),
+        true,
       ),
       number(
         "z",

@@ -47,6 +47,7 @@
         "Burstiness",
         "overdispersion D of its counts in windows; 0 for a Poisson process",
         numbers.fixed(2),
+        { isMinor: true },
       ),
       of(
         "stability",
@@ -199,7 +200,7 @@
         ]
       : atlas.summary();
     return {
-      title: data.facts.title ? `${title} · ${data.facts.title}` : title,
+      title,
       content: [
         h("div", { class: "head" }, h("h1", null, title), h("p", { class: "note" }, ...told)),
         pager(now, ordered.length, pages),

@@ -157,7 +157,7 @@
     return section(
       "Directions over training",
       "Cosine of the two decoder rows at each snapshot.",
-      atlas.overSteps(cosines, { label, width: atlas.room() }),
+      atlas.overSteps(cosines, { label, width: Math.min(480, atlas.room()) }),
     );
   }
 
@@ -269,7 +269,7 @@
           h("span", { class: "lit sample-lit" }, ` ${i} `),
           " is shaded and ",
           h("span", { class: "under" }, `${j}`),
-          " underlined; darker is stronger.",
+          " underlined.",
         ),
         await contexts("Both fire", sampled.both, firings),
         await contexts(`Only ${i} fires`, sampled.onlyI, firings),
