@@ -141,6 +141,13 @@ class Harvest(ActivationSource):
         """Return the training rows in the order of the text, without end."""
         return HarvestReader(self, self.sequences("train", seed))
 
+    def training_sequences(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the sequences that the training rows are of, without end."""
+        sequences = self.sequences("train", seed)
+        while True:
+            rows = sequences.read()
+            yield rows, ~are_of(rows[..., KIND], self.exclude)
+
     def readers(self, seed: int, hook_names: Sequence[str]) -> list[Reader]:
         """Return a reader for each of several places, which share the passes of the model.
 

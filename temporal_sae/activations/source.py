@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.prefetch import Prefetched, chunks_ahead
@@ -95,6 +96,14 @@ class ActivationSource(StreamOptions, ABC):
         Of a text these are the sequences that the language model reads, elsewhere rows that follow
         each other. The rows of a sequence that are no text are left out.
         """
+
+    def training_sequences(self, seed: int) -> Iterator[tuple[Tensor, Tensor]] | None:
+        """Return the sequences whose rows `reader` gives, where those are computed from text.
+
+        Each comes as rows of (token, document, position, kinds), int32 [context, 4], with a mask
+        of those that the reader gives. None: the source reads no text.
+        """
+        return None
 
     @property
     def rows_at_once(self) -> int:

@@ -17,18 +17,24 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from temporal_sae import schemas, signals
+from temporal_sae.atlas.ablate_command import N_EXAMPLES
 from temporal_sae.atlas.command import Lines, held, print_log, told_of
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
 from temporal_sae.explain import composed
 
+if TYPE_CHECKING:
+    from temporal_sae.activations import ActivationSource
+    from temporal_sae.sae import SparseAutoencoder
+
 # What is done with a finished atlas, by the first word; a module with a function `main` each.
 COMMANDS = {
+    "ablate": "temporal_sae.atlas.ablate_command",
     "explain": "temporal_sae.atlas.explain_command",
     "export": "temporal_sae.atlas.exports.command",
 }
@@ -70,6 +76,15 @@ def _main(arguments: list[str] | None) -> None:
         metavar="FOLDER",
         help="of another run or SAE, to look for the same latents in; several times",
     )
+    parser.add_argument(
+        "--ablate",
+        type=int,
+        nargs="?",
+        const=N_EXAMPLES,
+        default=0,
+        metavar="N",
+        help=f"latents at N of their examples each ({N_EXAMPLES}; without it, at none)",
+    )
     options = parser.parse_intermixed_args(words)
     print_log()
     try:
@@ -88,7 +103,7 @@ def build(options: argparse.Namespace) -> None:
     """
     if options.tokens > MOST_TOKENS:
         raise InvalidOption("--tokens", options.tokens, f"at most {MOST_TOKENS}")
-    for name, least in (("tokens", 1), ("window_size", 1), ("min_count", 1)):
+    for name, least in (("tokens", 1), ("window_size", 1), ("min_count", 1), ("ablate", 0)):
         check_int(f"--{name.replace('_', '-')}", getattr(options, name), least)
     check_number("--min-z", options.min_z)
     folder: Path = options.folder
@@ -98,28 +113,11 @@ def build(options: argparse.Namespace) -> None:
     from temporal_sae.atlas.build import Options, build_atlas
     from temporal_sae.atlas.pairs import Choice
     from temporal_sae.atlas.stability import snapshots_in
-    from temporal_sae.eval.__main__ import with_facts
     from temporal_sae.experiment.determinism import deterministic_on_cpu
-    from temporal_sae.experiment.evaluate import (
-        identity_of,
-        opened,
-        weights_hash,
-    )
 
-    overrides = ["eval=none", *options.overrides]
-    record: dict[str, Any] | None = None
-    if (folder / "run.json").exists():
-        cfg = config_of_run(folder, overrides)
-        record = {**schemas.read(folder / "run.json", schemas.EvaluatedRecord)}
-        sae_folder = folder / "sae"
-    else:
-        cfg, sae_folder = with_facts(folder, overrides), folder
     output: Path = options.output or folder / "atlas"
     with held(output), told_of(output):
-        sae, components = opened(sae_folder, cfg, output, record)
-        source = components.source
-        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-        identity = {"sae": weights_hash(sae), "source": [identity_of(config), source.describe()]}
+        sae, source, identity = opened_pass(folder, options.overrides, output)
         choice = Choice(options.min_count, options.min_z)
         sizes = options.tokens, options.window_size
         wanted = Options(
@@ -129,9 +127,41 @@ def build(options: argparse.Namespace) -> None:
             title=folder.resolve().name,
             snapshots=tuple(snapshots_in(folder)),
             others=tuple(options.compare),
+            n_ablated=options.ablate,
         )
         with deterministic_on_cpu(source.device):
             build_atlas(output, sae, source, identity, wanted, Lines().show)
+
+
+def opened_pass(
+    folder: Path, overrides: list[str], output: Path
+) -> tuple[SparseAutoencoder, ActivationSource, dict[str, Any]]:
+    """Open the SAE and the source of a pass, and return them with what tells the pass from others.
+
+    Args:
+        folder: of a run or of an SAE.
+        overrides: options that are typed.
+        output: folder of the atlas.
+
+    Raises:
+        InvalidOption, RunError: something a person can correct.
+    """
+    from temporal_sae.eval.__main__ import with_facts
+    from temporal_sae.experiment.evaluate import identity_of, opened, weights_hash
+
+    overrides = ["eval=none", *overrides]
+    record: dict[str, Any] | None = None
+    if (folder / "run.json").exists():
+        cfg = config_of_run(folder, overrides)
+        record = {**schemas.read(folder / "run.json", schemas.EvaluatedRecord)}
+        sae_folder = folder / "sae"
+    else:
+        cfg, sae_folder = with_facts(folder, overrides), folder
+    sae, components = opened(sae_folder, cfg, output, record)
+    source = components.source
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    identity = {"sae": weights_hash(sae), "source": [identity_of(config), source.describe()]}
+    return sae, source, identity
 
 
 def config_of_run(folder: Path, overrides: list[str]) -> DictConfig:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from temporal_sae.activations import ActivationSource
 from temporal_sae.activations.unembedding import Unembedding
 from temporal_sae.atlas import examples, latents, pairs, stability
+from temporal_sae.atlas.ablation_columns import ablate, check_source
 from temporal_sae.atlas.absorption import Candidates
 from temporal_sae.atlas.chance import dealt_out
 from temporal_sae.atlas.communities import Topics
@@ -54,6 +55,7 @@ class Options:
         title: of the atlas.
         snapshots: folders of the same SAE at earlier steps.
         others: folders of other SAEs, or of runs, to look for the same latents in.
+        n_ablated: examples of each latent at which it is ablated.
     """
 
     n_tokens: int = 1_000_000
@@ -64,6 +66,7 @@ class Options:
     title: str = ""
     snapshots: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()
+    n_ablated: int = 0
 
 
 class Known(NamedTuple):
@@ -127,6 +130,8 @@ def build_atlas(
         options: see there.
         show: is told what is being done, and how much of how much is.
     """
+    if options.n_ablated:
+        check_source(source)
     known = Known.of(sae, source, options)  # first: it may find a mistake
     own = folder / FIRINGS
     writer = FiringsWriter(own, sae.d_sae, identity | {"seed": options.seed})
@@ -134,6 +139,8 @@ def build_atlas(
     gather(sae, source, writer, options.n_tokens, options.seed, progress)
     firings = Firings(own, sae.d_sae, options.window_size)
     write_tables(folder, firings, known, options, show)
+    if options.n_ablated:
+        ablate(folder, sae, source, options.n_ablated, seed=options.seed, show=show)
     log.info("page of all latents: %s", write_site(Atlas(folder), firings, folder, show))
     if not options.keep_firings:
         remove_firings(own)

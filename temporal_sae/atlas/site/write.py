@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from temporal_sae.assets import PAGE
 from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.folder import OVERLAPS, PAIRS, Atlas
 from temporal_sae.atlas.site import encode, lists
@@ -54,7 +55,7 @@ def write_site(
     build = hashlib.blake2b(digest_size=6)
 
     def fill(site: Path) -> None:
-        for path in sorted(ASSETS.iterdir()):
+        for path in sorted([*PAGE.iterdir(), *ASSETS.iterdir()]):
             build.update(path.read_bytes())
             if path.name != INDEX:
                 (site / path.name).write_bytes(path.read_bytes())
