@@ -13,7 +13,9 @@ setup(
         "temporal_sae": [
             "assets/tiny/*",
             "assets/reference/*.json",
+            "assets/page/*",
             "atlas/site/assets/*",
+            "report/templates/*",
         ],
         "temporal_sae.conf": ["*.yaml", "**/*.yaml"],
     },

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from temporal_sae.atlas.explanations import Explained, read_explanations
+from temporal_sae.atlas.show import show_pages
 from temporal_sae.errors import RunError
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
 OVERLAPS, GRAPH = "overlaps.parquet", "graph.graphml"
 FACTS = b"temporal_sae"
+ADVICE = "python -m temporal_sae.atlas builds it"
 
 
 class Atlas:
@@ -73,12 +75,15 @@ class Atlas:
             raise RunError(f"{path}: was not written by temporal_sae.atlas") from error
         return facts
 
+    def show(self) -> Path:
+        """Show the pages, in a notebook below the cell; returns the path of the first."""
+        return show_pages(self.folder, ADVICE)
+
     def _read(self, name: str) -> pa.Table:
         path = self.folder / name
         try:
             return pq.read_table(path)
         except FileNotFoundError:
-            advice = "python -m temporal_sae.atlas builds it"
-            raise RunError(f"{path}: is missing; {advice}") from None
+            raise RunError(f"{path}: is missing; {ADVICE}") from None
         except (OSError, pa.ArrowException) as error:
             raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error

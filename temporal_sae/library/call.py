@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 
 from temporal_sae.activations import ActivationSource
-from temporal_sae.errors import InvalidOption, check_int
+from temporal_sae.atlas.show import show_pages
+from temporal_sae.errors import InvalidOption, RunError, check_int
 from temporal_sae.eval.subject import given
 from temporal_sae.files import write_json
 from temporal_sae.library.folder import CallFolder
@@ -28,6 +30,8 @@ from temporal_sae.training import JsonlLogger, Lane, NoLogger, Parts, SharedStre
 from temporal_sae.training.checkpoint import NoCheckpoints
 from temporal_sae.training.loggers import About, Metrics
 
+ATLAS = "python -m temporal_sae.atlas"
+
 
 @dataclass(repr=False)
 class TrainedSAE:
@@ -41,6 +45,7 @@ class TrainedSAE:
         source: the activations.
         scale: by which they were divided in training.
         seconds: that training took.
+        folder: that `train` was given.
     """
 
     sae: SparseAutoencoder
@@ -50,6 +55,7 @@ class TrainedSAE:
     source: ActivationSource
     scale: float
     seconds: float
+    folder: Path | None = None
 
     def __repr__(self) -> str:
         shown = ("explained_variance", "l0")
@@ -60,6 +66,21 @@ class TrainedSAE:
     def save(self, folder: str | Path) -> None:
         """Write the SAE, so that `load_sae` and SAELens read it."""
         self.sae.save(folder, self.source.metadata())
+
+    def show(self) -> Path:
+        """Show the atlas in its folder, in a notebook below the cell; returns the path of the page.
+
+        Raises:
+            RunError: there is no atlas, with the command that builds it.
+        """
+        if self.folder is None:
+            raise RunError(
+                "show: the SAE has no folder to hold an atlas; train it with folder=FOLDER, "
+                f"or save it with save(FOLDER) and {ATLAS} FOLDER KEY=VALUE… builds one"
+            )
+        atlas = self.folder / "atlas"
+        words = shlex.join([str(self.folder / "sae"), f"--output={atlas}"])
+        return show_pages(atlas, f"{ATLAS} {words} KEY=VALUE… builds it, with keys of the text")
 
 
 class _History(NoLogger):
@@ -199,7 +220,9 @@ class Call:
         leaves = (leaf for part in sections.values() for leaf in finite_leaves(part["metrics"]))
         steps = self._history.steps if self.place is None else self.place.history()
         seconds, scale = self.lane.run.seconds, self._view.scale
-        result = TrainedSAE(self.model, self.tracker, steps, dict(leaves), source, scale, seconds)
+        folder = None if self.place is None else self.place.path
+        known = source, scale, seconds, folder
+        result = TrainedSAE(self.model, self.tracker, steps, dict(leaves), *known)
         if self.place is not None:
             result.save(self.place.path / "sae")
             write_json(self.place.path / "results.json", sections)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,11 @@ OF_EXAMPLES = (
 
 
 def latent_files(
-    latents: pa.Table, examples: pa.Table, partners: pa.Table, vocabulary: Vocabulary
+    latents: pa.Table,
+    examples: pa.Table,
+    partners: pa.Table,
+    overlaps: pa.Table | None,
+    vocabulary: Vocabulary,
 ) -> Iterator[dict[str, object]]:
     """Yield the content of one file after the other.
 
@@ -36,34 +41,42 @@ def latent_files(
         latents: the table of the atlas.
         examples: likewise, by latent.
         partners: of each latent, by latent, see `Pairs.listed`.
+        overlaps: the table of the atlas; None where there is none.
         vocabulary: the strings of the tokens.
     """
     largest = encode.numbers(latents["max_activation"].combine_chunks())
-    firsts = np.arange(0, len(latents) + LATENTS_IN_FILE, LATENTS_IN_FILE)
-    bounds = [np.searchsorted(encode.numbers(t["latent"]), firsts) for t in (examples, partners)]
     shown = [name for name in latents.column_names if name not in NOT_SHOWN]
-    for n, first in enumerate(firsts[:-1].tolist()):
-        own, seen, listed = (
-            table.slice(start, stop - start)
-            for table, (start, stop) in zip(
-                (latents, examples, partners),
-                ((first, first + LATENTS_IN_FILE), *(b[n : n + 2].tolist() for b in bounds)),
-                strict=True,
-            )
-        )
-        top = own["top_token_ids"]
-        strings, tokens = vocabulary.coded(np.append(ids_of(top), ids_of(seen["token_ids"])))
-        n_top = len(ids_of(top))
+    n_files = -(-len(latents) // LATENTS_IN_FILE)
+    seen, listed = (by_file(table, "latent", n_files) for table in (examples, partners))
+    overlapping = None if overlaps is None else by_file(overlaps, "i", n_files)
+    for n, (own_examples, own_partners) in enumerate(zip(seen, listed, strict=True)):
+        own = latents.slice(n * LATENTS_IN_FILE, LATENTS_IN_FILE)
+        top = ids_of(own["top_token_ids"])
+        strings, tokens = vocabulary.coded(np.append(top, ids_of(own_examples["token_ids"])))
         yield {
-            "first": first,
+            "first": n * LATENTS_IN_FILE,
             "strings": strings,
             "latents": {
                 **encode.table({name: own[name] for name in shown}),
-                "top_tokens": encode.lists(lengths_of(top), tokens[:n_top]),
+                "top_tokens": encode.lists(lengths_of(own["top_token_ids"]), tokens[: len(top)]),
             },
-            "examples": example_columns(seen, tokens[n_top:], largest),
-            "partners": encode.table({name: listed[name] for name in listed.column_names}),
+            "examples": example_columns(own_examples, tokens[len(top) :], largest),
+            "partners": columns_of(own_partners),
+            "overlaps": {} if overlapping is None else columns_of(next(overlapping)),
         }
+
+
+def by_file(table: pa.Table, name: str, n_files: int) -> Iterator[pa.Table]:
+    """Yield the rows of a table that go into each file, by the column of their latent."""
+    firsts = LATENTS_IN_FILE * np.arange(n_files + 1)
+    bounds = np.searchsorted(encode.numbers(table[name].combine_chunks()), firsts).tolist()
+    for start, stop in pairwise(bounds):
+        yield table.slice(start, stop - start)
+
+
+def columns_of(table: pa.Table) -> dict[str, encode.Encoded]:
+    """Return all columns of a table."""
+    return encode.table({name: table[name] for name in table.column_names})
 
 
 def example_columns(

@@ -31,7 +31,6 @@ SHOWN = (
     "decoder_cosine",
     "encoder_cosine",
     "relation",
-    "snapshot_cosines",
 )
 TURNED = {"parent": "child", "child": "parent"}
 

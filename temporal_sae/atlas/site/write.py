@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from temporal_sae.assets import PAGE
 from temporal_sae.atlas.firings import Firings
-from temporal_sae.atlas.folder import PAIRS, Atlas
+from temporal_sae.atlas.folder import OVERLAPS, PAIRS, Atlas
 from temporal_sae.atlas.site import encode, lists
 from temporal_sae.atlas.site.explanations import write_explanations
 from temporal_sae.atlas.site.latents import LATENTS_IN_FILE, latent_files
@@ -54,7 +55,7 @@ def write_site(
     build = hashlib.blake2b(digest_size=6)
 
     def fill(site: Path) -> None:
-        for path in sorted(ASSETS.iterdir()):
+        for path in sorted([*PAGE.iterdir(), *ASSETS.iterdir()]):
             build.update(path.read_bytes())
             if path.name != INDEX:
                 (site / path.name).write_bytes(path.read_bytes())
@@ -96,13 +97,14 @@ class Contents:
 
     def files(self) -> Iterator[tuple[str, object]]:
         """Yield name and content of each file."""
-        latents = self.atlas.latents
+        atlas, latents = self.atlas, self.atlas.latents
         yield "overview", overview(latents, self.vocabulary, self.facts())
         yield "pairs", {name: pair_list(*rows) for name, rows in self.pairs.strongest().items()}
-        examples, partners = self.atlas.examples, self.pairs.listed()
+        overlaps = atlas.overlaps if (atlas.folder / OVERLAPS).exists() else None
+        known = latents, atlas.examples, self.pairs.listed(), overlaps
         largest = encode.numbers(latents["max_activation"].combine_chunks())
         parts = {
-            "latents": latent_files(latents, examples, partners, self.vocabulary),
+            "latents": latent_files(*known, self.vocabulary),
             "text": self.sample.text(self.vocabulary),
             "firings": self.sample.firings(np.nan_to_num(largest)),
             "counts": self.pairs.counts(),

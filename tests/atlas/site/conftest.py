@@ -1,7 +1,7 @@
 """Sites and a browser that looks at them.
 
-Where there is no Chromium the tests skip and say so. TEMPORAL_SAE_REQUIRE_CHROMIUM=1 makes that
-a failure, for a machine that is meant to have it.
+Where there is no Chromium the tests skip with the reason. TEMPORAL_SAE_REQUIRE_CHROMIUM=1 makes
+that a failure, for a machine that is meant to have it.
 """
 
 import os

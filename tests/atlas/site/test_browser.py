@@ -272,6 +272,8 @@ def test_a_pair_shows_what_the_firings_say(look, full, known, i, j):
         f"Only {j} fires ({sizes[2]:,})",
     ]
     assert viewer.texts("main h2")[-3:] == headings
+    is_over_training = "Directions over training" in viewer.texts("main h2")
+    assert is_over_training == ({i, j} == {worlds.CHILD, worlds.PARENT})
     for place, wanted in enumerate((a & b, a & ~b, b & ~a)):
         items = page.locator("main section").nth(-3 + place).locator("li")
         assert items.count() == min(6, items.count())

@@ -141,6 +141,14 @@ def test_a_latent_lists_its_strongest_partners_and_its_relatives(site):
     assert listed[worlds.CHILD, worlds.PARENT]["relation"] == "child"
 
 
+def test_overlaps_over_training_lie_with_the_first_latent(site):
+    columns = table(site.latent_file(0)["overlaps"])
+    found = zip(*(columns[name] for name in ("i", "j", "snapshot_cosines")), strict=True)
+    wanted = [tuple(row.values()) for row in site.atlas.overlaps.to_pylist()]
+    assert [(i, j, pytest.approx(cosines)) for i, j, cosines in found] == wanted
+    assert site.latent_file(16)["overlaps"] == {} or len(wanted) == 2
+
+
 def test_the_strongest_pairs_of_all_come_in_order(site):
     lists, pairs = read(site.files, "pairs"), site.atlas.pairs.to_pylist()
     for name in ("phi", "z_in_documents", "decoder_cosine", "c_cos2"):

@@ -9,9 +9,9 @@ import torch
 
 from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
-from temporal_sae.atlas.build import Options, write_tables
+from temporal_sae.atlas.build import Known, Options, write_tables
 from temporal_sae.atlas.firings import Firings, FiringsWriter
-from temporal_sae.atlas.folder import FACTS, LATENTS, TOKENS
+from temporal_sae.atlas.folder import FACTS, LATENTS, OVERLAPS, TOKENS
 from temporal_sae.atlas.pairs import Choice, Directions
 from temporal_sae.latents import Latents
 
@@ -57,7 +57,8 @@ def small_world(folder, *, is_bare=False, n_tokens=N_TOKENS, window=WINDOW, leas
     unit = torch.nn.functional.normalize(torch.randn(N_LATENTS, 8, generator=torch.manual_seed(1)))
     text_of = None if is_bare else lambda names: [TEXT[n] for n in names]
     options = Options(n_tokens, window, Choice(least))
-    write_tables(folder, firings, Directions(unit, None if is_bare else unit), text_of, options)
+    known = Known(Directions(unit, None if is_bare else unit), text_of)
+    write_tables(folder, firings, known, options)
     return Atlas(folder), firings
 
 
@@ -106,6 +107,10 @@ def with_everything(folder):
         "final_norm": "The final norm is left out.",
     }
     pq.write_table(latents.replace_schema_metadata({FACTS: json.dumps(facts)}), folder / LATENTS)
+    overlaps = {"i": [CHILD - 1, CHILD], "j": [CHILD, 9]}
+    overlaps = {name: pa.array(column, pa.int32()) for name, column in overlaps.items()}
+    cosines = pa.array(rng.random((2, 5)).tolist(), pa.list_(pa.float32()))
+    pq.write_table(pa.table({**overlaps, "snapshot_cosines": cosines}), folder / OVERLAPS)
     lines = [
         {"latent": 1, "description": "hostile </script> text", "score": 0.75, "typeName": "t"},
         {"latent": 7, "description": "words of a zebra"},
@@ -137,7 +142,7 @@ def large_world(folder, n_latents=18432, n_tokens=20_000, k=32, n_ids=30_000):
     strings = [f" {'word' * (n % 3)}{n}" for n in range(n_ids)]
     options = Options(n_tokens, 1000, Choice(5))
     text_of = lambda names: [strings[n] for n in names]  # noqa: E731
-    write_tables(folder, firings, Directions(unit, unit), text_of, options)
+    write_tables(folder, firings, Known(Directions(unit, unit), text_of), options)
     overload(folder, n_ids)
     return Atlas(folder), firings
 

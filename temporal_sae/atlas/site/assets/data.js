@@ -52,15 +52,16 @@
     latents: new Table(file.latents),
     examples: new Table(file.examples),
     partners: new Table(file.partners),
+    overlaps: new Table(file.overlaps),
   });
 
   /* One latent: get(column), its examples and its partners. */
   data.latent = async (latent) => {
     const number = Math.floor(latent / data.facts.latents_in_file);
     const file = await atlas.load(`latents/${number}`, tablesOf);
-    const { latents, examples, partners, strings } = file;
+    const { latents, examples, partners, overlaps, strings } = file;
     const get = (name) => latents.at(name, latent - file.first);
-    const found = { latent, strings, get, examples, partners };
+    const found = { latent, strings, get, examples, partners, overlaps };
     found.exampleRows = rowsOf(examples, latent);
     found.partnerRows = rowsOf(partners, latent);
     return found;
@@ -70,6 +71,15 @@
   data.listed = (one, other) => {
     const row = one.partnerRows.find((place) => one.partners.at("partner", place) === other);
     return row === undefined ? null : (name) => one.partners.at(name, row);
+  };
+
+  /* The decoder cosines of two latents at earlier steps, where they are known. */
+  data.overlaps = (one, other) => {
+    const [low, high] = one.latent < other.latent ? [one, other] : [other, one];
+    for (let row = 0; row < low.overlaps.length; row++)
+      if (low.overlaps.at("i", row) === low.latent && low.overlaps.at("j", row) === high.latent)
+        return low.overlaps.at("snapshot_cosines", row);
+    return null;
   };
 
   const fileOf = (firsts, latent) => {

@@ -118,29 +118,24 @@
     return section("Logits", data.facts.final_norm, h("div", { class: "two" }, ...columns), chart);
   }
 
+  /* Values at the snapshots of the training. */
+  atlas.overSteps = (values, options) => {
+    const steps = data.facts.snapshots;
+    const end = steps[steps.length - 1];
+    const points = Array.from(values, (value, n) => [steps[n] / end, value]);
+    const labels = [
+      [0, "start", "step 0"],
+      [1, "end", numbers.whole(end)],
+    ];
+    return atlas.lines([{ points }], { from: Math.min(0, ...values), labels, ...options });
+  };
+
   function stability(one) {
     const cosines = one.get("snapshot_cosines");
-    const tokens = data.facts.snapshots || [];
     const parts = [];
     if (cosines?.length) {
-      const end = tokens[tokens.length - 1] || cosines.length;
-      const points = Array.from(cosines, (cosine, n) => [(tokens[n] ?? n + 1) / end, cosine]);
-      parts.push(
-        atlas.lines([{ points }], {
-          label: "Cosine of its decoder row at each snapshot with the final one",
-          to: 1,
-          from: Math.min(0, ...cosines),
-          height: 84,
-          labels: [
-            [0, "start", "0"],
-            [
-              1,
-              "end",
-              tokens.length ? `${numbers.whole(end)} tokens of training` : "end of training",
-            ],
-          ],
-        }),
-      );
+      const label = "Cosine of its decoder row at each snapshot with the final one";
+      parts.push(atlas.overSteps(cosines, { label, to: 1, height: 84 }));
     }
     const matches = one.get("seed_latents");
     if (matches?.length) {

@@ -148,24 +148,14 @@
     );
   }
 
-  function overTraining(listed, i, j) {
-    const cosines = listed?.("snapshot_cosines");
+  function overTraining(one, other) {
+    const cosines = data.overlaps(one, other);
     if (!cosines?.length) return null;
-    const tokens = data.facts.snapshots || [];
-    const end = tokens[tokens.length - 1] || cosines.length;
-    const points = Array.from(cosines, (cosine, n) => [(tokens[n] ?? n + 1) / end, cosine]);
-    const label = `Cosine of the decoder rows of ${i} and ${j} during training`;
+    const label = `Cosine of the decoder rows of ${one.latent} and ${other.latent} during training`;
     return section(
       "Directions over training",
       "Cosine of the two decoder rows at each snapshot.",
-      atlas.lines([{ points }], {
-        label,
-        from: Math.min(0, ...cosines),
-        labels: [
-          [0, "start", "0"],
-          [1, "end", `${numbers.whole(end)} tokens`],
-        ],
-      }),
+      atlas.overSteps(cosines, { label, width: atlas.room() }),
     );
   }
 
@@ -276,7 +266,7 @@
         ),
         numbersOf(counts, listed, i, j),
         overTime(sampled, firings[0].tokens, i, j),
-        overTraining(listed, i, j),
+        overTraining(one, other),
         h(
           "p",
           { class: "note" },
