@@ -70,7 +70,7 @@ def write_site(
         remove_all(folder, [SITE])
 
     make_folder_atomically(folder / SITE, fill)
-    write_explanations(folder)
+    write_explanations(atlas, folder)
     page = (ASSETS / INDEX).read_text(encoding="utf-8").replace("BUILD", build.hexdigest())
     write_atomically(folder / INDEX, page)
     return folder / INDEX

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from temporal_sae.atlas import Atlas, statistics
-from temporal_sae.atlas.site import write_explanations, write_site
+from temporal_sae.atlas.explain_command import explain
+from temporal_sae.atlas.site import write_site
 from temporal_sae.atlas.site.encode import packed, varints
 from temporal_sae.atlas.statistics import Counts
-from temporal_sae.errors import RunError
 from tests.atlas.site import reading, worlds
 from tests.atlas.site.reading import content, read, table, varint_lists
 
@@ -119,7 +119,7 @@ def test_a_latent_lists_its_strongest_partners_and_its_relatives(site):
             row = {name: column[place] for name, column in columns.items()}
             listed[row.pop("latent"), row.pop("partner")] = row
     assert list(listed) == sorted(listed)
-    of = {"parent": "child", "child": "parent"}
+    of = {"parent": "child", "child": "parent", "absorber": "absorbed", "absorbed": "absorber"}
     for latent in range(worlds.N_LATENTS):
         own = [row for row in pairs if latent in (row["i"], row["j"])]
         wanted = set()
@@ -286,22 +286,16 @@ def test_a_site_takes_the_place_of_an_earlier_one_whole(site, tmp_path, monkeypa
     int(build, 16)
 
 
-def test_explanations_may_come_later_and_the_best_of_a_latent_is_there(site, tmp_path):
+def test_explanations_may_come_later(site, tmp_path):
     columns = table(read(site.files, "explanations"))
     assert columns["latent"] == [1, 1, 7]
     assert columns["descriptions"][0] == "hostile </script> text"
     assert columns["score"] == pytest.approx([0.75, 0.9, np.nan], nan_ok=True)
-    (tmp_path / "site").mkdir()
-    write_explanations(tmp_path)
-    assert table(read(tmp_path / "site", "explanations"))["latent"] == []
-    for line, told in {
-        "{": ":2: is no JSON",
-        "[]": ':2: must be an object with a whole number "latent"',
-        '{"latent": "1"}': ':2: must be an object with a whole number "latent"',
-    }.items():
-        (tmp_path / "explanations.jsonl").write_text(json.dumps({"latent": 0}) + f"\n{line}\n")
-        with pytest.raises(RunError, match="explanations.jsonl" + told):
-            write_explanations(tmp_path)
+    later = Site(tmp_path, is_bare=True)
+    assert table(read(later.files, "explanations"))["latent"] == []
+    (tmp_path / "new.jsonl").write_text(json.dumps({"index": "5", "description": "a <b>"}))
+    explain(tmp_path, [tmp_path / "new.jsonl"])
+    assert table(read(later.files, "explanations"))["descriptions"] == ["a <b>"]
 
 
 def test_numbers_come_back_whatever_their_size():

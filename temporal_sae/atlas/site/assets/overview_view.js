@@ -47,6 +47,7 @@
         "Burstiness",
         "overdispersion D of its counts in windows; 0 for a Poisson process",
         numbers.fixed(2),
+        { isMinor: true },
       ),
       of(
         "stability",
@@ -69,10 +70,14 @@
         { isMinor: true },
       ),
     ];
-    const isThere = ({ key }) =>
-      ["latent", "tokens", "density"].includes(key) ||
-      data.latents.has(key) ||
-      (key === "explanation" && data.explanations.size);
+    const there = {
+      latent: true,
+      tokens: true,
+      density: true,
+      explanation: data.explanations.size > 0,
+      community: data.hasCommunities,
+    };
+    const isThere = ({ key }) => there[key] ?? data.latents.has(key);
     return all
       .filter(isThere)
       .map((one) => (one.key === sort.key ? { ...one, isMinor: false } : one));
@@ -195,7 +200,7 @@
         ]
       : atlas.summary();
     return {
-      title: data.facts.title ? `${title} · ${data.facts.title}` : title,
+      title,
       content: [
         h("div", { class: "head" }, h("h1", null, title), h("p", { class: "note" }, ...told)),
         pager(now, ordered.length, pages),

@@ -9,8 +9,15 @@
     decoder_cosine: "Cosine",
     c_cos2: "c·cos²",
   };
+  const RELATION = {
+    parent: "parent of",
+    child: "child of",
+    duplicate: "duplicate of",
+    absorber: "absorbs",
+    absorbed: "absorbed by",
+  };
   const MEANING = {
-    related: "Candidates for parents, children and duplicates, by z in documents.",
+    related: "Candidates for parents, children, duplicates and absorbers, by |z| in documents.",
     phi: "Correlation of the two latents' firing.",
     z_in_documents: "Fire together beyond what common documents explain.",
     decoder_cosine: "Directions that are nearly one, among pairs that fire together.",
@@ -50,7 +57,7 @@
         title: "Relation",
         isText: true,
         value: (row) => at("relation")(row) || null,
-        cell: (row) => (at("relation")(row) ? `${at("relation")(row)} of` : ""),
+        cell: (row) => (at("relation")(row) ? RELATION[at("relation")(row)] : ""),
       },
       {
         key: "j",
