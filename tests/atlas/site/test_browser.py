@@ -165,6 +165,40 @@ def test_search_finds_tokens_words_numbers_and_pairs(look, full, known):
     assert page.locator("#search").input_value() == ""
 
 
+def test_the_strongest_pairs_by_each_number(look, full, known):
+    viewer = look(full)
+    page = viewer.open("#pairs")
+    rows = known[0].pairs.to_pylist()
+    assert any("parent of" in text for text in viewer.column(2))
+    for name, column in (("φ", "phi"), ("Cosine", "decoder_cosine"), ("c·cos²", "c_cos2")):
+        page.locator(".tabs").get_by_role("link", name=name, exact=True).click()
+        viewer.settled(f"#pairs?by={column}")
+        best = sorted((r for r in rows if not np.isnan(r[column])), key=lambda r: -r[column])
+        assert viewer.column(1) == [f"{row['i']} / {row['j']}" for row in best[:50]]
+    page.get_by_role("button", name="Show all 200").click()
+    assert len(viewer.column(1)) == 200
+    page.get_by_role("button", name="Both").click()
+    both = [int(text.replace(",", "")) for text in viewer.column(3)]
+    assert both == sorted(both, reverse=True)
+    first = viewer.column(1)[0]
+    page.get_by_role("link", name=first, exact=True).click()
+    viewer.settled(f"#pair/{first.replace(' / ', '/')}")
+
+
+def test_a_community_is_a_table_of_its_latents(look, full, known):
+    viewer = look(full)
+    page = viewer.open("#latents?community=2")
+    members = np.flatnonzero(np.array(known[0].latents["community"]) == 2)
+    assert viewer.column(1) == [str(n) for n in members]
+    page.get_by_role("link", name="show all").click()
+    viewer.settled("#latents")
+    assert len(viewer.column(1)) == worlds.N_LATENTS
+    heights = page.locator(".densities rect").evaluate_all("all => all.map(one => one.textContent)")
+    sizes = [int(text.split(": ")[1].split(" ")[0]) for text in heights]
+    assert sum(sizes) == worlds.N_LATENTS - 1
+    assert "1 silent" in page.locator(".densities").text_content()
+
+
 def test_from_the_table_to_a_latent_to_a_pair_and_back(look, full):
     viewer = look(full)
     page = viewer.open("#latents?sort=-burstiness")
