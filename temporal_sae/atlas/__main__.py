@@ -6,8 +6,8 @@ FOLDER is a run's, whose SAE is followed over the run's own model and text, or o
 chosen (`data=text_files data.path=...`); or it holds an SAE in any format that is read, which needs
 to be told the model, unless its config names it: `model=hf model.name=... model.hook_name=...`.
 The tables pairs.parquet and latents.parquet are written to FOLDER/atlas; docs/atlas.md says what
-their columns mean. A pass that was interrupted goes on with the same command. Exit codes: 0 it is
-done, 2 wrong input.
+their columns mean. A pass that was interrupted goes on with the same command. `diff A B` compares
+two of them. Exit codes: 0 it is done, 2 wrong input.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # What is done with a finished atlas, by the first word; a module with a function `main` each.
 COMMANDS = {
     "ablate": "temporal_sae.atlas.ablate_command",
+    "diff": "temporal_sae.atlas.diff_command",
     "explain": "temporal_sae.atlas.explain_command",
     "export": "temporal_sae.atlas.exports.command",
 }

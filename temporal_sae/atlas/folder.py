@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,14 @@ class Atlas:
         """Show the pages, in a notebook below the cell; returns the path of the first."""
         return show_pages(self.folder, ADVICE)
 
-    def _read(self, name: str) -> pa.Table:
+    def read_pairs(self, *columns: str) -> pa.Table:
+        """Return some columns of the table of pairs, which may be too large for all."""
+        return self._read(PAIRS, columns)
+
+    def _read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         path = self.folder / name
         try:
-            return pq.read_table(path)
+            return pq.read_table(path, columns=None if columns is None else list(columns))
         except FileNotFoundError:
             raise RunError(f"{path}: is missing; {ADVICE}") from None
         except (OSError, pa.ArrowException) as error:
