@@ -177,7 +177,8 @@ def test_comparing_and_telling_of_runs(job, capsys, name):
         put(job / name, damage)
         survives(capsys, damage, report, compared)
         try:
-            assert "\x1b" not in build_report(job).read_text()
+            page = build_report(job)
+            assert "\x1b" not in page.read_text() + page.with_name("notes.md").read_text()
         except RunError as error:
             assert name in str(error)
 

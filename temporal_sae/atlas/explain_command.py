@@ -54,5 +54,9 @@ def explain(folder: Path, files: list[Path]) -> None:
         new = [one for file in files for one in explanations_in(file, n_latents, layer, known)]
         kept = merged(atlas.explanations, new)
         write_explanations(folder, kept)
+        if (folder / "site").is_dir():
+            from temporal_sae.atlas import site  # slow to import, and not for --help
+
+            site.write_explanations(Atlas(folder), folder)
     n_explained = len({one["latent"] for one in kept})
     log.info("%s explanations; %s of %s latents have one", len(kept), n_explained, n_latents)

@@ -25,7 +25,7 @@ from temporal_sae.experiment.folder import RECORD, RunFolder
 from temporal_sae.experiment.source_record import changes_of
 from temporal_sae.files import write_json
 from temporal_sae.report import build_report
-from temporal_sae.report.build import read_run
+from temporal_sae.report.run_facts import read_run
 from temporal_sae.sae import SparseAutoencoder, load_sae
 
 log = logging.getLogger(__name__)

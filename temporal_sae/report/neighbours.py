@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,24 @@ ORDER = (BOTH, PENALTY, "")
 LOOKED_AT = 50  # of the newest: a sweep may have thousands
 # What a run and its baseline, the plain SAE, have in common.
 COMMON = ("model", "data", "activations", "sae", "trainer", "seed")
+
+
+class Told(NamedTuple):
+    """A finished run by its files.
+
+    Attributes:
+        config: of the run.
+        results: of the run.
+    """
+
+    config: dict[str, Any]
+    results: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; -1 where its config has none."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else -1
 
 
 class Neighbour(NamedTuple):
@@ -40,11 +59,24 @@ def neighbours(folder: Path, results: dict[str, Any]) -> list[Neighbour]:
         config = schemas.read(folder / "run.json", schemas.RunRecord)["config"]
     except (OSError, RunError):
         return []
-    found = []
-    for other in _newest_first(folder):
-        if (neighbour := _read(other, config, _training(results))) is not None:
-            found.append(neighbour)
-    return sorted(found, key=lambda n: ORDER.index(n.lacks))[:MOST]
+    own = Told(config, results)
+    found = [_neighbour(path, other, own) for path, other in finished_beside(folder)]
+    return sorted((n for n in found if n), key=lambda n: ORDER.index(n.lacks))[:MOST]
+
+
+def finished_beside(folder: Path) -> Iterator[tuple[Path, Told]]:
+    """Yield the newest finished runs beside a run; what cannot be read is left out."""
+    for path in _newest_first(folder):
+        told = _told(path, _written(path / "run.json"), _written(path / RESULTS))
+        if told is not None:
+            yield path, told
+
+
+def lack_of(other: dict[str, Any], own: dict[str, Any]) -> str:
+    """Return the part of the method that one of two runs lacks, by its results; mostly none."""
+    if _training(other).get("ortho_weight") or not _training(own).get("ortho_weight"):
+        return ""
+    return PENALTY if other.get("cost", {}).get("tracker_bytes") else BOTH
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -59,20 +91,15 @@ def _newest_first(folder: Path) -> list[Path]:
     return [path for _, path in sorted(times, reverse=True)[:LOOKED_AT]]
 
 
-def _read(folder: Path, config: dict[str, Any], training: dict[str, Any]) -> Neighbour | None:
-    record, results = _told(folder, _written(folder / "run.json"), _written(folder / RESULTS))
-    if record is None:
-        return None
-    other = _training(results)
+def _neighbour(folder: Path, other: Told, own: Told) -> Neighbour | None:
+    theirs, ours = _training(other.results), _training(own.results)
     place = ["lm_name", "submodule_name"]
-    place += [] if training.get("lm_name") else ["activations"]
-    if record["status"] != "finished" or any(other.get(k) != training.get(k) for k in place):
+    place += [] if ours.get("lm_name") else ["activations"]
+    if any(theirs.get(k) != ours.get(k) for k in place):
         return None
-    alike = all(record["config"].get(key) == config.get(key) for key in COMMON)
-    lacks = ""
-    if alike and not other.get("ortho_weight") and training.get("ortho_weight"):
-        lacks = PENALTY if results.get("cost", {}).get("tracker_bytes") else BOTH
-    return Neighbour(printable(folder.name), results, lacks)
+    alike = all(other.config.get(key) == own.config.get(key) for key in COMMON)
+    lacks = lack_of(other.results, own.results) if alike else ""
+    return Neighbour(printable(folder.name), other.results, lacks)
 
 
 def _written(path: Path) -> int:
@@ -85,13 +112,15 @@ def _written(path: Path) -> int:
 
 # Every job of a sweep looks at the same finished ones.
 @lru_cache(maxsize=2 * LOOKED_AT)
-def _told(folder: Path, *written: int) -> tuple[schemas.RunRecord | None, dict[str, Any]]:
-    """Return record and results of a run whose files were last written then; None: unreadable."""
+def _told(folder: Path, *written: int) -> Told | None:
+    """Return a run whose files were last written then; None if it is not finished or readable."""
     try:
         record = schemas.read(folder / "run.json", schemas.RunRecord)
-        return record, schemas.read_results(folder / RESULTS, schemas.TOLD)
+        if record["status"] != "finished":
+            return None
+        return Told(record["config"], schemas.read_results(folder / RESULTS, schemas.TOLD))
     except (OSError, RunError):
-        return None, {}
+        return None
 
 
 def _training(results: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from temporal_sae.commands import module_command
 from temporal_sae.errors import RunError, printable
 from temporal_sae.eval.statistics import PairedDifference, paired_difference
 from temporal_sae.metrics import TASKS_SECTION, better_when_higher, finite_leaves, is_compared
-from temporal_sae.report.build import number
+from temporal_sae.report.tables import number
 
 LEVEL = 0.95
 UNDEFINED_IN_SAEBENCH = -1.0  # it writes this for NaN
@@ -81,7 +81,12 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path]) -> Comparison:
         RunError: a folder holds no finished run, a seed comes twice in a group, no seed is shared,
             the runs are of different language models or texts, or they share no score.
     """
-    groups = [by_seed([read_run(folder) for folder in folders]) for folders in (a, b)]
+    return compare_groups(*([read_run(folder) for folder in folders] for folders in (a, b)))
+
+
+def compare_groups(a: list[Run], b: list[Run]) -> Comparison:
+    """Compare two groups of runs, as `compare_runs` does; raises what it does."""
+    groups = [by_seed(runs) for runs in (a, b)]
     seeds = sorted(groups[0].keys() & groups[1].keys())
     if not seeds:
         left, right = (", ".join(map(str, sorted(group))) for group in groups)
@@ -116,7 +121,12 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder}: holds no finished run") from error
     if record["status"] != "finished":
         raise RunError(f"{folder}: holds no finished run")
-    return Run(folder, record["seed"], subject_of(record["config"]), dict(sections_of(results)))
+    return run_of(folder, record["seed"], record["config"], results)
+
+
+def run_of(folder: Path, seed: int, config: schemas.ComparedConfig, results: dict[str, Any]) -> Run:
+    """Return a run with its scores from the content of its files."""
+    return Run(folder, seed, subject_of(config), dict(sections_of(results)))
 
 
 def subject_of(config: schemas.ComparedConfig) -> dict[str, Any]:

@@ -182,7 +182,11 @@ def test_an_interrupted_pass_goes_on(finished, tmp_path, monkeypatch):
     for name in TABLES:
         assert content(run / "atlas" / name) == content(finished / "atlas" / name)
     assert sum(encoded) - TOKENS < 2 * max(encoded)
-    assert {path.name for path in (run / "atlas").iterdir()} == TABLES | {"graph.graphml"}
+    assert {path.name for path in (run / "atlas").iterdir()} == TABLES | {
+        "graph.graphml",
+        "index.html",
+        "site",
+    }
 
 
 @pytest.mark.parametrize(

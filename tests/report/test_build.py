@@ -11,8 +11,8 @@ from rich.console import Console
 
 from temporal_sae.report import build_report, print_summary
 from temporal_sae.report.__main__ import main
-from temporal_sae.report.build import number
 from temporal_sae.report.comparison import comparison, reference_results
+from temporal_sae.report.tables import number
 
 RESULTS = {
     "training results for layer 3": {
@@ -64,8 +64,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def notes_of(folder):
+    """The notes on a run, after its page says the same."""
+    page = build_report(folder)
+    assert page.name == "report.html"
+    return page.with_name("notes.md").read_text()
+
+
 def test_notes_tell_the_story(folder):
-    notes = build_report(folder).read_text()
+    notes = notes_of(folder)
     for part in (
         "4,096 latents (AutoEncoderTopK, k 8) on tiny",
         "| metric | this run |",
@@ -84,7 +91,7 @@ def test_notes_tell_the_story(folder):
 def test_a_run_without_tracker_and_evaluation(folder):
     bare = {key: RESULTS[key] for key in ("training results for layer 3", "cost")}
     (folder / "results.json").write_text(json.dumps(bare))
-    notes = build_report(folder).read_text()
+    notes = notes_of(folder)
     assert "The tracker was off." in notes
     assert "CE score" not in notes
 
@@ -150,7 +157,7 @@ def test_the_baseline_comes_first_then_the_newest_of_the_same_model(tmp_path):
     assert "A is baseline: the same without tracker and penalty" in text
     assert "B is no penalty: the same without penalty" in text
     assert "C is other seed" in text
-    notes = build_report(folder).read_text()
+    notes = notes_of(folder)
     assert "| CE score | 0.500 | 0.100 | 0.150 | 0.200 |" in notes
     assert "A is baseline: the same" in notes
 
@@ -198,7 +205,7 @@ def test_numbers():
 
 
 def test_tasks_and_saebench_appear_once_they_are_done(folder):
-    text = build_report(folder).read_text()
+    text = notes_of(folder)
     assert "Tasks on labelled" not in text
     assert "unlearning" not in text
     section = {
@@ -218,7 +225,7 @@ def test_tasks_and_saebench_appear_once_they_are_done(folder):
         "scr evaluations results": scr,
     }
     (folder / "results.json").write_text(json.dumps(RESULTS | more))
-    text = build_report(folder).read_text()
+    text = notes_of(folder)
     assert "| `absorption_full` | 0.125 | 0.100 to 0.150 |" in text
     assert "| `absorption_letters` | 20 | – |" in text
     assert "| `tpp_total_threshold_20` | 0.000 | – |" in text

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from temporal_sae.atlas.explanations import Explained
 from temporal_sae.atlas.exports.contents import Contents, Example, Latent, plain
 from temporal_sae.atlas.exports.origin import Origin
@@ -109,8 +111,12 @@ class Names:
         origin, values = self.origin, example.values
         highest = max(values)
         lowest, most, share = bounds(example)
-        row: Activation = {
-            "id": "",
+        place = origin.model_id, origin.source_id, latent.number, example.group, example.rank
+        content = np.asarray(values).tobytes() + "\0".join(example.tokens).encode(
+            "utf-8", "replace"
+        )
+        return {
+            "id": id_of(json.dumps([*place, example.origin]).encode() + content),
             "tokens": example.tokens,
             "index": str(latent.number),
             "layer": origin.source_id,
@@ -132,8 +138,6 @@ class Names:
             "binContains": share,
             "qualifyingTokenIndex": example.place,
         }
-        row["id"] = id_of({**row, "id": [example.group, example.rank]})
-        return row
 
     def explanation(self, explained: Explained) -> Explanation:
         """Return the row of an explanation."""
@@ -150,7 +154,7 @@ class Names:
             "notes": None,
             "scoreV2": explained["score"],
         }
-        row["id"] = id_of(row)
+        row["id"] = id_of(json.dumps(row).encode())
         return row
 
     def source(self) -> Source:
@@ -227,9 +231,8 @@ class Names:
         }
 
 
-def id_of(row: Mapping[str, Any]) -> str:
-    """Return an id that follows from all that a row says, so that a second import adds nothing."""
-    content = json.dumps(row, sort_keys=True).encode()
+def id_of(content: bytes) -> str:
+    """Return an id that follows from the content of a row, so that a second import adds nothing."""
     return "c" + hashlib.sha256(content).hexdigest()[:LENGTH_OF_ID]
 
 

@@ -15,7 +15,7 @@ from temporal_sae.atlas.site import lists
 ROWS_AT_ONCE = 2**20
 # Partners of a latent with the largest value of each column; a pair may be there for several.
 LISTED = {"phi": 16, "z_in_documents": 10, "decoder_cosine": 10, "c_cos2": 6}
-RELATED = "related"  # those with a relation, by z in documents
+RELATED = "related"  # those with a relation, by |z| in documents
 N_RELATED = 24
 STRONGEST = 200  # pairs of the whole table that are listed for each column
 COUNTED = 4_000_000  # pairs whose counts are held, if there are no more
@@ -32,7 +32,7 @@ SHOWN = (
     "encoder_cosine",
     "relation",
 )
-TURNED = {"parent": "child", "child": "parent"}
+TURNED = {"parent": "child", "child": "parent", "absorber": "absorbed", "absorbed": "absorber"}
 
 
 class Pairs:
@@ -75,7 +75,7 @@ class Pairs:
             self._take_counts(part)
             scores = {name: part[name].to_numpy(zero_copy_only=False) for name in LISTED}
             has_relation = part["relation"].is_valid().to_numpy(zero_copy_only=False)
-            scores[RELATED] = np.where(has_relation, scores["z_in_documents"], np.nan)
+            scores[RELATED] = np.where(has_relation, np.abs(scores["z_in_documents"]), np.nan)
             for name, score in scores.items():
                 kept = np.flatnonzero(~np.isnan(score))
                 i, j, score = part["i"].to_numpy()[kept], part["j"].to_numpy()[kept], score[kept]

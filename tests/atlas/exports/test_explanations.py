@@ -11,6 +11,7 @@ from temporal_sae.atlas.explanations import LONGEST_LINE, LONGEST_TEXT, MOST_KIN
 from temporal_sae.errors import RunError
 from tests.atlas.exports.documented import Explanation, read_lines
 from tests.atlas.exports.made_up import D_SAE, made_up
+from tests.atlas.site.reading import read, table
 
 FIRST = {
     "modelId": "pythia-70m",
@@ -96,6 +97,15 @@ def test_the_last_of_a_latent_and_type_is_kept(atlas, file):
         (2, FIRST["typeName"], "new"),
         (2, "other", FIRST["description"]),
     ]
+
+
+def test_the_pages_show_them(atlas, file):
+    explain(atlas, file(FIRST))
+    assert not (atlas / "site").exists()
+    (atlas / "site").mkdir()
+    explain(atlas, file(FIRST | {"index": 6}))
+    shown = table(read(atlas / "site", "explanations"))
+    assert (shown["latent"], shown["score"]) == ([2, 6], pytest.approx([0.75, 0.75]))
 
 
 def test_what_is_exported_is_imported_again(atlas, file, tmp_path):

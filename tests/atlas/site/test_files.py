@@ -3,13 +3,16 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from temporal_sae.atlas import Atlas, statistics
-from temporal_sae.atlas.site import write_explanations, write_site
+from temporal_sae.atlas.explain_command import explain
+from temporal_sae.atlas.firings import remove_firings
+from temporal_sae.atlas.site import rewrite_latents, write_site
 from temporal_sae.atlas.site.encode import packed, varints
 from temporal_sae.atlas.statistics import Counts
-from temporal_sae.errors import RunError
 from tests.atlas.site import reading, worlds
 from tests.atlas.site.reading import content, read, table, varint_lists
 
@@ -119,7 +122,7 @@ def test_a_latent_lists_its_strongest_partners_and_its_relatives(site):
             row = {name: column[place] for name, column in columns.items()}
             listed[row.pop("latent"), row.pop("partner")] = row
     assert list(listed) == sorted(listed)
-    of = {"parent": "child", "child": "parent"}
+    of = {"parent": "child", "child": "parent", "absorber": "absorbed", "absorbed": "absorber"}
     for latent in range(worlds.N_LATENTS):
         own = [row for row in pairs if latent in (row["i"], row["j"])]
         wanted = set()
@@ -208,7 +211,13 @@ def check_sample(site):
         assert documents[0] == own[0, 1]
         assert documents[1:] == own[begins, 1].tolist()
         changes = np.flatnonzero(np.diff(own[:, 1])) + 1
-        assert set(changes.tolist()) <= set(begins)
+        first = n * sample["tokens_in_file"]
+        edges = np.arange(-(-first // size) * size, first + len(own), size) - first
+        cuts = set(changes.tolist()) | (
+            set(edges.tolist()) if stride > 1 else {0} if n == 0 else set()
+        )
+        before = places[first - 1, 1] if first else None
+        assert set(begins) == cuts | ({0} if own[0, 1] != before else set())
 
 
 def test_the_sample_holds_every_firing_of_its_windows(site):
@@ -286,22 +295,37 @@ def test_a_site_takes_the_place_of_an_earlier_one_whole(site, tmp_path, monkeypa
     int(build, 16)
 
 
-def test_explanations_may_come_later_and_the_best_of_a_latent_is_there(site, tmp_path):
+def test_columns_that_come_later_are_shown_without_the_firings(tmp_path):
+    site = Site(tmp_path, is_bare=True)
+    before = {path: path.read_bytes() for path in site.files.rglob("*.js")}
+    index = site.page.read_text()
+    latents = site.atlas.latents
+    for name in ("ablation_loss", "ablation_kl"):
+        if name in latents.column_names:
+            latents = latents.drop_columns([name])
+        latents = latents.append_column(name, pa.array(np.arange(40.0), pa.float32()))
+    pq.write_table(latents, tmp_path / "latents.parquet")
+    remove_firings(tmp_path / "firings")
+    (site.files / "latents" / "999.js").write_text("stale")
+    assert rewrite_latents(Atlas(tmp_path), tmp_path) == site.page
+    after = {path: path.read_bytes() for path in site.files.rglob("*.js")}
+    changed = {path for path in before if before[path] != after[path]}
+    assert set(after) == set(before)
+    assert changed == set((site.files / "latents").iterdir())
+    assert table(site.latent_file(17)["latents"])["ablation_kl"] == list(range(16, 32))
+    assert site.page.read_text() != index  # or a browser would show what it has kept
+
+
+def test_explanations_may_come_later(site, tmp_path):
     columns = table(read(site.files, "explanations"))
     assert columns["latent"] == [1, 1, 7]
     assert columns["descriptions"][0] == "hostile </script> text"
     assert columns["score"] == pytest.approx([0.75, 0.9, np.nan], nan_ok=True)
-    (tmp_path / "site").mkdir()
-    write_explanations(tmp_path)
-    assert table(read(tmp_path / "site", "explanations"))["latent"] == []
-    for line, told in {
-        "{": ":2: is no JSON",
-        "[]": ':2: must be an object with a whole number "latent"',
-        '{"latent": "1"}': ':2: must be an object with a whole number "latent"',
-    }.items():
-        (tmp_path / "explanations.jsonl").write_text(json.dumps({"latent": 0}) + f"\n{line}\n")
-        with pytest.raises(RunError, match="explanations.jsonl" + told):
-            write_explanations(tmp_path)
+    later = Site(tmp_path, is_bare=True)
+    assert table(read(later.files, "explanations"))["latent"] == []
+    (tmp_path / "new.jsonl").write_text(json.dumps({"index": "5", "description": "a <b>"}))
+    explain(tmp_path, [tmp_path / "new.jsonl"])
+    assert table(read(later.files, "explanations"))["descriptions"] == ["a <b>"]
 
 
 def test_numbers_come_back_whatever_their_size():

@@ -113,8 +113,8 @@ def with_everything(folder):
     pq.write_table(pa.table({**overlaps, "snapshot_cosines": cosines}), folder / OVERLAPS)
     lines = [
         {"latent": 1, "description": "hostile </script> text", "score": 0.75, "typeName": "t"},
-        {"latent": 7, "description": "words of a zebra"},
         {"latent": 1, "description": "the better one", "score": 0.9, "explanationModelName": "m"},
+        {"latent": 7, "description": "words of a zebra"},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "explanations.jsonl").write_text(text)

@@ -40,7 +40,7 @@
       .join(", ");
     return h(
       "p",
-      null,
+      { class: "after" },
       `With the firings of every document dealt out to its tokens at random, the same criteria find: ${told}.`,
     );
   }
@@ -104,6 +104,11 @@
                 "Parent, child",
                 "A covers B by at least .7 and B does not cover A, at a z in documents of at least 6: a candidate, not a verdict",
               ],
+              [
+                "Absorber",
+                "the rarer of two latents whose directions overlap, where the more frequent one falls silent: a candidate",
+              ],
+              ["Community", "latents whose rates rise and fall together over the documents"],
               [
                 "c·cos²",
                 "rate of the pair times its squared decoder cosine, what it adds to the orthogonality penalty",

@@ -69,7 +69,7 @@
     }
     if (own !== turn) return; // another view was asked for meanwhile
     keys = page.keys || {};
-    document.title = `${page.title} · Atlas`;
+    document.title = [page.title, data.facts?.title, "Atlas"].filter(Boolean).join(" · ");
     main.replaceChildren(...page.content.flat(3).filter(Boolean));
     main.setAttribute("aria-busy", "false");
     mark(asked().name);
@@ -179,6 +179,8 @@
         h("p", { class: "empty" }, error.message),
       );
     }
+    if (data.facts.title)
+      document.querySelector(".brand").textContent = `Atlas of ${data.facts.title}`;
     atlas.openSearch();
     document.getElementById("theme").addEventListener("click", atlas.switchTheme);
     document.getElementById("help").addEventListener("click", help);

@@ -5,7 +5,7 @@
   const NARROW = 320;
 
   /* The width of a chart that has the page to itself. */
-  atlas.room = () => Math.min(720, document.getElementById("content").clientWidth - 48);
+  atlas.room = () => document.getElementById("content").clientWidth - 48;
 
   const text = (x, y, anchor, content) =>
     svg("text", { x, y, "text-anchor": anchor, class: "axis" }, content);

@@ -10,6 +10,8 @@
     const sample = { ...facts.sample, firsts: unpack(facts.sample.firsts) };
     const counts = facts.counts ? unpack(facts.counts) : null;
     Object.assign(data, { facts, sample, strings, counts, latents: new Table(latents) });
+    data.hasCommunities =
+      "community" in latents && data.latents.column("community").some((n) => n >= 0);
     data.n = facts.n_latents;
     data.N = facts.n_tokens;
   };
@@ -72,6 +74,14 @@
     const row = one.partnerRows.find((place) => one.partners.at("partner", place) === other);
     return row === undefined ? null : (name) => one.partners.at(name, row);
   };
+
+  const TURNED = { parent: "child", child: "parent", absorber: "absorbed", absorbed: "absorber" };
+  data.turned = (listed) =>
+    listed &&
+    ((name) => {
+      const value = listed(name);
+      return name === "relation" ? TURNED[value] || value : value;
+    });
 
   /* The decoder cosines of two latents at earlier steps, where they are known. */
   data.overlaps = (one, other) => {

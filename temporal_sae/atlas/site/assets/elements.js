@@ -24,28 +24,29 @@
   /* Characters that would be invisible, or move what stands beside them, as they are called. */
   const NAMES = {
     "\n": "⏎",
-    "\r": "␍",
     "\t": "⇥",
-    "\u007f": "␡",
+    "\u007f": "DEL",
     "\u00ad": "SHY",
+    "\u061c": "ALM",
     "\u200b": "ZWSP",
     "\u200e": "LRM",
     "\u200f": "RLM",
-    "\u061c": "ALM",
+    "\u2028": "LS",
+    "\u2029": "PS",
     "\u202a": "LRE",
     "\u202b": "RLE",
     "\u202c": "PDF",
     "\u202d": "LRO",
     "\u202e": "RLO",
-    "\u2028": "LS",
-    "\u2029": "PS",
     "\u2066": "LRI",
     "\u2067": "RLI",
     "\u2068": "FSI",
     "\u2069": "PDI",
     "\ufeff": "BOM",
   };
-  for (let n = 0; n < 32; n++) NAMES[String.fromCharCode(n)] ||= String.fromCharCode(0x2400 + n);
+  const CONTROLS =
+    "NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US";
+  CONTROLS.split(" ").forEach((name, n) => (NAMES[String.fromCharCode(n)] ||= name));
   const HIDDEN = new RegExp(`[${Object.keys(NAMES).join("").replace("\\", "")}]`, "u");
   const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/u;
   const isPlain = (text) => !HIDDEN.test(text) && !RIGHT_TO_LEFT.test(text);
@@ -99,13 +100,14 @@
 
   const isNumber = (x) => typeof x === "number" && !Number.isNaN(x);
   const NONE = "–";
+  const unsignedZero = (text) => (Number(text) === 0 ? text.replace("-", "") : text);
   const signed = (text) => text.replace("-", "−");
   const whole = new Intl.NumberFormat("en-US");
   const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
   const numbers = {
     whole: (x) => (isNumber(x) ? signed(whole.format(x)) : NONE),
-    fixed: (digits) => (x) => (isNumber(x) ? signed(x.toFixed(digits)) : NONE),
+    fixed: (digits) => (x) => (isNumber(x) ? signed(unsignedZero(x.toFixed(digits))) : NONE),
     /* Three significant digits. */
     short(x) {
       if (!isNumber(x)) return NONE;
@@ -119,6 +121,7 @@
     },
     /* The same without zeros at the end. */
     brief: (x) => (isNumber(x) ? signed(String(Number(x.toPrecision(3)))) : NONE),
+    share: (x) => (isNumber(x) ? `${(100 * x).toFixed(1)} %` : NONE),
     tokens: (n) => (n === 1 ? "1 token" : `${numbers.whole(n)} tokens`),
     /* A share in per cent, with as many digits everywhere so that columns align. */
     percent(x) {

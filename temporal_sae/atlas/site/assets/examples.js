@@ -101,7 +101,7 @@
       top &&
         atlas.section(
           "Strongest examples",
-          "The largest activation of each surroundings; darker is stronger.",
+          "The largest activation of each surroundings. Shade is activation.",
           list(one, top),
         ),
       intervals.length

@@ -71,7 +71,7 @@
         "li",
         null,
         token(one.strings[code]),
-        h("span", { class: "value" }, numbers.percent(shares[n])),
+        h("span", { class: "value" }, numbers.share(shares[n])),
       ),
     );
     return section(
@@ -171,7 +171,7 @@
       return h(
         "div",
         null,
-        h("h3", null, title, h("span", { class: "note" }, ` ${meaning}`)),
+        h("h3", null, title, h("span", { class: "note" }, meaning)),
         h(
           "ul",
           { class: "links" },

@@ -57,7 +57,7 @@
       ["Degree", present("degree", numbers.whole), "pairs of the table that hold it"],
       [
         "Community",
-        community === undefined ? null : community < 0 ? "none" : atlas.communityLink(community),
+        !data.hasCommunities ? null : community < 0 ? "none" : atlas.communityLink(community),
       ],
       [
         "Ablated, loss",
@@ -110,6 +110,7 @@
         "share of the other's tokens in which this latent fires",
         numbers.fixed(3),
         counted(statistics.given_j),
+        true,
       ),
       number(
         "z",

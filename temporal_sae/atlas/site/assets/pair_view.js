@@ -6,6 +6,8 @@
   const RELATION = {
     parent: (i, j) => `${i} looks like a parent of ${j}: ${j} fires in a part of ${i}'s tokens.`,
     child: (i, j) => `${i} looks like a child of ${j}: it fires in a part of ${j}'s tokens.`,
+    absorber: (i, j) => `${i} looks like an absorber of ${j}: it fires where ${j} falls silent.`,
+    absorbed: (i, j) => `${i} looks absorbed by ${j}: it falls silent where ${j} fires.`,
     duplicate: () => "They look like duplicates: each fires where the other does.",
   };
 
@@ -155,7 +157,7 @@
     return section(
       "Directions over training",
       "Cosine of the two decoder rows at each snapshot.",
-      atlas.overSteps(cosines, { label, width: atlas.room() }),
+      atlas.overSteps(cosines, { label, width: Math.min(480, atlas.room()) }),
     );
   }
 
@@ -222,14 +224,7 @@
       data.firings(i),
       data.firings(j),
     ]);
-    const turned = data.listed(other, i);
-    const listed =
-      data.listed(one, j) ||
-      (turned &&
-        ((name) =>
-          name === "relation"
-            ? { parent: "child", child: "parent" }[turned(name)] || turned(name)
-            : turned(name)));
+    const listed = data.listed(one, j) || data.turned(data.listed(other, i));
     const sampled = atlas.compared(...firings.map(({ tokens }) => tokens));
     const counts = await counted(i, j, listed, sampled);
     const relation = RELATION[listed?.("relation")];
@@ -274,7 +269,7 @@
           h("span", { class: "lit sample-lit" }, ` ${i} `),
           " is shaded and ",
           h("span", { class: "under" }, `${j}`),
-          " underlined; darker is stronger.",
+          " underlined.",
         ),
         await contexts("Both fire", sampled.both, firings),
         await contexts(`Only ${i} fires`, sampled.onlyI, firings),

@@ -1,0 +1,92 @@
+"""`report.html` of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from temporal_sae.errors import printable
+from temporal_sae.report.figures import Figure, Line, Lines
+from temporal_sae.report.pages import render
+from temporal_sae.report.run_facts import FILES, RunFacts
+from temporal_sae.report.series import STABILITY, TRAINING, Panel, chart_lines, read_series
+from temporal_sae.report.tables import Table
+
+TOKENS = "tokens"
+GROWTH = Table(
+    "growth",
+    "How it grows with F latents, k active ones, windows of W tokens",
+    ["component", "time", "memory"],
+    [
+        ["language model", "tokens", "its weights; one batch of sequences"],
+        [
+            "SAE",
+            "F · d_in for every token (the encoder), k · d_in (the rest)",
+            "4 · F · d_in floats",
+        ],
+        [
+            "tracker",
+            "k² / 2 pairs for every token; folded once in W tokens",
+            "F² / 2 averages, or the pairs that occurred; W · k latents",
+        ],
+        ["penalty", "sampled tokens · k² pairs for every step", "sampled tokens · k · d_in"],
+    ],
+    [],
+)
+
+
+def figures_of(facts: RunFacts) -> tuple[list[Figure], list[Figure]]:
+    """Return the figures on the training, and on what the tracker saw."""
+    series = read_series(facts.folder)
+    return figures(TRAINING, series), [*figures(STABILITY, series), *overlaps(facts)]
+
+
+def page_of(facts: RunFacts) -> str:
+    """Return the page of a run."""
+    training, stability = figures_of(facts)
+    return render(
+        "run.html",
+        title=printable(facts.folder.resolve().name),
+        facts=facts,
+        status=status_of(facts),
+        training=training,
+        stability=stability,
+        growth=GROWTH,
+        has_atlas=(facts.folder / "atlas" / "index.html").is_file(),
+        files=[(name, what) for name, what in FILES.items()],
+    )
+
+
+def figures(panels: Sequence[Panel], series: dict[str, Line]) -> list[Figure]:
+    """Return the charts of what was logged."""
+    found = []
+    for panel in panels:
+        if lines := chart_lines(panel, series):
+            label = f"{panel.title}, over the tokens of the training"
+            found.append(Figure(panel.title, Lines(label, lines, TOKENS), panel.says))
+    return found
+
+
+def overlaps(facts: RunFacts) -> list[Figure]:
+    """Return the chart of how fast the most frequent pairs change, if the tracker saw enough."""
+    found = facts.results.get("co-activation results", {}).get("top_pairs_overlap_by_windows", {})
+    known = sorted((int(lag), value) for lag, value in found.items() if value is not None)
+    if len(known) < 2:
+        return []
+    line = Line("overlap", [0.0, *(float(lag) for lag, _ in known)], [1.0, *(v for _, v in known)])
+    title = "Overlap of the top 200 pairs with those some windows later"
+    return [Figure(title, Lines(title, [line], "windows", from_zero=True))]
+
+
+def status_of(facts: RunFacts) -> str:
+    """Return when it was run, with what, and how it ended."""
+    record = facts.record
+    versions = record.get("versions") or {}
+    is_failed = record.get("status") == "failed"
+    parts = [
+        f"failed: {record.get('reason')}" if is_failed else "",
+        f"started {record.get('started', 'at an unknown time')}",
+        f"on {record['device']}",
+        f"temporal_sae {versions.get('temporal_sae', '')}",
+        f"revision {str(record['git_revision'])[:10]}" if record.get("git_revision") else "",
+    ]
+    return printable(" · ".join(part for part in parts if part.strip()))
