@@ -10,7 +10,7 @@ from temporal_sae.machine import free_memory
 STORAGES = ("auto", "dense", "sparse", "reference")
 BYTES_OF_A_SPARSE_PAIR = 10
 BYTES_OF_TOTALS = 16  # of a pair, dense
-BYTES_OF_SPARSE_TOTALS = 25
+BYTES_OF_SPARSE_TOTALS = 35
 BYTES_OF_A_SLOT = 12  # a latent, and where it is found again
 WINDOWS_TO_EXPECT = 100
 SHARE_FOR_DENSE = 0.25

@@ -1,4 +1,4 @@
-"""Totals of pairs in numba, on torch's threads: packed rows, or a hash map of 20 bytes a slot."""
+"""Totals of pairs in numba, on torch's threads: packed rows, or a hash map of 24 bytes a slot."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from temporal_sae.kernels.pair_map.cpu import GROWTH, MAX_LOAD, SMALLEST, Sharde
 from temporal_sae.kernels.threads import compiled, on_threads
 from temporal_sae.kernels.windows.cpu import WindowIndex
 
+SLOT, COUNT, SQUARE = range(3)  # of a row of the map
 BLOCK = 64  # pairs looked at together; skipped when none of them occurred
 SCAN_FROM = 128  # a row is scanned, not walked, when it has 1 increment for this many pairs
 
@@ -37,64 +38,57 @@ class TotalsMap(Sharded):
         self, keys: Int[Tensor, " n"], counts: Int[Tensor, " n"], squares: Int[Tensor, " n"]
     ) -> None:
         order, slots, starts = self._by_shard(keys)
-        totals = [column.numpy()[order] for column in (counts, squares)]
+        totals = counts.numpy(), squares.numpy()
 
         def work(n: int) -> None:
             part = slice(starts[n], starts[n + 1])
-            self.shards[n].add(slots[part], *(column[part] for column in totals))
+            self.shards[n].add(slots[part], *(column[order[part]] for column in totals))
 
         self._on_all_shards(work, len(slots))
 
     def lookup(self, keys: Int[Tensor, "*n"]) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:
         order, slots, starts = self._by_shard(keys)
-        found = np.empty((2, len(slots)), np.int64)
+        found = np.empty((len(slots), 2), np.int64)
 
         def work(n: int) -> None:
             part = slice(starts[n], starts[n + 1])
-            self.shards[n].lookup(slots[part], found[:, part])
+            shard = self.shards[n]
+            _lookup(shard.table, shard.slot_bits, slots[part], found[part])
 
         self._on_all_shards(work, len(slots))
-        result = np.empty_like(found)
-        result[:, order] = found
-        counts, squares = (torch.from_numpy(row).view(keys.shape) for row in result)
+        result = torch.empty(found.shape, dtype=torch.int64)
+        result[torch.from_numpy(order)] = torch.from_numpy(found)
+        counts, squares = result.T.contiguous().view(2, *keys.shape)
         return counts, squares
 
     def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for n, shard in enumerate(self.shards):
-            slots, *totals = shard.items()
-            columns = self._keys(n, slots), *totals
-            keys, counts, squares = map(torch.from_numpy, columns)
-            yield keys, counts, squares
+            slots, counts, squares = (torch.from_numpy(column) for column in shard.items())
+            yield torch.from_numpy(self._keys(n, slots.numpy())), counts, squares
 
     def nbytes(self) -> int:
-        return sum(part.nbytes for shard in self.shards for part in shard.columns)
+        return sum(shard.table.nbytes for shard in self.shards)
 
 
 class _Shard:
-    """One open-addressing table; a slot is empty where its count is 0."""
+    """One open-addressing table of (slot, count, square); one without a count is empty."""
 
     def __init__(self, slot_bits: int) -> None:
         self.slot_bits, self.size = slot_bits, 0
-        self._allocate(SMALLEST)
-
-    def _allocate(self, capacity: int) -> None:
-        counts, squares = (np.zeros(capacity, np.int64) for _ in range(2))
-        self.columns = np.zeros(capacity, np.uint32), counts, squares
+        self.table = np.zeros((SMALLEST, 3), np.int64)
 
     def add(self, slots: np.ndarray, counts: np.ndarray, squares: np.ndarray) -> None:
-        needed, capacity = self.size + len(slots), len(self.columns[0])
+        needed, capacity = self.size + len(slots), len(self.table)
         if needed > MAX_LOAD * capacity:
             before = self.items()
-            self._allocate(max(int(GROWTH * capacity), int(needed / MAX_LOAD) + 1))
-            _add(*self.columns, self.slot_bits, *before)
-        self.size += _add(*self.columns, self.slot_bits, slots, counts, squares)
+            capacity = max(int(GROWTH * capacity), int(needed / MAX_LOAD) + 1)
+            self.table = np.zeros((capacity, 3), np.int64)
+            _add(self.table, self.slot_bits, *before)
+        self.size += _add(self.table, self.slot_bits, slots, counts, squares)
 
-    def lookup(self, slots: np.ndarray, out: np.ndarray) -> None:
-        _lookup(*self.columns, self.slot_bits, slots, out)
-
-    def items(self) -> tuple[np.ndarray, ...]:
-        used = self.columns[1] > 0
-        return tuple(column[used] for column in self.columns)
+    def items(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        slots, counts, squares = self.table[self.table[:, COUNT] > 0].T
+        return slots.astype(np.uint32), counts.copy(), squares.copy()
 
 
 @compiled
@@ -153,31 +147,31 @@ def _any(own):
 
 
 @compiled
-def _place(slots, counts, slot_bits, slot):
-    """Return the slot that holds a key, or the empty slot where it belongs."""
-    place = np.int64((np.uint64(slot) * np.uint64(slots.size)) >> np.uint64(slot_bits))
-    while counts[place] > 0 and slots[place] != slot:
+def _place(table, slot_bits, slot):
+    """Return the row that holds a key, or the empty row where it belongs."""
+    place = np.int64((np.uint64(slot) * np.uint64(len(table))) >> np.uint64(slot_bits))
+    while table[place, COUNT] > 0 and table[place, SLOT] != slot:
         place += 1
-        if place == slots.size:
+        if place == len(table):
             place = np.int64(0)
     return place
 
 
 @compiled
-def _add(slots, counts, squares, slot_bits, new_slots, new_counts, new_squares):
+def _add(table, slot_bits, slots, counts, squares):
     """Add to totals; returns how many are new."""
     n_new = 0
-    for n in range(new_slots.size):
-        place = _place(slots, counts, slot_bits, new_slots[n])
-        n_new += counts[place] == 0
-        slots[place] = new_slots[n]
-        counts[place] += new_counts[n]
-        squares[place] += new_squares[n]
+    for n in range(slots.size):
+        row = table[_place(table, slot_bits, slots[n])]
+        n_new += row[COUNT] == 0
+        row[SLOT] = slots[n]
+        row[COUNT] += counts[n]
+        row[SQUARE] += squares[n]
     return n_new
 
 
 @compiled
-def _lookup(slots, counts, squares, slot_bits, wanted, out):
-    for n in range(wanted.size):
-        place = _place(slots, counts, slot_bits, wanted[n])
-        out[0, n], out[1, n] = counts[place], squares[place]
+def _lookup(table, slot_bits, slots, out):
+    for n in range(slots.size):
+        row = table[_place(table, slot_bits, slots[n])]
+        out[n, 0], out[n, 1] = row[COUNT], row[SQUARE]
