@@ -144,6 +144,7 @@ VALUES = {
         "storage": one_of("auto", "dense", "sparse", "reference"),
         "prune_below": or_zero(log(1e-6, 1e-3)),
         "sharded": FLAG,
+        "totals_from": or_null(ints(0, 2000)),
         "stream": one_of("shuffled", "ordered"),
     },
     "loss": {

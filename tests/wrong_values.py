@@ -201,6 +201,7 @@ RANGES = {
         "storage": choice(),
         "prune_below": number(),
         "sharded": flag(),
+        "totals_from": whole(0, null=True),
         "stream": choice(),
     },
     "loss": {

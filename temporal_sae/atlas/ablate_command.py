@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
     from temporal_sae.atlas.__main__ import opened_pass
     from temporal_sae.atlas.ablation_columns import ablate
     from temporal_sae.atlas.folder import Atlas
+    from temporal_sae.atlas.site import rewrite_latents
     from temporal_sae.experiment.determinism import deterministic_on_cpu
 
     own: Path = options.atlas or folder / "atlas"
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
         sae, source, _ = opened_pass(folder, options.overrides, own)
         with deterministic_on_cpu(source.device):
             ablate(own, sae, source, options.examples, latents, show=Lines().show)
+        if (own / "site").is_dir():
+            rewrite_latents(Atlas(own), own)
 
 
 def latents_in(text: str, n_latents: int) -> list[int]:

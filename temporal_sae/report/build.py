@@ -17,13 +17,17 @@ from temporal_sae.report.run_page import page_of
 NOTES, PAGE = "notes.md", "report.html"
 
 
-def build_report(folder: str | Path) -> Path:
+def build_report(folder: str | Path, reference: bool = False) -> Path:
     """Write `notes.md` and `report.html` from the files of a run; returns the page's path.
+
+    Args:
+        folder: of the run.
+        reference: beside the reference runs too, whatever the model.
 
     Raises:
         FileNotFoundError, RunError: record or results are missing or damaged.
     """
-    facts = read_facts(folder)
+    facts = read_facts(folder, reference)
     write_atomically(facts.folder / NOTES, notes_of(facts))
     write_atomically(facts.folder / PAGE, page_of(facts))
     return facts.folder / PAGE

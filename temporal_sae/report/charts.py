@@ -6,31 +6,16 @@ A chart takes the colours of its page, light or dark, and says in words what it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple, TypeGuard
+
+from temporal_sae.report.figures import Cell, Grid, Line, Lines, Parallel, Point, Points
 
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 30
 MOST_TICKS = 5
-
-
-class Line(NamedTuple):
-    """A named line; `None` among ys is a gap."""
-
-    name: str
-    xs: Sequence[float]
-    ys: Sequence[float | None]
-
-
-class Point(NamedTuple):
-    """A point with what a hand on it says, and where a click leads."""
-
-    x: float
-    y: float
-    title: str
-    link: str = ""
-    kind: int = 0
+SHADES = 10
 
 
 class Axis(NamedTuple):
@@ -52,6 +37,19 @@ class Axis(NamedTuple):
         if self.is_log:
             return math.log(value / self.lo) / math.log(self.hi / self.lo)
         return (value - self.lo) / (self.hi - self.lo)
+
+
+def draw(chart: Lines | Points | Grid | Parallel) -> str:
+    """Return a chart as HTML."""
+    match chart:
+        case Lines():
+            return line_chart(*chart)
+        case Points():
+            return scatter(*chart)
+        case Grid():
+            return heatmap(*chart)
+        case Parallel():
+            return parallel(*chart)
 
 
 def axis_of(values: Sequence[float], from_zero: bool = False, is_log: bool = False) -> Axis:
@@ -143,43 +141,32 @@ def scatter(
 
 
 def heatmap(
-    label: str,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    cells: Callable[[int, int], tuple[float | None, str, str]],
-    form: Callable[[float], str],
+    label: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell]]
 ) -> str:
-    """Return a grid as a table whose cells are shaded; each may lead somewhere.
-
-    Args:
-        label: of the grid.
-        rows, columns: names.
-        cells: (value, what a hand on it says, where a click leads) of a row and a column.
-        form: of a value.
-    """
-    found = [[cells(r, c) for c in range(len(columns))] for r in range(len(rows))]
-    values = [v for row in found for v, _, _ in row if is_shown(v)]
+    """Return a grid as a table whose cells are shaded; each may lead somewhere."""
+    values = [cell.value for row in cells for cell in row if is_shown(cell.value)]
     lo, hi = min(values, default=0.0), max(values, default=1.0)
-    span = (hi - lo) or 1.0
     body = []
-    for name, row in zip(rows, found, strict=True):
-        cells_of_row = []
-        for value, title, link in row:
-            if value is None or not is_shown(value):
-                cells_of_row.append('<td class="number empty">–</td>')
-                continue
-            level = round(9 * (value - lo) / span)
-            text = escape(form(value))
-            content = f'<a href="{escape(link, quote=True)}">{text}</a>' if link else text
-            shade = f'class="number h{level}" title="{escape(title, quote=True)}"'
-            cells_of_row.append(f"<td {shade}>{content}</td>")
-        body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells_of_row)}</tr>')
+    for name, row in zip(rows, cells, strict=True):
+        shaded = "".join(shaded_cell(cell, lo, (hi - lo) or 1.0) for cell in row)
+        body.append(f'<tr><th scope="row">{escape(name)}</th>{shaded}</tr>')
     heads = "".join(f'<th scope="col" class="number">{escape(c)}</th>' for c in columns)
     caption = f"<caption>{escape(label)}</caption>"
     return (
         f'<table class="heat">{caption}<thead><tr><td></td>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
+
+
+def shaded_cell(cell: Cell, lo: float, span: float) -> str:
+    """Return a cell of a grid, the darker the larger its value."""
+    if not is_shown(cell.value):
+        return '<td class="number empty">–</td>'
+    text = short(cell.value)
+    content = f'<a href="{escape(cell.link, quote=True)}">{text}</a>' if cell.link else text
+    level = round((SHADES - 1) * (cell.value - lo) / span)
+    hint = escape(cell.title, quote=True)
+    return f'<td class="number h{level}" title="{hint}">{content}</td>'
 
 
 def parallel(
@@ -189,14 +176,7 @@ def parallel(
     links: Sequence[str],
     kinds: Sequence[int],
 ) -> str:
-    """Return a line for each run through an axis for each option and score.
-
-    Args:
-        label: of the chart.
-        axes_: name and value of every run; a run without a value is not drawn.
-        titles, links: what a hand on a run's line says, and where a click leads.
-        kinds: shade of each line.
-    """
+    """Return a line for each run; the arguments are those of `Parallel`."""
     width, height = 860, 260
     scales = [axis_of([v for v in values if is_shown(v)]) for _, values in axes_]
     step = (width - 2 * LEFT) / max(1, len(axes_) - 1)

@@ -6,34 +6,32 @@ import re
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from temporal_sae.assets import PAGE
 from temporal_sae.errors import printable
+from temporal_sae.report.charts import draw
+from temporal_sae.report.figures import Figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 CODE = re.compile(r"`([^`]+)`")
 
 
-class Figure(NamedTuple):
-    """A chart with its title and a sentence on how to read it; `chart` is HTML."""
-
-    title: str
-    chart: Any
-    says: str = ""
-
-
-def figure(title: str, chart: str, says: str = "") -> Figure:
-    """Return a figure whose chart, made by `charts`, goes into the page as it is."""
-    from markupsafe import Markup
-
-    return Figure(title, Markup(chart), says)
-
-
 def render(template: str, **content: Any) -> str:
     """Return a page; whatever is not made by `charts` is escaped."""
-    text: str = _environment().get_template(template).render(style=_style(), code=code, **content)
+    text: str = (
+        _environment()
+        .get_template(template)
+        .render(style=_style(), code=code, drawn=drawn, **content)
+    )
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def drawn(figure: Figure) -> Any:
+    """Return the chart of a figure; `charts` escapes what it is given."""
+    from markupsafe import Markup
+
+    return Markup(draw(figure.chart))
 
 
 def code(text: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from temporal_sae.errors import printable
-from temporal_sae.report.charts import Line, line_chart
-from temporal_sae.report.pages import Figure, figure, render
+from temporal_sae.report.figures import Figure, Line, Lines
+from temporal_sae.report.pages import render
 from temporal_sae.report.run_facts import FILES, RunFacts
 from temporal_sae.report.series import STABILITY, TRAINING, Panel, chart_lines, read_series
 from temporal_sae.report.tables import Table
@@ -34,16 +34,22 @@ GROWTH = Table(
 )
 
 
+def figures_of(facts: RunFacts) -> tuple[list[Figure], list[Figure]]:
+    """Return the figures on the training, and on what the tracker saw."""
+    series = read_series(facts.folder)
+    return figures(TRAINING, series), [*figures(STABILITY, series), *overlaps(facts)]
+
+
 def page_of(facts: RunFacts) -> str:
     """Return the page of a run."""
-    series = read_series(facts.folder)
+    training, stability = figures_of(facts)
     return render(
         "run.html",
         title=printable(facts.folder.resolve().name),
         facts=facts,
         status=status_of(facts),
-        training=figures(TRAINING, series),
-        stability=[*figures(STABILITY, series), *overlaps(facts)],
+        training=training,
+        stability=stability,
         growth=GROWTH,
         has_atlas=(facts.folder / "atlas" / "index.html").is_file(),
         files=[(name, what) for name, what in FILES.items()],
@@ -56,7 +62,7 @@ def figures(panels: Sequence[Panel], series: dict[str, Line]) -> list[Figure]:
     for panel in panels:
         if lines := chart_lines(panel, series):
             label = f"{panel.title}, over the tokens of the training"
-            found.append(figure(panel.title, line_chart(label, lines, TOKENS), panel.says))
+            found.append(Figure(panel.title, Lines(label, lines, TOKENS), panel.says))
     return found
 
 
@@ -68,7 +74,7 @@ def overlaps(facts: RunFacts) -> list[Figure]:
         return []
     line = Line("overlap", [0.0, *(float(lag) for lag, _ in known)], [1.0, *(v for _, v in known)])
     title = "Overlap of the top 200 pairs with those some windows later"
-    return [figure(title, line_chart(title, [line], "windows", from_zero=True))]
+    return [Figure(title, Lines(title, [line], "windows", from_zero=True))]
 
 
 def status_of(facts: RunFacts) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from temporal_sae.errors import is_finite
-from temporal_sae.report.charts import Line
+from temporal_sae.report.figures import Line
 
 METRICS = "metrics.jsonl"
 MOST_POINTS = 240  # of a line: more are not told apart on the page

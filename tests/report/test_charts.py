@@ -14,8 +14,6 @@ from temporal_sae.report.charts import (
     RIGHT,
     TOP,
     WIDTH,
-    Line,
-    Point,
     axis_of,
     heatmap,
     line_chart,
@@ -23,6 +21,7 @@ from temporal_sae.report.charts import (
     scatter,
     short,
 )
+from temporal_sae.report.figures import Cell, Line, Point
 
 HOSTILE = "<script>alert('x')</script>\" & </svg>"
 values = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
@@ -38,9 +37,10 @@ def test_an_axis_holds_all_values_and_marks_round_ones(found):
     axis = axis_of(found)
     assert all(-1e-9 <= axis.share(v) <= 1 + 1e-9 for v in found)
     assert len(axis.ticks) <= 6
-    assert all(axis.lo - 1e-6 <= t <= axis.hi + 1e-6 for t in axis.ticks)
+    room = 1e-6 * max(1, *map(abs, found))
+    assert all(axis.lo - room <= t <= axis.hi + room for t in axis.ticks)
     steps = {round(b - a, 6) for a, b in zip(axis.ticks, axis.ticks[1:], strict=False)}
-    assert len(steps) <= 1 or max(steps) - min(steps) <= 1e-6 * max(map(abs, found))
+    assert len(steps) <= 1 or max(steps) - min(steps) <= room
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20))
@@ -81,8 +81,8 @@ def test_points_lead_to_their_runs():
 
 
 def test_cells_are_shaded_by_their_value():
-    grid = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): None, (1, 1): 10.0}
-    html = heatmap(HOSTILE, ["r", HOSTILE], ["c", "d"], lambda r, c: (grid[r, c], "t", ""), str)
+    grid = [[Cell(1.0, HOSTILE), Cell(2.0)], [Cell(None), Cell(10.0, "", "x")]]
+    html = heatmap(HOSTILE, ["r", HOSTILE], ["c", "d"], grid)
     cells = list(parsed(html).iter("td"))[1:]
     assert [cell.get("class") for cell in cells] == [
         "number h0",
@@ -90,7 +90,7 @@ def test_cells_are_shaded_by_their_value():
         "number empty",
         "number h9",
     ]
-    assert [cell.text for cell in cells] == ["1.0", "2.0", "–", "10.0"]
+    assert ["".join(cell.itertext()) for cell in cells] == ["1", "2", "–", "10"]
 
 
 def test_a_run_is_a_line_through_all_axes():

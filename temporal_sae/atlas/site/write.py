@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
 
 from temporal_sae.assets import PAGE
 from temporal_sae.atlas.firings import Firings
-from temporal_sae.atlas.folder import OVERLAPS, PAIRS, Atlas
-from temporal_sae.atlas.site import encode, lists
+from temporal_sae.atlas.folder import PAIRS, Atlas
+from temporal_sae.atlas.site import encode
+from temporal_sae.atlas.site.contents import Contents, latent_contents
 from temporal_sae.atlas.site.explanations import write_explanations
-from temporal_sae.atlas.site.latents import LATENTS_IN_FILE, latent_files
-from temporal_sae.atlas.site.overview import overview
 from temporal_sae.atlas.site.partners import Pairs
-from temporal_sae.atlas.site.sample import TOKENS_IN_FILE, Sample
 from temporal_sae.atlas.site.vocabulary import Vocabulary
 from temporal_sae.files import (
     make_folder_atomically,
@@ -27,11 +20,32 @@ from temporal_sae.files import (
     remove_temporaries,
     write_atomically,
 )
-from temporal_sae.tracker import CoActivationTracker
 
-INDEX, SITE = "index.html", "site"
+INDEX, SITE, LATENTS = "index.html", "site", "latents"
 ASSETS = Path(__file__).parent / "assets"
 Show = Callable[[str, int, int], None]
+
+
+class Build:
+    """A digest of what is written, as a part of every address.
+
+    So no browser takes files of two sites for one.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=6)
+
+    def add(self, path: Path, data: bytes) -> None:
+        """Write a file, into a folder that is no one's yet."""
+        self._hash.update(data)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+    def write_page(self, folder: Path) -> Path:
+        """Write the page that loads all others; returns its path."""
+        page = (ASSETS / INDEX).read_text(encoding="utf-8")
+        write_atomically(folder / INDEX, page.replace("BUILD", self._hash.hexdigest()))
+        return folder / INDEX
 
 
 def write_site(
@@ -51,88 +65,39 @@ def write_site(
         show: is told how many files of how many are written.
     """
     remove_temporaries(folder, below=False)
-    # Part of every address, so that no browser takes files of two sites for one.
-    build = hashlib.blake2b(digest_size=6)
+    build = Build()
 
     def fill(site: Path) -> None:
         for path in sorted([*PAGE.iterdir(), *ASSETS.iterdir()]):
-            build.update(path.read_bytes())
             if path.name != INDEX:
-                (site / path.name).write_bytes(path.read_bytes())
+                build.add(site / path.name, path.read_bytes())
         contents = Contents(atlas, firings)
-        for done, (name, content) in enumerate(contents.files()):
-            data = encode.script(name, content)
-            build.update(data)
-            path = site / f"{name}.js"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(data)
-            show("files of the site", done + 1, contents.n_files)
+        for done, (name, content) in enumerate(contents.files(), 1):
+            build.add(site / f"{name}.js", encode.script(name, content))
+            show("files of the site", done, contents.n_files)
         remove_all(folder, [SITE])
 
     make_folder_atomically(folder / SITE, fill)
     write_explanations(atlas, folder)
-    page = (ASSETS / INDEX).read_text(encoding="utf-8").replace("BUILD", build.hexdigest())
-    write_atomically(folder / INDEX, page)
-    return folder / INDEX
+    return build.write_page(folder)
 
 
-class Contents:
-    """What the files of the site hold.
+def rewrite_latents(atlas: Atlas, folder: Path) -> Path:
+    """Write the latents of a site again, from tables that have got more columns.
 
     Args:
-        atlas: its tables.
-        firings: from which they were made.
+        atlas: the tables, of the same firings.
+        folder: that holds the site.
     """
+    remove_temporaries(folder / SITE, below=False)
+    build = Build()
 
-    def __init__(self, atlas: Atlas, firings: Firings) -> None:
-        self.atlas = atlas
-        self.vocabulary = Vocabulary(atlas.tokens)
-        self.pairs = Pairs(atlas.folder / PAIRS, firings.n_latents)
-        self.sample = Sample(firings)
-        n_lists = len(lists.cuts(self.sample.list_starts))
-        n_counts = len(lists.cuts(self.pairs.count_starts)) if self.pairs.has_counts else 0
-        n_text = -(-self.sample.n_tokens // TOKENS_IN_FILE)
-        n_latent_files = -(-firings.n_latents // LATENTS_IN_FILE)
-        self.n_files = 2 + n_latent_files + n_text + n_lists + n_counts
+    def fill(own: Path) -> None:
+        pairs = Pairs(atlas.folder / PAIRS, len(atlas.latents))
+        contents = latent_contents(atlas, pairs, Vocabulary(atlas.tokens))
+        for n, content in enumerate(contents):
+            build.add(own / f"{n}.js", encode.script(f"{LATENTS}/{n}", content))
+        remove_all(folder / SITE, [LATENTS])
 
-    def files(self) -> Iterator[tuple[str, object]]:
-        """Yield name and content of each file."""
-        atlas, latents = self.atlas, self.atlas.latents
-        yield "overview", overview(latents, self.vocabulary, self.facts())
-        yield "pairs", {name: pair_list(*rows) for name, rows in self.pairs.strongest().items()}
-        overlaps = atlas.overlaps if (atlas.folder / OVERLAPS).exists() else None
-        known = latents, atlas.examples, self.pairs.listed(), overlaps
-        largest = encode.numbers(latents["max_activation"].combine_chunks())
-        parts = {
-            "latents": latent_files(*known, self.vocabulary),
-            "text": self.sample.text(self.vocabulary),
-            "firings": self.sample.firings(np.nan_to_num(largest)),
-            "counts": self.pairs.counts(),
-        }
-        for folder, contents in parts.items():
-            for n, content in enumerate(contents):
-                yield f"{folder}/{n}", content
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the page has to know of all of it."""
-        counts = lists.cuts(self.pairs.count_starts) if self.pairs.has_counts else None
-        return {
-            **self.atlas.facts,
-            "n_latents": self.sample.n_latents,
-            "n_pairs": self.pairs.n,
-            "latents_in_file": LATENTS_IN_FILE,
-            "sample": self.sample.facts,
-            "counts": None if counts is None else encode.packed(np.array(counts)),
-            "alpha": step_of_average(),
-        }
-
-
-def step_of_average() -> dict[str, float]:
-    """Return what the tracker's running average moves by, unless a run says otherwise."""
-    options = inspect.signature(CoActivationTracker).parameters
-    return {name: options[f"alpha_{name}"].default for name in ("cap", "scale")}
-
-
-def pair_list(i: np.ndarray, j: np.ndarray, rows: pa.Table) -> dict[str, encode.Encoded]:
-    """Return pairs with their columns."""
-    return encode.table({"i": i, "j": j, **{name: rows[name] for name in rows.column_names}})
+    make_folder_atomically(folder / SITE / LATENTS, fill)
+    return build.write_page(folder)

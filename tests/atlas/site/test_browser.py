@@ -11,7 +11,7 @@ from temporal_sae.atlas.firings import Firings
 from temporal_sae.atlas.site import write_site
 from temporal_sae.atlas.statistics import Counts
 from temporal_sae.tracker.alpha import AlphaRule, moved
-from tests.atlas.site import worlds
+from tests.atlas.site import reading, worlds
 
 VIEWS = {
     "": "Latents",
@@ -22,7 +22,6 @@ VIEWS = {
     "#pairs": "Pairs",
     "#about": "About small <world>",
 }
-CLOSE_TO_100_MS = 300  # where other tests run beside
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +164,40 @@ def test_search_finds_tokens_words_numbers_and_pairs(look, full, known):
     assert page.locator("#search").input_value() == ""
 
 
+def test_the_strongest_pairs_by_each_number(look, full, known):
+    viewer = look(full)
+    page = viewer.open("#pairs")
+    rows = known[0].pairs.to_pylist()
+    assert any("parent of" in text for text in viewer.column(2))
+    for name, column in (("φ", "phi"), ("Cosine", "decoder_cosine"), ("c·cos²", "c_cos2")):
+        page.locator(".tabs").get_by_role("link", name=name, exact=True).click()
+        viewer.settled(f"#pairs?by={column}")
+        best = sorted((r for r in rows if not np.isnan(r[column])), key=lambda r: -r[column])
+        assert viewer.column(1) == [f"{row['i']} / {row['j']}" for row in best[:50]]
+    page.get_by_role("button", name="Show all 200").click()
+    assert len(viewer.column(1)) == 200
+    page.get_by_role("button", name="Both").click()
+    both = [int(text.replace(",", "")) for text in viewer.column(3)]
+    assert both == sorted(both, reverse=True)
+    first = viewer.column(1)[0]
+    page.get_by_role("link", name=first, exact=True).click()
+    viewer.settled(f"#pair/{first.replace(' / ', '/')}")
+
+
+def test_a_community_is_a_table_of_its_latents(look, full, known):
+    viewer = look(full)
+    page = viewer.open("#latents?community=2")
+    members = np.flatnonzero(np.array(known[0].latents["community"]) == 2)
+    assert viewer.column(1) == [str(n) for n in members]
+    page.get_by_role("link", name="show all").click()
+    viewer.settled("#latents")
+    assert len(viewer.column(1)) == worlds.N_LATENTS
+    heights = page.locator(".densities rect").evaluate_all("all => all.map(one => one.textContent)")
+    sizes = [int(text.split(": ")[1].split(" ")[0]) for text in heights]
+    assert sum(sizes) == worlds.N_LATENTS - 1
+    assert "1 silent" in page.locator(".densities").text_content()
+
+
 def test_from_the_table_to_a_latent_to_a_pair_and_back(look, full):
     viewer = look(full)
     page = viewer.open("#latents?sort=-burstiness")
@@ -254,7 +287,9 @@ def test_the_running_average_moves_as_the_tracker_s(look, full):
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize(("i", "j"), [(worlds.CHILD, worlds.PARENT), (30, 4), (38, 39)])
+@pytest.mark.parametrize(
+    ("i", "j"), [(worlds.CHILD, worlds.PARENT), (30, 4), (38, 39), (worlds.CHILD, worlds.APART)]
+)
 def test_a_pair_shows_what_the_firings_say(look, full, known, i, j):
     _, acts, places = known
     viewer = look(full)
@@ -284,6 +319,51 @@ def test_a_pair_shows_what_the_firings_say(look, full, known, i, j):
             document = int(source.removeprefix("document "))
             same = [worlds.TEXT[t] for t in places[wanted & (places[:, 1] == document), 0]]
             assert token.text_content().strip() in [shown(text).strip() for text in same]
+            is_under = "under" in token.get_attribute("class").split()
+            assert is_under == (place != 1)
+            assert (level_of(token) > 0) == (place != 2)
+
+
+def level_of(token):
+    """How strongly a token is shaded, from 0 to 1."""
+    return float(token.evaluate("one => one.style.getPropertyValue('--level')"))
+
+
+def test_a_pair_that_no_latent_lists_has_its_counts_all_the_same(look, full, known):
+    atlas, *_ = known
+    listed = set()
+    for first in range(0, worlds.N_LATENTS, 16):
+        columns = reading.table(reading.read(full / "site", f"latents/{first // 16}")["partners"])
+        listed |= set(zip(columns["latent"], columns["partner"], strict=True))
+    rows = [r for r in atlas.pairs.to_pylist() if not {(r["i"], r["j"]), (r["j"], r["i"])} & listed]
+    assert rows
+    viewer = look(full)
+    page = viewer.open(f"#pair/{rows[0]['j']}/{rows[0]['i']}")
+    facts = dict(zip(viewer.texts("main .facts dt"), viewer.texts("main .facts dd"), strict=True))
+    assert facts["Both fire in"] == f"{rows[0]['n_ij']} tokens"
+    assert "Decoder cosine" not in facts
+    assert page.locator(".warn").count() == 0
+
+
+def test_tokens_are_shaded_by_their_activation(look, full, known):
+    atlas, acts, _ = known
+    viewer = look(full)
+    viewer.open(f"#latent/{worlds.PARENT}")
+    rows = [row for row in atlas.examples.to_pylist() if row["latent"] == worlds.PARENT]
+    items = viewer.page.locator("main .wide .example")
+    assert items.count() == len(rows)
+    largest = acts[:, worlds.PARENT].max()
+    for place in (0, 7, 24, len(rows) - 1):
+        item, row = items.nth(place), rows[place]
+        told = item.locator(".value").inner_text()
+        assert told == (f"{row['activation']:.2f}" if row["activation"] else "0")
+        lit = item.locator(".lit:not(.here)")
+        others = [a for n, a in enumerate(row["activations"]) if n != row["place"]]
+        wanted = [a / largest for a in others if a > 0]
+        found = [level_of(token) for token in lit.all()]
+        assert found == pytest.approx(wanted, abs=1 / 127)
+        here = level_of(item.locator(".here"))
+        assert here == pytest.approx(row["activation"] / largest, abs=1 / 127)
 
 
 def shown(text):

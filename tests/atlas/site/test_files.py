@@ -3,11 +3,14 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from temporal_sae.atlas import Atlas, statistics
 from temporal_sae.atlas.explain_command import explain
-from temporal_sae.atlas.site import write_site
+from temporal_sae.atlas.firings import remove_firings
+from temporal_sae.atlas.site import rewrite_latents, write_site
 from temporal_sae.atlas.site.encode import packed, varints
 from temporal_sae.atlas.statistics import Counts
 from tests.atlas.site import reading, worlds
@@ -208,7 +211,13 @@ def check_sample(site):
         assert documents[0] == own[0, 1]
         assert documents[1:] == own[begins, 1].tolist()
         changes = np.flatnonzero(np.diff(own[:, 1])) + 1
-        assert set(changes.tolist()) <= set(begins)
+        first = n * sample["tokens_in_file"]
+        edges = np.arange(-(-first // size) * size, first + len(own), size) - first
+        cuts = set(changes.tolist()) | (
+            set(edges.tolist()) if stride > 1 else {0} if n == 0 else set()
+        )
+        before = places[first - 1, 1] if first else None
+        assert set(begins) == cuts | ({0} if own[0, 1] != before else set())
 
 
 def test_the_sample_holds_every_firing_of_its_windows(site):
@@ -284,6 +293,27 @@ def test_a_site_takes_the_place_of_an_earlier_one_whole(site, tmp_path, monkeypa
     build = (tmp_path / "index.html").read_text().partition('data-build="')[2][:12]
     assert build != site.page.read_text().partition('data-build="')[2][:12]
     int(build, 16)
+
+
+def test_columns_that_come_later_are_shown_without_the_firings(tmp_path):
+    site = Site(tmp_path, is_bare=True)
+    before = {path: path.read_bytes() for path in site.files.rglob("*.js")}
+    index = site.page.read_text()
+    latents = site.atlas.latents
+    for name in ("ablation_loss", "ablation_kl"):
+        if name in latents.column_names:
+            latents = latents.drop_columns([name])
+        latents = latents.append_column(name, pa.array(np.arange(40.0), pa.float32()))
+    pq.write_table(latents, tmp_path / "latents.parquet")
+    remove_firings(tmp_path / "firings")
+    (site.files / "latents" / "999.js").write_text("stale")
+    assert rewrite_latents(Atlas(tmp_path), tmp_path) == site.page
+    after = {path: path.read_bytes() for path in site.files.rglob("*.js")}
+    changed = {path for path in before if before[path] != after[path]}
+    assert set(after) == set(before)
+    assert changed == set((site.files / "latents").iterdir())
+    assert table(site.latent_file(17)["latents"])["ablation_kl"] == list(range(16, 32))
+    assert site.page.read_text() != index  # or a browser would show what it has kept
 
 
 def test_explanations_may_come_later(site, tmp_path):

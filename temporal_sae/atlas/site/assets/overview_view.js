@@ -163,6 +163,19 @@
     );
   }
 
+  /* What the table holds: the whole, or what a filter has left of it. */
+  function told(now, n) {
+    if (!now.find && now.community === null) return [atlas.summary()];
+    const rest = { find: "", community: null, page: 1 };
+    return [
+      n === 1 ? "One latent" : `${numbers.whole(n)} latents`,
+      now.community === null ? null : " whose rates rise and fall together over the documents",
+      ...(now.find ? [" with “", ...atlas.inText(now.find), "”"] : []),
+      " · ",
+      h("a", { href: address(now, rest) }, "show all"),
+    ];
+  }
+
   /* The latents in the order of the table that was seen last; j and k walk along it. */
   atlas.order = () => state.order || Array.from({ length: data.n }, (_, latent) => latent);
   atlas.overviewAddress = () => state.address || "#latents";
@@ -191,19 +204,17 @@
       attributes: (latent) => ({ "data-latent": latent }),
     });
     const title = now.community !== null ? `Community ${now.community}` : "Latents";
-    const told = now.find
-      ? [
-          `with “`,
-          ...atlas.inText(now.find),
-          `” · `,
-          h("a", { href: address(now, { find: "", page: 1 }) }, "show all"),
-        ]
-      : atlas.summary();
     return {
       title,
       content: [
-        h("div", { class: "head" }, h("h1", null, title), h("p", { class: "note" }, ...told)),
-        pager(now, ordered.length, pages),
+        h(
+          "div",
+          { class: "head beside" },
+          h("h1", null, title),
+          h("p", { class: "note" }, ...told(now, ordered.length)),
+          atlas.densities(ordered),
+          pager(now, ordered.length, pages),
+        ),
         ordered.length
           ? table
           : h(
@@ -222,14 +233,6 @@
       },
       restore: () => mark(document.querySelector(`tr[data-latent="${state.selected}"]`)),
     };
-  };
-
-  /* What the whole is of, in a line. */
-  atlas.summary = () => {
-    const { n_tokens, n_documents, n_pairs, model_name, hook_name } = data.facts;
-    const where = [model_name, hook_name].filter(Boolean).join(", ");
-    const told = `${numbers.whole(data.n)} latents and ${numbers.whole(n_pairs)} pairs over ${numbers.whole(n_tokens)} tokens of ${numbers.whole(n_documents)} documents`;
-    return [where ? `${told} · ${where}` : told];
   };
 
   function mark(row) {

@@ -44,26 +44,24 @@
         isText: true,
         value: (row) => i(row) * data.n + j(row),
         cell: (row) =>
-          h("a", { href: `#pair/${i(row)}/${j(row)}`, class: "name" }, `${i(row)} / ${j(row)}`),
+          h(
+            "a",
+            { href: `#pair/${i(row)}/${j(row)}`, class: "name whole" },
+            `${i(row)} / ${j(row)}`,
+          ),
       },
       {
-        key: "i",
-        title: "First",
+        key: "tokens",
+        title: "Top tokens",
         isText: true,
-        cell: (row) => atlas.tokens(data.topTokens(i(row)).slice(0, 3)),
-      },
-      {
-        key: "relation",
-        title: "Relation",
-        isText: true,
-        value: (row) => at("relation")(row) || null,
-        cell: (row) => (at("relation")(row) ? RELATION[at("relation")(row)] : ""),
-      },
-      {
-        key: "j",
-        title: "Second",
-        isText: true,
-        cell: (row) => atlas.tokens(data.topTokens(j(row)).slice(0, 3)),
+        cell: (row) =>
+          h(
+            "span",
+            { class: "tokens" },
+            atlas.tokens(data.topTokens(i(row)).slice(0, 3)),
+            h("span", { class: "note" }, RELATION[at("relation")(row)] || "and"),
+            atlas.tokens(data.topTokens(j(row)).slice(0, 3)),
+          ),
       },
       number("n_ij", "Both", "tokens in which both fire", numbers.whole, at("n_ij"), true),
       number("phi", "φ", MEANING.phi, numbers.fixed(3), counted(statistics.phi)),
@@ -81,6 +79,7 @@
         "of the decoder rows",
         numbers.fixed(3),
         at("decoder_cosine"),
+        true,
       ),
       number(
         "c_cos2",
