@@ -14,8 +14,8 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment.construct import TARGET, arguments_of, find_class, make, plain
 from temporal_sae.experiment.results import summary_of
 from temporal_sae.metrics import TRAINING_SECTION
-from temporal_sae.report.build import markdown_table
 from temporal_sae.report.comparison import comparison
+from temporal_sae.report.tables import Table, to_markdown
 from temporal_sae.training import About, EndTable, JsonlLogger, Loggers, MetricsLogger
 
 GROUP = "logger"
@@ -79,7 +79,8 @@ def name_of(place: str) -> str:
 def end_table(folder: Path, results: dict[str, Any]) -> EndTable:
     """Return the table at the end of a run."""
     header, rows, legend = comparison(folder, results)
-    return EndTable(header, rows, "\n\n".join([markdown_table(header, rows), *legend]))
+    table = to_markdown(Table("metrics", "Metrics", header, rows, legend))
+    return EndTable(header, rows, "\n\n".join([table, *legend]))
 
 
 def tell_later(
