@@ -258,6 +258,9 @@ def test_help_names_every_group_and_option():
         ("lr", "nearest valid key is trainer.lr"),
         ("eval.scr.n_value", "nearest valid key is eval.scr.n_values"),
         ("sae.l1_weight", "belongs to sae=gated or sae=standard"),
+        ("logger.wandb.project", "belongs to logger=wandb"),
+        ("logger.wandb.projct", "nearest valid key is logger.wandb.project"),
+        ("logger.project", "is called logger.wandb.project now"),
     ],
 )
 def test_unknown_keys_are_answered_with_the_nearest(typed, answer):

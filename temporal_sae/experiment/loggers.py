@@ -88,7 +88,7 @@ def tell_later(
 ) -> None:
     """Hand on the results of a run that has been evaluated after its end."""
     steps = [
-        section["final_info"]["training_steps"]
+        section["config"]["steps"]
         for name, section in results.items()
         if name.startswith(TRAINING_SECTION)
     ]

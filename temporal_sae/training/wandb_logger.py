@@ -113,7 +113,8 @@ class WandbLogger:
         if (run := self._run) is None:
             return
         self._run = None
-        online, where = run.url, shlex.quote(str(Path(run.dir).parent))
+        online = None if run.offline else run.url
+        where = shlex.quote(str(Path(run.dir).parent))
         self._trying(lambda: run.finish(exit_code=exit_code))
         if run.offline:
             log.info("wandb: offline; to upload it: wandb sync %s", where)

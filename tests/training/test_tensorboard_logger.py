@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,7 @@ def test_a_continued_run_has_every_step_once(command, random_gemma, monkeypatch,
     times = found.times("train/loss")
     assert times == sorted(times)
     assert times[0] < times[3]
+    assert [step for step, _ in found.texts("config")] == [0]
 
 
 def test_a_tensorboard_that_looks_on_forgets_what_is_done_again(tmp_path):
@@ -140,6 +142,22 @@ def test_an_overwritten_run_begins_anew(command, random_gemma):
     assert command(*options)[0] == 0
     assert command(*options, "overwrite=true", "trainer.log_every=8")[0] == 0
     assert read().steps("train/loss") == [8, 16]
+    assert command(*options, "overwrite=true", "logger=jsonl")[0] == 0
+    assert not Path("r/tensorboard").exists()
+
+
+def test_steps_that_are_written_again_have_the_times_of_training(tmp_path):
+    rates = [100.0, 50.0, 25.0]  # tokens a second, of 100 tokens each
+    rows = [
+        {"step": n, "tokens": 100 * n, "tokens_per_second": rate} for n, rate in enumerate(rates, 1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logger = TensorBoardLogger(tmp_path)
+    logger.rewind(3)
+    logger.finish(0)
+    first, second, third = read(tmp_path).times("train/tokens")
+    assert (second - first, third - second) == pytest.approx((2.0, 4.0), abs=0.1)
+    assert third == pytest.approx(time.time(), abs=60)
 
 
 def test_jobs_side_by_side_have_each_their_own(command, random_gemma):
@@ -155,8 +173,8 @@ def test_jobs_side_by_side_have_each_their_own(command, random_gemma):
 
 def test_a_later_evaluation_is_added(command, random_gemma):
     options = [option for option in small(random_gemma) if not option.startswith("eval.")]
-    untold = ["eval=none", "objective=final_loss"]
-    assert command(*options, *untold, "hydra.run.dir=r")[0] == 0
+    unjudged = ["eval=none", "objective=final_loss"]
+    assert command(*options, *unjudged, "hydra.run.dir=r")[0] == 0
     before = Path("r/metrics.jsonl").read_bytes()
     smaller = ["eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4"]
     assert evaluate(Path("r"), ["eval=core", *smaller, "logger=tensorboard"]) == {}
@@ -164,6 +182,8 @@ def test_a_later_evaluation_is_added(command, random_gemma):
     found = read()
     assert found.steps("train/loss") == [4, 8, 12, 16]
     assert found.steps("eval/core/ce_loss_score") == [16]
+    objective = json.loads(Path("r/run.json").read_text())["objective"]
+    assert found.scalars("eval/objective") == {16: pytest.approx(objective)}
     assert len(found.texts("results")) == 1
 
 
