@@ -223,7 +223,7 @@ VALUES = {
         "core.n_sparsity_sequences": ints(1, 8),
         "core.seed": SEED,
     },
-    "logger": {"project": one_of("temporal_sae", "mine")},
+    "logger": {"wandb.project": one_of("temporal_sae", "mine")},
 }
 # Those that make a run small are always drawn; of the others about a third.
 ALWAYS = {

@@ -348,5 +348,6 @@ RANGES = {
         "sae_probes.include_llm_baseline": flag(),
     },
     "logger=jsonl": {},
+    "logger=tensorboard": {},
     "logger=wandb": {"project": text()},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -100,50 +101,47 @@ class Pairs:
             columns = {"partners": j, "n_ij": n_ij}
             yield from lists.files(self.count_starts, columns, ascending="partners")
 
-    def listed(self) -> pa.Table:
-        """Return the pairs that a latent lists, for each latent: `latent`, `partner` and `SHOWN`.
-
-        They are by latent, and the relation is what the latent is to its partner.
-        """
+    @cached_property
+    def _directed(self) -> np.ndarray:
+        """The pairs that latents list, as latent n_latents + partner, ascending."""
         chosen = [of_both(nearest.latents) for nearest in self.nearest.values()]
-        latent, partner = (np.concatenate(column) for column in zip(*chosen, strict=True))
-        directed = np.unique(self._key(latent, partner))
-        latent, partner = directed // self.n_latents, directed % self.n_latents
-        key = self._key(np.minimum(latent, partner), np.maximum(latent, partner))
-        rows, places = self.rows(key)
-        found = rows.take(pa.array(places))
-        if "relation" in found.column_names:
-            names = pa.array(sided(found["relation"].to_pylist(), latent > partner), pa.string())
-            found = found.set_column(found.column_names.index("relation"), "relation", names)
-        for place, (name, column) in enumerate({"latent": latent, "partner": partner}.items()):
-            found = found.add_column(place, name, pa.array(column, pa.int32()))
-        return found
+        return np.unique(np.concatenate([self._key(*both) for both in chosen]))
 
-    def rows(self, key: np.ndarray) -> tuple[pa.Table, np.ndarray]:
-        """Return the rows of some pairs, and where among them each is.
-
-        Args:
-            key: i n_latents + j of each, as often as wanted.
-        """
-        wanted = np.unique(key)
+    @cached_property
+    def _read(self) -> tuple[np.ndarray, pa.Table]:
+        """The pairs that are shown, as i n_latents + j, ascending, and their rows."""
+        latent, partner = divmod(self._directed, self.n_latents)
+        listed = self._key(np.minimum(latent, partner), np.maximum(latent, partner))
+        wanted = np.unique(np.concatenate([listed, *(s.keys for s in self._strongest.values())]))
         names = tuple(name for name in SHOWN if name in self.schema.names)
         parts = [self.schema.empty_table().select(names)]
         for own, part in self._parts(names):
             lo, hi = np.searchsorted(wanted, [own[0], own[-1] + 1])
             places = np.searchsorted(own, wanted[lo:hi])
             parts.append(pa.Table.from_batches([part.take(pa.array(places))]).select(names))
-        return pa.concat_tables(parts).combine_chunks(), np.searchsorted(wanted, key)
+        return wanted, pa.concat_tables(parts).combine_chunks()
+
+    def _rows(self, key: np.ndarray) -> pa.Table:
+        wanted, rows = self._read
+        return rows.take(pa.array(np.searchsorted(wanted, key)))
+
+    def listed(self) -> pa.Table:
+        """Return the pairs that a latent lists, for each latent: `latent`, `partner` and `SHOWN`.
+
+        They are by latent, and the relation is what the latent is to its partner.
+        """
+        latent, partner = divmod(self._directed, self.n_latents)
+        found = self._rows(self._key(np.minimum(latent, partner), np.maximum(latent, partner)))
+        names = pa.array(sided(found["relation"].to_pylist(), latent > partner), pa.string())
+        found = found.set_column(found.column_names.index("relation"), "relation", names)
+        for place, (name, column) in enumerate({"latent": latent, "partner": partner}.items()):
+            found = found.add_column(place, name, pa.array(column, pa.int32()))
+        return found
 
     def strongest(self) -> dict[str, tuple[np.ndarray, np.ndarray, pa.Table]]:
         """Return (i, j, rows) of the pairs with the largest values of each column, falling."""
         keys = {name: strongest.keys for name, strongest in self._strongest.items()}
-        rows, places = self.rows(np.concatenate(list(keys.values())))
-        found, first = {}, 0
-        for name, key in keys.items():
-            own = rows.take(pa.array(places[first : first + len(key)]))
-            found[name] = (key // self.n_latents, key % self.n_latents, own)
-            first += len(key)
-        return found
+        return {name: (*divmod(key, self.n_latents), self._rows(key)) for name, key in keys.items()}
 
 
 class Strongest:

@@ -384,7 +384,8 @@ def test_contexts_of_pairs_stay_within_a_document(look, full, known):
     """All contexts of the sample, read by the page's own function."""
     _, _, places = known
     page = look(full).open("#about")
-    for token in (0, 50, 1234, len(places) - 1):
+    edge = int(np.flatnonzero(np.diff(places[:, 1]))[9])  # the last token of a document
+    for token in (0, edge - 3, edge, edge + 1, edge + 20, 1234, len(places) - 1):
         found = page.evaluate(f"atlas.data.context({token}, [24, 8])")
         own = np.flatnonzero(places[:, 1] == places[token, 1])
         near = own[(own >= token - 24) & (own <= token + 8)]

@@ -12,6 +12,7 @@ from temporal_sae.atlas.explain_command import explain
 from temporal_sae.atlas.firings import remove_firings
 from temporal_sae.atlas.site import rewrite_latents, write_site
 from temporal_sae.atlas.site.encode import packed, varints
+from temporal_sae.atlas.site.vocabulary import Vocabulary
 from temporal_sae.atlas.statistics import Counts
 from tests.atlas.site import reading, worlds
 from tests.atlas.site.reading import content, read, table, varint_lists
@@ -326,6 +327,13 @@ def test_explanations_may_come_later(site, tmp_path):
     (tmp_path / "new.jsonl").write_text(json.dumps({"index": "5", "description": "a <b>"}))
     explain(tmp_path, [tmp_path / "new.jsonl"])
     assert table(read(later.files, "explanations"))["descriptions"] == ["a <b>"]
+
+
+def test_a_token_without_a_string_is_shown_by_its_number():
+    tokens = pa.table({"id": pa.array([3, 5], pa.int32()), "text": [None, "five"]})
+    strings, places = Vocabulary(tokens).coded(np.array([5, -1, 3, 9, 5]))
+    assert [strings[place] for place in places] == ["five", "?", "#3", "?", "five"]
+    assert Vocabulary(tokens.slice(0, 0)).coded(np.array([-1]))[0] == ["?"]
 
 
 def test_numbers_come_back_whatever_their_size():
