@@ -172,6 +172,15 @@ def gathered(model: Any, sae: Any, tokens: Tensor, features: list[int], cache: P
     return SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
 
 
+def are_read(folder: Path) -> bool:
+    """Tell whether SAEDashboard reads our files, and has in them what they say."""
+    from sae_dashboard.neuronpedia.neuronpedia_dashboard import NeuronpediaDashboardBatch
+
+    batches = [json.loads(path.read_text()) for path in folder.rglob("batch-*.json")]
+    read = [NeuronpediaDashboardBatch(**batch).to_dict() for batch in batches]
+    return bool(batches) and read == batches
+
+
 def seen_of(feature: Any) -> tuple[float, list[tuple[int, int, float]]]:
     """Return the density, and row, column and activation of the largest activations."""
     percent = re.search(r"DENSITY = ([\d.]+)%", feature.acts_histogram_data.title or "")
@@ -253,6 +262,7 @@ def main() -> None:
         Path("theirs").mkdir()
         their_seconds, seen = theirs(Path("sae"), tokens, Path("theirs"))
         agreement = compared(Atlas("sae/atlas"), seen, counted)
+        agreement["it_reads_our_files"] = are_read(Path("sae/atlas/exports"))
         os.chdir("/")
     found = {
         "device": device_name(torch.device("cpu")),

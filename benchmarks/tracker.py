@@ -3,10 +3,11 @@
 For every shape and window: milliseconds a batch for the tracker's update, for looking up the
 weights of the sampled pairs, for the penalty with and without its gradient, and for one look at the
 stability of pairs (a logging step's); and the peak memory of update and penalty beyond the decoder
-and the gradient it has anyway. Measured for every storage, for the
-dense way of the reference transcript, and for a plain TopK training step of the same shape. Every
-measurement runs in a process of its own, one after the other. `--zipf` runs the largest shape for
-two million tokens, and reports the memory and what pruning has cost.
+and the gradient it has anyway. Measured for every storage, alone and with exact totals
+(`tracker.totals_from`), for the dense way of the reference transcript, and for a plain TopK
+training step of the same shape. Every measurement runs in a process of its own, one after the
+other. `--zipf` runs the largest shape for two million tokens, and reports the memory and what
+pruning has cost.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from temporal_sae.training.optimizer import SAEAdam
 
 SHAPES = ((4608, 160), (18432, 320), (65536, 64), (1048576, 32))
 STORAGES = ("reference", "dense", "sparse")
-SUBJECTS = ("plain step", "transcript", *STORAGES)
+TOTALS = " + totals"
+WITH_TOTALS = tuple(f"{storage}{TOTALS}" for storage in ("dense", "sparse"))
+SUBJECTS = ("plain step", "transcript", *STORAGES, *WITH_TOTALS)
 WITHOUT_WINDOW = ("plain step", "transcript")  # the transcript's closes at every batch
 COLUMNS = ("update", "weights", "penalty", "penalty and gradient", "stability")
 
@@ -52,6 +55,8 @@ def needed_bytes(subject: str, d_in: int, d_sae: int, batch: int) -> int:
         "reference": 8 * matrix,
         "dense": matrix // 2,
         "sparse": 2**30,
+        f"dense{TOTALS}": matrix // 2 * 5,
+        f"sparse{TOTALS}": 2 * 2**30,
     }
     return decoder + extra[subject]
 
@@ -99,17 +104,21 @@ def measure_transcript(
 
 
 def measure_storage(
-    args: argparse.Namespace, storage: str, d_sae: int, k: int, window: int
+    args: argparse.Namespace, subject: str, d_sae: int, k: int, window: int
 ) -> dict[str, float]:
     """Tracker and default penalty; the decoder's gradient is there, as in a training step."""
+    storage = subject.removesuffix(TOTALS)
+    totals_from = None if storage == subject else 0
     device = torch.device(args.device)
     batches = zipf_latents(4 * args.batch, d_sae, k).to(device).split(args.batch)
     W_dec = torch.randn(d_sae, args.d_in, device=device)
     W_dec.grad = torch.ones_like(W_dec)  # not zeros, which takes no memory until written
     loss = OrthogonalityLoss(**penalty_options(args))
-    warm_up(args, storage, k)
+    warm_up(args, storage, k, totals_from)
     meter = PeakMemory(device)
-    tracker = CoActivationTracker(d_sae, window, storage=storage, device=device)
+    tracker = CoActivationTracker(
+        d_sae, window, storage=storage, device=device, totals_from=totals_from
+    )
     turn = iter(range(10**9))
     times = {}
 
@@ -131,7 +140,7 @@ def measure_storage(
     return {**times, **sizes}
 
 
-def warm_up(args: argparse.Namespace, storage: str, k: int) -> None:
+def warm_up(args: argparse.Namespace, storage: str, k: int, totals_from: int | None = None) -> None:
     """Compile and load everything with few latents, and multiply matrices of the real sizes.
 
     What a compiler takes, and the buffers of the matrix library, a training process has anyway.
@@ -146,7 +155,9 @@ def warm_up(args: argparse.Namespace, storage: str, k: int) -> None:
         values = torch.rand(latents.shape, device=args.device).requires_grad_()
         tracker.penalty(latents, values).backward()
         return
-    tracker = CoActivationTracker(n, 100, storage=storage, device=args.device)
+    tracker = CoActivationTracker(
+        n, 100, storage=storage, device=args.device, totals_from=totals_from
+    )
     tracker.update(latents)
     loss = OrthogonalityLoss(sample_tokens=8, estimator="sampled")
     loss.add_gradient(W_dec, tracker, torch.zeros_like(W_dec))

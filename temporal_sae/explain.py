@@ -167,13 +167,20 @@ def known_keys(conf: Path) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {str(key): [] for key in top if key not in ("defaults", "hydra")}
     own = [p.name for p in conf.iterdir() if p.is_dir() and p.name not in NOT_OPTIONS]
     for group in [*sorted(own), *PLUGINS]:
-        place = group.replace("/", ".")
-        keys[place] = []
+        keys[group.replace("/", ".")] = []
         for option in sorted((conf / group).glob("*.yaml")):
+            place = package_of(option) or group.replace("/", ".")
             for key in keys_below(as_dict(with_defaults(option)), f"{place}."):
                 keys.setdefault(key, []).append(f"{group}={option.stem}")
     hydras = keys_below(as_dict(OmegaConf.structured(HydraConf)), "hydra.")
     return keys | {key: [] for key in hydras if key not in keys}
+
+
+def package_of(option: Path) -> str | None:
+    """Return the key at which an option's file puts its own ones, None for that of the group."""
+    with option.open() as file:
+        header = re.fullmatch(r"# @package ([\w.]+)\s*", file.readline())
+    return header[1] if header else None
 
 
 def with_defaults(option: Path) -> Any:

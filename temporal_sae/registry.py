@@ -51,6 +51,8 @@ def components(place: str) -> tuple[Any, ...]:
     The items of a list, such as `data.parts.0`, are announced by the list's key, and so are those
     of such a list in an item, `data.parts.0.parts.1`.
     """
+    if re.fullmatch(r"logger\.\w+", place):  # a run may have several, each below its name
+        place = "logger"
     place = re.sub(r"(\.\w+)(?:\.\d+\1)*\.\d+$", r"\1", place)
     if package := PACKAGES.get(place.split(".")[0]):
         _import_modules_of(f"{__package__}.{package}")

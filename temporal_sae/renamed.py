@@ -18,6 +18,8 @@ KEYS = {
     "eval.core.batch_windows": "eval.core.lm_batch_size",
     "eval.core.n_reconstruction_windows": "eval.core.n_reconstruction_sequences",
     "eval.core.n_sparsity_windows": "eval.core.n_sparsity_sequences",
+    "logger._target_": "logger.jsonl._target_",
+    "logger.project": "logger.wandb.project",
 }
 # Without a successor, with what there is instead.
 GONE = {
@@ -63,7 +65,8 @@ def current_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(new := new_value(key, value), str):
             value = new.strip("[]").split(",") if new.startswith("[") else new
             value = [name for name in value if name] if isinstance(value, list) else value
-        renamed[(new_key(key) or key)[len(prefix) :]] = value
+        now = (new_key(key) or key)[len(prefix) :]
+        renamed[name if "." in now else now] = value  # the keys of a whole option stay together
     return renamed
 
 

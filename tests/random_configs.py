@@ -144,6 +144,7 @@ VALUES = {
         "storage": one_of("auto", "dense", "sparse", "reference"),
         "prune_below": or_zero(log(1e-6, 1e-3)),
         "sharded": FLAG,
+        "totals_from": or_null(ints(0, 2000)),
         "stream": one_of("shuffled", "ordered"),
     },
     "loss": {
@@ -222,7 +223,7 @@ VALUES = {
         "core.n_sparsity_sequences": ints(1, 8),
         "core.seed": SEED,
     },
-    "logger": {"project": one_of("temporal_sae", "mine")},
+    "logger": {"wandb.project": one_of("temporal_sae", "mine")},
 }
 # Those that make a run small are always drawn; of the others about a third.
 ALWAYS = {

@@ -211,7 +211,7 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
         ["loss=consecutive", "tracker.stream=ordered"],
         ["tracker=off"],
         ["loss.weighting=co_activation", "loss.floor=1", "loss.ortho_weight=6"],
-        ["logger=wandb"],
+        ["logger=[tensorboard,wandb]"],
     ],
 )
 def test_every_choice_runs(options, tmp_path, choice):

@@ -18,6 +18,7 @@ from tests.test_config_surface import composed
         ("tracker.window_size=2", "tracker.window_size=2"),
         ("~eval.batch_windows", "~eval.lm_batch_size"),
         ("data.path='a=none'", "data.path='a=none'"),
+        ("logger.project=mine", "logger.wandb.project=mine"),
     ],
 )
 def test_overrides_as_they_would_be_typed_today(override, current):
@@ -30,19 +31,22 @@ def test_a_config_as_it_would_be_written_today():
         "loss": {"_target_": "x", "weighting": "average"},
         "activations": {"batch_windows": 3},
         "eval": {"core": {"n_sparsity_windows": 2}, "weighting": "none"},
+        "logger": {"_target_": "y", "project": "mine"},
     }
     assert renamed.current_config(old) == {
         "seed": 1,
         "loss": {"_target_": "x", "weighting": "long_average"},
         "activations": {"lm_batch_size": 3},
         "eval": {"core": {"n_sparsity_sequences": 2}, "weighting": "none"},
+        "logger": {"_target_": "y", "project": "mine"},
     }
 
 
 def test_every_new_name_is_one_that_the_config_has():
     for key in renamed.KEYS.values():
-        group = "eval=tasks" if key.startswith("eval.core") else ""
-        assert OmegaConf.select(composed(*filter(None, [group])), key) is not None, key
+        group = ["eval=tasks"] if key.startswith("eval.core") else []
+        loggers = ["logger=[jsonl,wandb]"] if key.startswith("logger.") else []
+        assert OmegaConf.select(composed(*group, *loggers), key) is not None, key
 
 
 def test_files_of_earlier_versions_are_read_with_current_names(tmp_path):

@@ -201,6 +201,7 @@ RANGES = {
         "storage": choice(),
         "prune_below": number(),
         "sharded": flag(),
+        "totals_from": whole(0, null=True),
         "stream": choice(),
     },
     "loss": {
@@ -347,5 +348,6 @@ RANGES = {
         "sae_probes.include_llm_baseline": flag(),
     },
     "logger=jsonl": {},
+    "logger=tensorboard": {},
     "logger=wandb": {"project": text()},
 }

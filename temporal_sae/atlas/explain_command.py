@@ -16,7 +16,6 @@ from pathlib import Path
 
 from temporal_sae.atlas.command import held, print_log, told_of
 from temporal_sae.atlas.explanations import explanations_in, merged, write_explanations
-from temporal_sae.atlas.exports.origin import layer_of
 from temporal_sae.atlas.folder import Atlas
 from temporal_sae.commands import Parser, exit_on_mistakes
 from temporal_sae.errors import RunError
@@ -47,6 +46,10 @@ def explain(folder: Path, files: list[Path]) -> None:
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such folder")
+    # Slow to import, and not for --help.
+    from temporal_sae.atlas import site
+    from temporal_sae.atlas.exports.origin import layer_of
+
     with held(folder), told_of(folder):
         atlas = Atlas(folder)
         n_latents, layer = atlas.latents.num_rows, layer_of(atlas.facts.get("hook_name"))
@@ -55,8 +58,6 @@ def explain(folder: Path, files: list[Path]) -> None:
         kept = merged(atlas.explanations, new)
         write_explanations(folder, kept)
         if (folder / "site").is_dir():
-            from temporal_sae.atlas import site  # slow to import, and not for --help
-
             site.write_explanations(Atlas(folder), folder)
     n_explained = len({one["latent"] for one in kept})
     log.info("%s explanations; %s of %s latents have one", len(kept), n_explained, n_latents)

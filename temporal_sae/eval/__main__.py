@@ -5,7 +5,8 @@
 A folder of a run is evaluated with its own model and text. A folder in the format of SAELens,
 dictionary_learning or sparsify needs to be told the model, unless its config names it:
 `model=hf model.name=... model.hook_name=...`. What is done already with the same options is not
-done again. Exit codes: 0 all is done, 2 wrong input, 3 some evaluation failed.
+done again. With `logger=tensorboard` or `wandb` a run's results go there, too. Exit codes: 0 all is
+done, 2 wrong input, 3 some evaluation failed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import RunError, printable
 from temporal_sae.explain import composed
 
-OF_A_RUN = ("eval", "device", "debug", "plugins")
+OF_A_RUN = ("eval", "device", "debug", "plugins", "logger")
 RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
 
 

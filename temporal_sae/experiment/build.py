@@ -22,14 +22,14 @@ from temporal_sae.experiment.construct import (
     naming,
     plain,
 )
+from temporal_sae.experiment.loggers import build_loggers
 from temporal_sae.experiment.memory import Room, check_memory
 from temporal_sae.experiment.results import check_objective
 from temporal_sae.experiment.source import build_source, check_split, fitted, open_source
 from temporal_sae.sae import SparseAutoencoder, load_sae
 from temporal_sae.sae.hub import check_repo_id
 from temporal_sae.sae.start import check_start
-from temporal_sae.training import Trainer
-from temporal_sae.training.loggers import MetricsLogger
+from temporal_sae.training import Loggers, NoLogger, Trainer
 from temporal_sae.training.parts import Tracker
 from temporal_sae.training.streams import SharedStream, StreamView
 
@@ -46,7 +46,8 @@ SETTINGS = {
     "plugins",
 }
 TOP_LEVEL = {*KINDS, *SETTINGS}
-OPTIONAL = {"model", "data"}  # of activations that come without a language model
+# A language model is none of activations that come without one; metrics.jsonl needs no logger.
+OPTIONAL = {"model", "data", "logger"}
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Components(EvaluationComponents):
     penalty: Any
     trainer: Trainer
     stream: StreamView
-    logger: MetricsLogger
+    logger: Loggers | NoLogger
     memory: dict[str, int]
     finetune: SparseAutoencoder | None
 
@@ -101,7 +102,7 @@ class Cheap:
     tracker: Tracker
     evaluation: Evaluation
     source: ActivationSource
-    logger: MetricsLogger
+    logger: Loggers
     finetune: SparseAutoencoder | None
 
 
@@ -141,7 +142,7 @@ def build_cheap(
     build_without_memory(cfg, d_in=1)
     if source is None:
         source = build_source(cfg, device, folder, other)
-    logger: MetricsLogger = build(cfg, "logger", folder=folder)
+    logger = build_loggers(cfg, folder)
     check_words("finetune", cfg.finetune, null=True)
     finetune = None if cfg.finetune is None else load_sae(cfg.finetune)
     return Cheap(device, seed, trainer, penalty, tracker, evaluation, source, logger, finetune)

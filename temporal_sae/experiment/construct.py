@@ -50,18 +50,25 @@ def build(cfg: DictConfig, group: str, **given: Any) -> Any:
         InvalidOption, RunError: an option is unknown, missing or not allowed, or the class is not
             one for this group.
     """
+    return make(group, plain(cfg[group]), KINDS[group], **given)
+
+
+def make(place: str, options: Any, kind: type, **given: Any) -> Any:
+    """Instantiate the options at a key of the config, `place`, as one of `kind`.
+
+    Raises:
+        InvalidOption, RunError: as `build`.
+    """
     signals.obey()
-    options = plain(cfg[group])
-    check_options(group, options, given)
+    check_options(place, options, given)
     give_inside(options, given)
-    with naming(group, options):
+    with naming(place, options):
         built = instantiate(options, **given, _convert_="all")
-    kind = KINDS[group]
     if not isinstance(built, kind):
         members = sorted({*vars(kind), *getattr(kind, "__annotations__", ())})
         lacking = [m for m in members if not m.startswith("_") and not hasattr(built, m)]
         allowed = f"a class with all that {kind.__name__} has; it lacks {', '.join(lacking)}"
-        raise InvalidOption(f"{group}.{TARGET}", options[TARGET], allowed)
+        raise InvalidOption(f"{place}.{TARGET}", options[TARGET], allowed)
     return built
 
 

@@ -22,6 +22,7 @@ from temporal_sae.experiment.components import check_stored, load_plugins
 from temporal_sae.experiment.construct import naming
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.experiment.folder import RECORD, RunFolder
+from temporal_sae.experiment.loggers import build_loggers, tell_later
 from temporal_sae.experiment.source_record import changes_of
 from temporal_sae.files import write_json
 from temporal_sae.report import build_report
@@ -99,6 +100,7 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
             raise RunError(f"{folder}: holds no run that has finished training")
         read_run(folder)  # what reports tell of it, before any work
         cfg = evaluation_config(folder, options)
+        loggers = build_loggers(options, folder)
         run.set_aside_misfits()
         failures = evaluate_saved(folder / "sae", cfg, folder, record)
         if record["status"] == "failed" and not failures:
@@ -106,6 +108,8 @@ def evaluate_run(folder: Path, options: DictConfig) -> dict[str, str]:
         record["config"]["eval"] = OmegaConf.to_container(cfg.eval, resolve=True)
         run.write(record)
         build_report(folder)
+        if loggers.others:
+            tell_later(loggers, folder, record, results_in(folder))
     return failures
 
 

@@ -21,6 +21,7 @@ from temporal_sae.eval import Outcome, Subject, decoder_metrics
 from temporal_sae.experiment.build import Cheap, Components, build_cheap, build_components
 from temporal_sae.experiment.evaluate import subject_of
 from temporal_sae.experiment.folder import CHECKPOINTS, RunFolder
+from temporal_sae.experiment.loggers import end_table
 from temporal_sae.experiment.memory import NoRoom, Room
 from temporal_sae.experiment.record import (
     environment,
@@ -276,6 +277,7 @@ class Run:
         record["wall_seconds"] = self.wall_seconds
         self._write(record)
         build_report(self.path)
+        parts.logger.tabulate(partial(end_table, self.path, results))
         # Last: a run that is killed before that is not finished, and what it lacks is made again.
         self._write({**record, "status": "failed" if evaluated.failures else "finished"})
         say_what_was_left_out(record, parts.source)

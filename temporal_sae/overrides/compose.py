@@ -74,7 +74,7 @@ class Composer:
             self._groups[key] = bool(self.loader.get_group_options(key))
         if not self._groups[key]:
             return VALUE
-        return CHOICE if isinstance(override.value(), str) else OTHER
+        return CHOICE if isinstance(override.value(), (str, list)) else OTHER
 
     def job(
         self, number: int, overrides: Sequence[str], telling: Sequence[str], name: str | None = None

@@ -1,17 +1,21 @@
-"""Show a finished run, or compare two groups of finished runs that share their seeds.
+"""Write the report of runs or sweeps, show a run's table, or compare two groups of runs.
 
+    python -m temporal_sae.report FOLDER... [--output FOLDER] [--reference] [--csv --latex --png]
     python -m temporal_sae.report show FOLDER [--reference]
     python -m temporal_sae.report compare FOLDER... --against FOLDER...
 
-`show` prints the table of a run's end again, with --reference beside the published runs on
-gemma-2-2b. `compare` compares every score that both groups have in pairs of equal seed (A - B),
-with a 95 % interval over seeds. A difference is called an improvement only where its interval
-excludes zero. Exit codes: 0 shown or compared, 2 wrong input.
+The first writes report.html and notes.md: for one run or one sweep into its own folder, for several
+into --output. --csv, --latex and --png add tables and figures for a paper, in `report/` beside the
+page; --reference adds the published runs on gemma-2-2b. `show` prints the table of a run's end
+again. `compare` compares every score that both groups have in pairs of equal seed (A - B), with a
+95 % interval over seeds; a difference is called an improvement only where its interval excludes
+zero. Exit codes: 0 written, shown or compared, 2 wrong input.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -31,28 +35,54 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _main(arguments: list[str] | None) -> None:
-    parser = Parser(
+    words = sys.argv[1:] if arguments is None else arguments
+    names = {"show": _show, "compare": _compare}
+    command = names.get(words[0], _write) if words else _write
+    with exit_on_mistakes():
+        command(words if command is _write else words[1:])
+
+
+def _parser(usage: str) -> Parser:
+    return Parser(
         prog="python -m temporal_sae.report",
+        usage=f"python -m temporal_sae.report {usage}",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    compare = commands.add_parser("compare", help="two groups of runs, paired by seed")
-    compare.add_argument("runs", nargs="+", type=Path, help="folders of group A")
-    compare.add_argument("--against", nargs="+", type=Path, required=True, help="of group B")
-    show = commands.add_parser("show", help="the table of a finished run")
-    show.add_argument("run", type=Path, help="its folder")
-    show.add_argument("--reference", action="store_true", help="beside the published runs")
-    options = parser.parse_args(arguments)
-    console = wide(Console())
-    with exit_on_mistakes():
-        if options.command == "compare":
-            print_comparison(compare_runs(options.runs, options.against), console)
-            return
-        try:
-            print_summary(options.run, console, options.reference)
-        except FileNotFoundError as error:
-            fail(f"{options.run}: holds no finished run ({error.filename} is missing)")
+
+
+def _write(words: list[str]) -> None:
+    from temporal_sae.report.export import Options, write_reports
+
+    parser = _parser("FOLDER... [options]")
+    parser.add_argument("folders", nargs="+", type=Path, help="of runs or sweeps")
+    parser.add_argument("--output", type=Path, help="a folder for the report of several")
+    parser.add_argument("--reference", action="store_true", help="beside the published runs")
+    for form in ("csv", "latex", "png"):
+        parser.add_argument(f"--{form}", action="store_true", help=f"tables or figures as {form}")
+    options = parser.parse_args(words)
+    wanted = Options(options.reference, options.csv, options.latex, options.png)
+    for path in write_reports(options.folders, options.output, wanted):
+        print(f"written: {path}")
+
+
+def _compare(words: list[str]) -> None:
+    parser = _parser("compare FOLDER... --against FOLDER...")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of group A")
+    parser.add_argument("--against", nargs="+", type=Path, required=True, help="of group B")
+    options = parser.parse_args(words)
+    print_comparison(compare_runs(options.runs, options.against), wide(Console()))
+
+
+def _show(words: list[str]) -> None:
+    parser = _parser("show FOLDER [--reference]")
+    parser.add_argument("run", type=Path, help="its folder")
+    parser.add_argument("--reference", action="store_true", help="beside the published runs")
+    options = parser.parse_args(words)
+    try:
+        print_summary(options.run, wide(Console()), options.reference)
+    except FileNotFoundError as error:
+        fail(f"{options.run}: holds no finished run ({error.filename} is missing)")
 
 
 if __name__ == "__main__":

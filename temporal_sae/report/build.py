@@ -17,13 +17,17 @@ from temporal_sae.report.run_page import page_of
 NOTES, PAGE = "notes.md", "report.html"
 
 
-def build_report(folder: str | Path) -> Path:
+def build_report(folder: str | Path, reference: bool = False) -> Path:
     """Write `notes.md` and `report.html` from the files of a run; returns the page's path.
+
+    Args:
+        folder: of the run.
+        reference: beside the reference runs too, whatever the model.
 
     Raises:
         FileNotFoundError, RunError: record or results are missing or damaged.
     """
-    facts = read_facts(folder)
+    facts = read_facts(folder, reference)
     write_atomically(facts.folder / NOTES, notes_of(facts))
     write_atomically(facts.folder / PAGE, page_of(facts))
     return facts.folder / PAGE
@@ -45,7 +49,7 @@ def print_summary(folder: str | Path, console: Console, reference: bool = False)
         table.add_row(*(cell.replace(DASH, "-") for cell in row))
     console.print(table)
     whole = not console.is_terminal  # a file has no width
-    for line in [*facts.measured.notes, facts.cost]:
+    for line in [*facts.measured.notes, *facts.judgement.sentences[:1], facts.cost]:
         console.print(line, markup=False, highlight=False, soft_wrap=whole)
     last = f"written to {facts.folder} (read {NOTES}, look at {PAGE})"
     console.print(last, markup=False, highlight=False, soft_wrap=True)

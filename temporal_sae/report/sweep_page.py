@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from temporal_sae.errors import printable
 from temporal_sae.metrics import DASH
 from temporal_sae.report.build import PAGE
+from temporal_sae.report.comparison import training_config
 from temporal_sae.report.figures import Figure, Line, Parallel, Point, Points
 from temporal_sae.report.pages import render
 from temporal_sae.report.pareto import pareto_figures
-from temporal_sae.report.sizes import curves, elbow_lines, is_about_sizes, score_metrics
+from temporal_sae.report.sizes import (
+    LEAST_POINTS,
+    curves,
+    elbow_lines,
+    is_about_sizes,
+    score_metrics,
+)
 from temporal_sae.report.sweep_facts import JobFacts, varying
 from temporal_sae.report.sweep_grid import grids
 from temporal_sae.report.sweep_summary import (
@@ -31,10 +39,12 @@ from temporal_sae.report.tables import Table
 
 MOST_LINES = 400  # of parallel coordinates
 MOST_CURVES = 6
+SUBJECT = ("lm_name", "submodule_name", "activations")
 NOTHING = "No run has finished, so nothing can be said."
 
 
-class SweepFacts(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class SweepFacts:
     """Facts about several runs.
 
     Attributes:
@@ -57,10 +67,22 @@ class SweepFacts(NamedTuple):
         keys = [key for key in varying(jobs) if key != "objective"]
         return cls(folder, printable(title), jobs, keys, printable(command))
 
-    @property
+    @cached_property
     def finished(self) -> list[JobFacts]:
         """The jobs whose results may be compared."""
         return [job for job in self.jobs if job.finished]
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The verdict on the method."""
+        jobs = self.finished
+        return against_baseline(jobs, self.keys) if jobs else Judged([NOTHING], None)
+
+    @cached_property
+    def settings(self) -> list[list[JobFacts]]:
+        """The runs by what sets them apart besides the seed; nothing if no two share that."""
+        found = by_setting(self.finished, self.keys)
+        return found if any(len(same) > 1 for same in found) else []
 
     def link(self, job: JobFacts) -> str:
         """Return where the report of a job is, from the folder of this one; empty without one."""
@@ -76,27 +98,57 @@ class SweepFacts(NamedTuple):
 def page_of_jobs(facts: SweepFacts) -> str:
     """Return the page of several runs."""
     jobs = facts.finished
-    settings = by_setting(jobs, facts.keys)
-    averaged = any(len(same) > 1 for same in settings)
-    judged = against_baseline(jobs, facts.keys) if jobs else Judged([NOTHING], None)
+    shown = {table.name: table for table in tables_of(facts)}
+    bent = [c for c in curves(jobs).items() if len(c[1]) >= LEAST_POINTS]
+    elbows = [line for curve in bent for line in elbow_lines(*curve)]
     return render(
         "sweep.html",
         title=facts.title,
         facts=facts,
         counts=counts(facts.jobs),
-        judged=judged,
-        best=best_words(facts, settings if averaged else []),
-        table_of_runs=job_table(facts),
-        settings=settings_table(facts, settings) if averaged else None,
+        words=words_of(facts),
+        tables=shown,
         links={str(job.status.number): facts.link(job) for job in facts.jobs},
-        pareto=pareto_figures(facts, jobs),
-        grids=grids(facts, jobs),
-        parallel=parallel_figures(facts, jobs),
-        sizes=size_figures(jobs),
-        elbows=[line for n, points in curves(jobs).items() for line in elbow_lines(n, points)]
-        if is_about_sizes(jobs)
-        else [],
+        elbows=elbows if is_about_sizes(jobs) else [],
+        **figures_of_jobs(facts),
     )
+
+
+def figures_of_jobs(facts: SweepFacts) -> dict[str, list[Figure]]:
+    """Return the figures of several runs, by the part of the page that they are in."""
+    jobs = facts.finished
+    return {
+        "pareto": pareto_figures(facts, jobs),
+        "sizes": size_figures(jobs),
+        "grids": grids(facts, jobs),
+        "parallel": parallel_figures(facts, jobs),
+    }
+
+
+def tables_of(facts: SweepFacts) -> list[Table]:
+    """Return the tables of several runs: against the baseline, by setting, and all."""
+    found = [] if facts.judged.table is None else [facts.judged.table]
+    if facts.settings:
+        found.append(settings_table(facts, facts.settings))
+    return [*found, job_table(facts)]
+
+
+def words_of(facts: SweepFacts) -> list[str]:
+    """Return the verdict in sentences."""
+    return [*facts.judged.sentences, *subjects_differ(facts), *best_words(facts)]
+
+
+def subjects_differ(facts: SweepFacts) -> list[str]:
+    """Return a warning if the runs are not on the same activations."""
+    told = [training_config(job.results) for job in facts.finished]
+    places = {tuple(str(config.get(key)) for key in SUBJECT) for config in told}
+    data = {str((job.record.get("config") or {}).get("data")) for job in facts.finished}
+    if len(places) <= 1 and len(data) <= 1:
+        return []
+    return [
+        "Not comparable: these runs are on different models, places or texts. Their numbers show "
+        "where each stands, not which is better."
+    ]
 
 
 def counts(jobs: Sequence[JobFacts]) -> str:
@@ -106,13 +158,15 @@ def counts(jobs: Sequence[JobFacts]) -> str:
     return f"{len(jobs)} runs: {', '.join(told)}"
 
 
-def best_words(facts: SweepFacts, settings: Sequence[Sequence[JobFacts]]) -> list[str]:
+def best_words(facts: SweepFacts) -> list[str]:
     """Return the best setting and run in words, and how much that means."""
     jobs = facts.finished
     if not jobs:
         return []
-    closing = closing_lines(facts.folder, jobs, settings, facts.keys)
+    closing = closing_lines(facts.folder, jobs, facts.settings, facts.keys)
     found = [line for line in closing if line.startswith(("best ", "no best "))]
+    if subjects_differ(facts):
+        return []
     if len(jobs) > 1 and best_of([[job] for job in jobs]) is not None:
         found.append(
             "the best of many is in part the luckiest: the same options would hardly reach its "
@@ -134,8 +188,10 @@ def job_table(facts: SweepFacts) -> Table:
             reason = printable(job.status.reason or "")
             numbers = [job.status.state + (f": {reason}" if reason else ""), *numbers[1:]]
         options = [job.options.get(key, "") for key in facts.keys]
-        rows.append([str(job.status.number), *options, *numbers])
-    header = ["run", *facts.keys, *(column.heading for column in columns)]
+        names = [] if facts.command else [printable(job.status.folder.name)]
+        rows.append([str(job.status.number), *names, *options, *numbers])
+    name = [] if facts.command else ["name"]
+    header = ["run", *name, *facts.keys, *(column.heading for column in columns)]
     if not columns:
         header, rows = [*header, "state"], [[*row, ""][: len(header) + 1] for row in rows]
     return Table("runs", "All runs", header, rows, [])
@@ -191,7 +247,7 @@ def size_figures(jobs: Sequence[JobFacts]) -> list[Figure]:
     """Return quality against L0, a curve for each size of the dictionary."""
     if not is_about_sizes(jobs):
         return []
-    found = list(curves(jobs).items())[:MOST_CURVES]
+    found = [curve for curve in curves(jobs).items() if len(curve[1]) > 1][:MOST_CURVES]
     figures = []
     for n, metric in enumerate(score_metrics()):
         lines = [Line(name, [p.l0 for p in ps], [p.scores[n] for p in ps]) for name, ps in found]

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from temporal_sae.errors import printable
 from temporal_sae.metrics import Metric, better_when_higher, declared
-from temporal_sae.report.build import NOTES
+from temporal_sae.report.build import NOTES, PAGE
 from temporal_sae.report.sizes import curves, elbow_lines, is_about_sizes, score_metrics
 from temporal_sae.report.sweep_facts import JobFacts, JobStatus, read_jobs, varying
 from temporal_sae.report.sweep_table import CSV
@@ -151,7 +151,9 @@ def closing_lines(
         lines.append(f"  in {printable(str(job.status.folder))}{there}")
     elif better_when_higher(name) is None:
         lines.append(f"no best job: neither side of {name} is declared better")
-    return [*lines, f"all results: {printable(str(folder / CSV))}"]
+    lines.append(f"all results: {printable(str(folder / CSV))}")
+    report = folder / PAGE
+    return [*lines, f"report: {printable(str(report))}"] if report.is_file() else lines
 
 
 def _reading(metric: Metric) -> Value:

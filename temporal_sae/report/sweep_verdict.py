@@ -39,8 +39,9 @@ def against_baseline(jobs: Sequence[JobFacts], keys: Sequence[str]) -> Judged:
         jobs: that have finished.
         keys: of the options that vary.
     """
-    plain = [job for job in jobs if not job.value(WEIGHT)]
-    others = [job for job in jobs if job.value(WEIGHT)]
+    known = [job for job in jobs if {"seed", "config"} <= job.record.keys()]
+    plain = [job for job in known if not job.value(WEIGHT)]
+    others = [job for job in known if job.value(WEIGHT)]
     if not others:
         return Judged(["No run has the orthogonality penalty: there is nothing to judge."], None)
     if not plain:

@@ -22,6 +22,7 @@ from temporal_sae import signals
 from temporal_sae.cli import SWEEP_INCOMPLETE
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import RunError, printable
+from temporal_sae.report.sweep_build import build_sweep_report
 from temporal_sae.report.sweep_facts import JobStatus
 from temporal_sae.report.sweep_progress import LiveTable, print_table, say, summary
 from temporal_sae.report.sweep_summary import say_last_words
@@ -78,10 +79,11 @@ def show(folder: Path, *, watch: bool) -> list[JobStatus]:
     statuses = read_sweep(folder)
     print_table(statuses, console)
     collect(folder, statuses)
+    command = sweep.read()["command"]
+    build_sweep_report(folder, statuses, command)
     say_last_words(folder, statuses, console)
     if all(status.state != "finished" for status in statuses):  # or else it has been said
         print(f"written: {folder / CSV}")
-    command = sweep.read()["command"]
     if any(status.state != "finished" for status in statuses) and not is_held(folder):
         print(f"to do what is missing: {printable(command)}")
     return statuses

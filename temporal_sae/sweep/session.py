@@ -20,6 +20,7 @@ from temporal_sae.errors import InvalidOption, RunError, SweepIncomplete
 from temporal_sae.files import remove_if_empty, write_atomically
 from temporal_sae.overrides.compose import Composer
 from temporal_sae.overrides.keys import identity, key_of, varying_keys
+from temporal_sae.report.sweep_build import build_sweep_report
 from temporal_sae.report.sweep_progress import label, print_table, say, summary
 from temporal_sae.report.sweep_summary import say_last_words
 from temporal_sae.report.sweep_table import collect
@@ -192,6 +193,7 @@ class Session:
             tidy(self.folder)
             statuses = read_sweep(self.folder.path, goes_on=False)
             collect(self.folder.path, statuses)
+            build_sweep_report(self.folder.path, statuses, self.folder.read()["command"])
             if any(status.state != "finished" for status in statuses):
                 print_table(statuses)
             else:

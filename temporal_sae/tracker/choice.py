@@ -9,29 +9,35 @@ from temporal_sae.machine import free_memory
 
 STORAGES = ("auto", "dense", "sparse", "reference")
 BYTES_OF_A_SPARSE_PAIR = 10
+BYTES_OF_TOTALS = 16  # of a pair, dense
+BYTES_OF_SPARSE_TOTALS = 35
 BYTES_OF_A_SLOT = 12  # a latent, and where it is found again
 WINDOWS_TO_EXPECT = 100
 SHARE_FOR_DENSE = 0.25
 GIB = 2**30
 
 
-def dense_bytes(n_latents: int) -> int:
-    """Bytes of the packed triangle of averages."""
-    return 2 * n_latents * (n_latents - 1)
+def dense_bytes(n_latents: int, with_totals: bool = False) -> int:
+    """Bytes of the packed triangle of averages, and of totals."""
+    return (4 + BYTES_OF_TOTALS * with_totals) * (n_latents * (n_latents - 1) // 2)
 
 
-def sparse_bytes(n_latents: int, k: int, window_size: int) -> int:
+def sparse_bytes(n_latents: int, k: int, window_size: int, with_totals: bool = False) -> int:
     """Bytes of the pairs that a hundred windows bring at most, none of them twice."""
     n_pairs = min(n_latents * (n_latents - 1), WINDOWS_TO_EXPECT * window_size * k * (k - 1)) // 2
-    return BYTES_OF_A_SPARSE_PAIR * n_pairs
+    return (BYTES_OF_A_SPARSE_PAIR + BYTES_OF_SPARSE_TOTALS * with_totals) * n_pairs
 
 
-def storage_bytes(storage: str, n_latents: int, k: int, window_size: int) -> int:
+def storage_bytes(
+    storage: str, n_latents: int, k: int, window_size: int, with_totals: bool = False
+) -> int:
     """Bytes that a storage will hold; for `sparse` after a hundred windows at most."""
-    if storage == "reference":
-        return 6 * 4 * n_latents**2
-    sizes = {"dense": dense_bytes(n_latents), "sparse": sparse_bytes(n_latents, k, window_size)}
-    return sizes[storage]
+    if storage == "sparse":
+        return sparse_bytes(n_latents, k, window_size, with_totals)
+    triangles = dense_bytes(n_latents, with_totals)
+    if storage == "dense":
+        return triangles
+    return 6 * 4 * n_latents**2 + triangles - dense_bytes(n_latents)
 
 
 def window_bytes(
@@ -44,7 +50,13 @@ def window_bytes(
 
 
 def choose_storage(
-    storage: str, n_latents: int, k: int, window_size: int, device: torch.device, shards: int = 1
+    storage: str,
+    n_latents: int,
+    k: int,
+    window_size: int,
+    device: torch.device,
+    shards: int = 1,
+    with_totals: bool = False,
 ) -> tuple[str, str]:
     """Return the storage to use for `auto`, and why.
 
@@ -55,8 +67,8 @@ def choose_storage(
     check_choice("storage", storage, STORAGES)
     found = free_memory(device)
     free = None if found is None else found.n_bytes
-    dense = dense_bytes(n_latents) // shards
-    sparse = sparse_bytes(n_latents, k, window_size) // shards
+    dense = dense_bytes(n_latents, with_totals) // shards
+    sparse = sparse_bytes(n_latents, k, window_size, with_totals) // shards
     sizes = f"dense {dense / GIB:.2f} GiB, sparse up to {sparse / GIB:.2f} in 100 windows"
     sizes += "" if free is None else f", free {free / GIB:.1f}"
     if storage != "auto":

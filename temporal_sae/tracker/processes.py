@@ -21,6 +21,7 @@ from temporal_sae.distributed import (
 )
 from temporal_sae.kernels.averages import AlphaStep, pairs_before
 from temporal_sae.tracker.saved import key_bits, saved_pairs
+from temporal_sae.tracker.totals import whole_totals
 from temporal_sae.tracker.window import Window
 
 
@@ -65,7 +66,12 @@ def whole_state(state: dict[str, Any]) -> dict[str, Any]:
     if world_size() == 1 or own is None:
         return state
     (in_shards,) = all_reduce_max(int((own.get("lo", 0), own.get("hi", n)) != (0, n)))
-    return state | {"averages": _put_together(own, n)} if in_shards else state
+    if not in_shards:
+        return state
+    whole = state | {"averages": _put_together(own, n)}
+    if "totals" in state:
+        whole["totals"] = whole_totals(state["totals"], n)
+    return whole
 
 
 def _put_together(own: dict[str, Any], n_latents: int) -> dict[str, Any]:

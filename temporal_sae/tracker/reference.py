@@ -11,6 +11,7 @@ from torch import Tensor
 from temporal_sae.tracker.alpha import AlphaRule, divide, moved
 from temporal_sae.tracker.saved import check_rows, saved_pairs
 from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.window import Window
 
 
 def count_pairs(rows: Int[Tensor, "tokens K"], n_latents: int) -> Float[Tensor, "F F"]:
@@ -49,6 +50,11 @@ class ReferenceState:
     def close(self, rows: Int[Tensor, "W K"], number: int) -> None:
         """Fold in window number `number` (1, 2, …), whose tokens had these active latents."""
         self._compare(rows, number, self.averages)
+
+    def closed(self) -> Window:
+        """Return the last closed window."""
+        assert self.last_window is not None
+        return Window(self.last_window, self.n_latents)
 
     def _compare(self, rows: Tensor, number: int, before: Tensor) -> None:
         counts = count_pairs(rows, self.n_latents)

@@ -44,6 +44,7 @@ class PairState(Protocol):
     @property
     def last_window(self) -> Int[Tensor, "W K"] | None: ...
     def close(self, rows: Int[Tensor, "W K"], number: int) -> None: ...
+    def closed(self) -> Window: ...
     def rate(self, i: Tensor, j: Tensor) -> Tensor: ...
     def before(self, i: Tensor, j: Tensor) -> Tensor: ...
     def average(self, i: Tensor, j: Tensor) -> Tensor: ...
@@ -89,7 +90,8 @@ class WindowedState:
     def _takes_over(self) -> bool:
         return self.alpha.takes_over(self.number)
 
-    def _closed(self) -> Window:
+    def closed(self) -> Window:
+        """Return the last closed window."""
         assert self.window is not None, "no window has been closed"
         return self.window
 
@@ -117,18 +119,18 @@ class WindowedState:
 
     def token_rates(self, tokens: Int[Tensor, " M"]) -> Float[Tensor, "M K K"]:
         """c_ij of the pairs active in some tokens of the window; 0 where i = j."""
-        window = self._closed()
+        window = self.closed()
         return divide(window.token_counts(tokens), window.n_tokens)
 
     def row_block(self, what: str, lo: int, hi: int) -> Float[Tensor, "rows F"]:
         """`rate`, `before` or `average` of some rows, 0 where j <= i."""
         if what == "rate" or (what == "before" and self._takes_over()):
-            return divide(self._closed().count_rows(lo, hi), self._closed().n_tokens)
+            return divide(self.closed().count_rows(lo, hi), self.closed().n_tokens)
         before = self.averages.row_block(lo, hi)
         return before if what == "before" else self._fold_block(before, lo, hi)
 
     def _fold_block(self, before: Tensor, lo: int, hi: int) -> Tensor:
-        window, step = self._closed(), self.alpha.step(self.number)
+        window, step = self.closed(), self.alpha.step(self.number)
         own = None
         if step.source == UNION:
             latents = torch.arange(self.n_latents, device=before.device)
@@ -139,7 +141,7 @@ class WindowedState:
 
     def rate_sum(self) -> Float[Tensor, ""]:
         """Σ_{i<j} c, float64."""
-        return self._closed().total().double() / self._closed().n_tokens
+        return self.closed().total().double() / self.closed().n_tokens
 
     def instability_sum(self) -> Float[Tensor, ""]:
         """Σ_{i<j} c s, float64; a by-product of the closing."""
@@ -153,15 +155,15 @@ class WindowedState:
             return total + step.cap * (self.rate_sum() - total)
         if step.source == UNION:
             return self._union_sum(step)
-        for i, j, n in self._closed().pairs():
+        for i, j, n in self.closed().pairs():
             before = self.averages.lookup(i, j)
-            after = moved(step, before, n, self._closed().n_tokens)
+            after = moved(step, before, n, self.closed().n_tokens)
             total = total + (after.double() - before).sum()
         return total
 
     def _union_sum(self, step: AlphaStep) -> Tensor:
         """With UNION every stored pair moves, and the window's pairs that are not stored yet."""
-        window = self._closed()
+        window = self.closed()
 
         def after(i: Tensor, j: Tensor, before: Tensor) -> Tensor:
             own = window.counts(i, i), window.counts(j, j)
@@ -175,7 +177,7 @@ class WindowedState:
 
     def at_least(self, min_rate: float) -> tuple[Tensor, Tensor]:
         """i < j of the pairs whose rate, in the last window or on average before, is that high."""
-        window = self._closed()
+        window = self.closed()
         least = max(1, math.ceil(min_rate * window.n_tokens - 1e-6))
         found = [(i.long() * self.n_latents + j) * (n > 0) for i, j, n in window.pairs(least)]
         if not self._takes_over():
@@ -187,7 +189,7 @@ class WindowedState:
 
     def histogram(self) -> Int[Tensor, " W+1"]:
         """Count the pairs that have each count from 1 on in the last window; entry 0 is 0."""
-        return self._closed().histogram()
+        return self.closed().histogram()
 
     def nbytes(self) -> int:
         """Bytes held."""

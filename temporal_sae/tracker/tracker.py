@@ -41,38 +41,14 @@ from temporal_sae.tracker.processes import (
 from temporal_sae.tracker.reference import ReferenceState
 from temporal_sae.tracker.sparse import SparseAverages
 from temporal_sae.tracker.state import Averages, PairState, WindowedState
+from temporal_sae.tracker.totals import Totals, new_totals
 from temporal_sae.tracker.weightings import PairStatistics, find_weighting
+from temporal_sae.tracker.window import OpenWindow
 
 log = logging.getLogger(__name__)
 
 STREAMS = ("shuffled", "ordered")
 PAIRS_AT_ONCE = 2**22
-
-
-class OpenWindow:
-    """The tokens of the window that is not yet full, as pieces of the batches they came in."""
-
-    def __init__(self) -> None:
-        self.pieces: list[Tensor] = []
-        self.size = 0
-
-    def add(self, indices: Int[Tensor, "tokens k"]) -> None:
-        self.pieces.append(indices)
-        self.size += indices.shape[0]
-
-    def joined(self) -> Int[Tensor, "tokens k"]:
-        """Return all tokens as one tensor, as wide as the widest piece."""
-        width = max(p.shape[1] for p in self.pieces)
-        padded = [
-            torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in self.pieces
-        ]
-        return torch.cat(padded)
-
-    def take(self) -> Int[Tensor, "tokens k"]:
-        """Return all tokens; the window is empty afterwards."""
-        tokens = self.joined()
-        self.pieces, self.size = [], 0
-        return tokens
 
 
 @component("tracker")
@@ -103,6 +79,11 @@ class CoActivationTracker:
             million, have grown by half; `error_bound` says what that can have cost. 0: never.
         sharded: each process keeps the averages of a range of rows, for a state that does not fit
             one device; reading weights then takes an exchange.
+        totals_from: keep plain totals too, see `totals`, of the windows that begin with this token
+            of the stream or a later one; 0 for all, None for no totals.
+
+    Attributes:
+        totals: `Totals` of all pairs; None without `totals_from` and before the first window.
 
     Raises:
         InvalidOption: an option is out of range.
@@ -126,12 +107,16 @@ class CoActivationTracker:
         stream: str = "shuffled",
         prune_below: float = 0.0,
         sharded: bool = False,
+        totals_from: int | None = None,
     ) -> None:
         self.n_latents = check_int("n_latents", n_latents, 1)
         self.window_size = check_int("window_size", window_size, 1)
         self.alpha = AlphaRule(alpha_source, alpha_cap, alpha_scale, alpha_floor, init)
         self.prune_below = check_number("prune_below", prune_below)
         self.sharded = check_bool("sharded", sharded)
+        self.totals_from = totals_from
+        if totals_from is not None:
+            self.totals_from = check_int("totals_from", totals_from, 0)
         check_storage(storage, self.prune_below)
         if sharded and storage == "reference":
             raise InvalidOption("sharded", sharded, "false with storage=reference")
@@ -142,6 +127,7 @@ class CoActivationTracker:
         self.tokens_seen = 0
         self._open = OpenWindow()
         self._weight_sums: dict[str, Tensor] = {}
+        self.totals: Totals | None = None
         self._state = None if storage == "auto" else self._new_state(storage)
 
     def _new_state(self, storage: str) -> PairState:
@@ -166,11 +152,13 @@ class CoActivationTracker:
             device: where it would live.
         """
         shards = world_size() if self.sharded else 1
-        storage, _ = choose_storage(self.storage, n_latents, k, self.window_size, device, shards)
+        with_totals = self.totals_from is not None
+        sizes = n_latents, k, self.window_size
+        storage, _ = choose_storage(self.storage, *sizes, device, shards, with_totals)
         # The pairs of `sparse` are not known yet; they come as they are seen.
         pairs = 0
         if storage != "sparse":
-            pairs = storage_bytes(storage, n_latents, k, self.window_size) // shards
+            pairs = storage_bytes(storage, *sizes, with_totals) // shards
         of_windows = 2 * window_bytes(storage, n_latents, k, self.window_size, device)
         keys = ("tracker.window_size", "sae.k") if of_windows > pairs else ("sae.d_sae",)
         return {"tracker": Planned(of_windows + pairs, keys)}
@@ -179,8 +167,10 @@ class CoActivationTracker:
         """Return the state; `auto` is settled once the number of active latents is known."""
         if self._state is None:
             shards = world_size() if self.sharded else 1
+            sizes = self.n_latents, k, self.window_size
+            with_totals = self.totals_from is not None
             self.storage, reason = choose_storage(
-                self.storage, self.n_latents, k, self.window_size, self.device, shards
+                self.storage, *sizes, self.device, shards, with_totals
             )
             log.info("tracker.storage: %s (%s)", self.storage, reason)
             self._state = self._new_state(self.storage)
@@ -231,8 +221,17 @@ class CoActivationTracker:
     def _close(self) -> None:
         self.windows_closed += 1
         rows = self._open.take()
-        self._prepare(rows.shape[1]).close(rows, self.windows_closed)
+        state = self._prepare(rows.shape[1])
+        state.close(rows, self.windows_closed)
         self._weight_sums = {}
+        if self.totals_from is not None:
+            if self.totals is None:
+                self.totals = self._new_totals(self.totals_from)
+            self.totals.add(state.closed(), (self.windows_closed - 1) * self.window_size)
+
+    def _new_totals(self, first_token: int) -> Totals:
+        rows = shard_rows(self.n_latents) if self.sharded else (0, self.n_latents)
+        return new_totals(self.storage, self.n_latents, first_token, rows, self.device)
 
     def rate(self, i: Tensor, j: Tensor) -> Tensor:
         """c_ij of the last closed window; n_ii / W where i = j. i and j: int tensors of one shape.
@@ -340,8 +339,8 @@ class CoActivationTracker:
         return self._state.histogram()
 
     def nbytes(self) -> int:
-        """Bytes held: the averages, the last closed window with its index, and the open one."""
-        state = 0 if self._state is None else self._state.nbytes()
+        """Bytes held: averages, totals, the last closed window with its index, and the open one."""
+        state = sum(part.nbytes() for part in (self._state, self.totals) if part is not None)
         return state + sum(piece.nbytes for piece in self._open.pieces)
 
     def state_dict(self) -> dict[str, Any]:
@@ -358,6 +357,8 @@ class CoActivationTracker:
             state["open"] = self._open.joined()
         if self._state is not None:
             state["averages"] = self._state.state_dict()
+        if self.totals is not None:
+            state["totals"] = self.totals.state_dict()
         if self.last_window is not None:
             state["last_window"] = self.last_window
         return state
@@ -390,6 +391,10 @@ class CoActivationTracker:
             self._state.load_state_dict(state["averages"], rows, number)
         elif self._state is not None:
             self._state = self._new_state(self.storage)
+        self.totals = None
+        if self.totals_from is not None and "totals" in state:
+            self.totals = self._new_totals(self.totals_from)
+            self.totals.load_state_dict(state["totals"])
         self.windows_closed, self.tokens_seen = number, int(state["tokens_seen"])
         self._open, self._weight_sums = OpenWindow(), {}
         if opened is not None:

@@ -14,6 +14,32 @@ from temporal_sae.kernels import windows
 PAIRS_AT_ONCE = 2**24
 
 
+class OpenWindow:
+    """The tokens of the window that is not yet full, as pieces of the batches they came in."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Tensor] = []
+        self.size = 0
+
+    def add(self, indices: Int[Tensor, "tokens k"]) -> None:
+        self.pieces.append(indices)
+        self.size += indices.shape[0]
+
+    def joined(self) -> Int[Tensor, "tokens k"]:
+        """Return all tokens as one tensor, as wide as the widest piece."""
+        width = max(p.shape[1] for p in self.pieces)
+        padded = [
+            torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in self.pieces
+        ]
+        return torch.cat(padded)
+
+    def take(self) -> Int[Tensor, "tokens k"]:
+        """Return all tokens; the window is empty afterwards."""
+        tokens = self.joined()
+        self.pieces, self.size = [], 0
+        return tokens
+
+
 class Window:
     """Tokens of one window, and the counts n_ij of their pairs.
 

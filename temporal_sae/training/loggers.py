@@ -1,16 +1,17 @@
-"""Loggers of metrics: always `metrics.jsonl`, and elsewhere on top where asked for."""
+"""Where metrics go: always to `metrics.jsonl`, and elsewhere on top where asked for."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from temporal_sae.errors import reason_of
 from temporal_sae.files import open_regular, write_atomically
 from temporal_sae.registry import component
 from temporal_sae.schemas import metrics_of
@@ -37,6 +38,19 @@ class About:
     beside_others: bool = False
 
 
+class EndTable(NamedTuple):
+    """The table at the end of a run, beside its neighbours.
+
+    Attributes:
+        header, rows: its cells.
+        markdown: all of it, with what its columns are.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    markdown: str
+
+
 @runtime_checkable
 class MetricsLogger(Protocol):
     """Receives one dictionary of numbers per logged step, and one when the run is evaluated.
@@ -52,13 +66,25 @@ class MetricsLogger(Protocol):
     def finish(self, exit_code: int) -> None: ...
 
 
+@runtime_checkable
+class TakesTable(Protocol):
+    """A logger that takes the table at the end of a run, too."""
+
+    def tabulate(self, table: EndTable) -> None: ...
+
+
 @component("logger")
 class JsonlLogger:
     """One JSON object a line in `metrics.jsonl`.
 
     Args:
         folder: the run's folder.
+
+    Attributes:
+        writes_metrics: true of this class and those that inherit, of which a run has one.
     """
+
+    writes_metrics = True
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / METRICS
@@ -92,8 +118,72 @@ class JsonlLogger:
         """Nothing is held open."""
 
 
+def logged_steps(folder: Path) -> Iterator[tuple[int, Metrics]]:
+    """Yield the steps in `metrics.jsonl` with their metrics; none where there is no such file."""
+    with suppress(FileNotFoundError), open_regular(folder / METRICS) as file:
+        for line in file:
+            row = json.loads(line)
+            yield row.pop("step"), row
+
+
+class Loggers:
+    """`metrics.jsonl` and everything else that a run logs to.
+
+    The folder is complete in any case: only `metrics.jsonl` can end a run. What fails elsewhere is
+    said once, and nothing more goes there.
+
+    Args:
+        jsonl: writes `metrics.jsonl`.
+        others: by the names under which they are spoken of.
+    """
+
+    def __init__(self, jsonl: JsonlLogger, others: Mapping[str, MetricsLogger]) -> None:
+        self._jsonl, self.others = jsonl, dict(others)
+
+    def start(self, about: About) -> None:
+        """Tell all of them what the run is."""
+        self._jsonl.start(about)
+        self._each(lambda logger: logger.start(about))
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`; the others find the file as it is then."""
+        self._jsonl.rewind(step)
+        self._each(lambda logger: logger.rewind(step))
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Hand on the metrics of a step."""
+        self._jsonl.log(step, metrics)
+        self._each(lambda logger: logger.log(step, metrics))
+
+    def summarise(self, metrics: Metrics) -> None:
+        """Hand on what the evaluation has found."""
+        self._jsonl.summarise(metrics)
+        self._each(lambda logger: logger.summarise(metrics))
+
+    def tabulate(self, table: Callable[[], EndTable]) -> None:
+        """Hand on the table at the end, which is made only for those that take it."""
+        self._each(
+            lambda logger: logger.tabulate(table()) if isinstance(logger, TakesTable) else None
+        )
+
+    def finish(self, exit_code: int) -> None:
+        """Close all of them."""
+        self._jsonl.finish(exit_code)
+        self._each(lambda logger: logger.finish(exit_code))
+
+    def _each(self, call: Callable[[MetricsLogger], None]) -> None:
+        for name, logger in list(self.others.items()):
+            try:
+                call(logger)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run can go on without
+                log.warning("%s: %s; the run goes on with %s", name, reason_of(error), METRICS)
+                del self.others[name]
+                with suppress(Exception):
+                    logger.finish(1)
+
+
 class NoLogger:
-    """Of the processes that have another one to write for them."""
+    """Of the processes that have another one to write for them; to inherit what is not needed."""
 
     def start(self, about: About) -> None:
         """Nothing."""
@@ -105,6 +195,9 @@ class NoLogger:
         """Nothing."""
 
     def summarise(self, metrics: Metrics) -> None:
+        """Nothing."""
+
+    def tabulate(self, table: Any) -> None:
         """Nothing."""
 
     def finish(self, exit_code: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import netrc
 import os
@@ -16,7 +15,7 @@ from typing import Any, cast
 from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.files import open_regular, write_atomically
 from temporal_sae.registry import component
-from temporal_sae.training.loggers import About, JsonlLogger, Metrics
+from temporal_sae.training.loggers import About, EndTable, Metrics, logged_steps
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,8 @@ SWEEP = "sweep.json"
 
 
 @component("logger")
-class WandbLogger(JsonlLogger):
-    """`metrics.jsonl` and a Weights & Biases run.
+class WandbLogger:
+    """A Weights & Biases run.
 
     The run is online where an API key is set (WANDB_API_KEY or `wandb login`), offline otherwise;
     it never asks for one. WANDB_MODE overrides that. Its id is drawn once and kept in `wandb/id`: a
@@ -53,17 +52,16 @@ class WandbLogger(JsonlLogger):
     """
 
     def __init__(self, folder: str | Path, project: str = "temporal_sae") -> None:
-        super().__init__(folder)
         wrong = not isinstance(project, str) or not 0 < len(project) <= LONGEST_NAME
         if wrong or NOT_IN_A_PROJECT.search(project):
             allowed = f"a name of 1 to {LONGEST_NAME} characters without any of / \\ # ? % :"
             raise InvalidOption("project", project, allowed)
-        self.project, self.mode = project, choose_mode()
+        self.folder, self.project, self.mode = Path(folder), project, choose_mode()
         self._run: Any = None
 
     def start(self, about: About) -> None:
         """Open the run and record the config."""
-        folder = self.path.parent.resolve()
+        folder = self.folder.resolve()
         name = kept_id(folder / "wandb")
         self._run = self._trying(lambda: self._opened(folder, name, about, self.mode))
         if self._run is None and self.mode == "online":
@@ -89,18 +87,13 @@ class WandbLogger(JsonlLogger):
         )
 
     def rewind(self, step: int) -> None:
-        """As for the file; W&B gets what it does not have of the steps before."""
-        super().rewind(step)
-        for line in self.path.read_text().splitlines():
-            row = json.loads(line)
-            self._send(row.pop("step"), row)
+        """Hand over what W&B does not have of the steps before, from `metrics.jsonl`."""
+        for earlier, metrics in logged_steps(self.folder):
+            if earlier <= step:
+                self.log(earlier, metrics)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Append a line and send it to the run."""
-        super().log(step, metrics)
-        self._send(step, metrics)
-
-    def _send(self, step: int, metrics: Metrics) -> None:
+        """Send the metrics of a step to the run."""
         run = self._run
         if run is not None and step >= run.starting_step:  # earlier ones are there
             self._trying(lambda: run.log(metrics, step=step))
@@ -110,12 +103,18 @@ class WandbLogger(JsonlLogger):
         if (run := self._run) is not None:
             self._trying(lambda: run.summary.update(metrics))
 
+    def tabulate(self, table: EndTable) -> None:
+        """Add the table to the run's summary."""
+        if (run := self._run) is not None:
+            self._trying(lambda: run.summary.update({"results": as_wandb(table)}))
+
     def finish(self, exit_code: int) -> None:
         """Close the run and say where it is."""
         if (run := self._run) is None:
             return
         self._run = None
-        online, where = run.url, shlex.quote(str(Path(run.dir).parent))
+        online = None if run.offline else run.url
+        where = shlex.quote(str(Path(run.dir).parent))
         self._trying(lambda: run.finish(exit_code=exit_code))
         if run.offline:
             log.info("wandb: offline; to upload it: wandb sync %s", where)
@@ -135,6 +134,13 @@ class WandbLogger(JsonlLogger):
             if open_run is not None:
                 self._trying(lambda: open_run.finish(exit_code=1))
             return None
+
+
+def as_wandb(table: EndTable) -> Any:
+    """Return a table as W&B shows it."""
+    import wandb
+
+    return wandb.Table(columns=table.header, data=table.rows)
 
 
 def choose_mode() -> str:

@@ -21,6 +21,7 @@ JOBS = (
     ["~data", "~model", "activations=synthetic"],
     ["sae={k:5,auxk_weight:0.5}", "data.held_out_fraction=${loss.ortho_weight}"],
     ["eval=none", "logger=wandb", "plugins=[a,b]", "trainer.lr=inf"],
+    ["logger=[tensorboard,wandb]", "logger.wandb.project=mine", "seed=3"],
 )
 
 
@@ -52,7 +53,8 @@ def test_one_composition_serves_all_jobs_with_the_same_groups(composer, monkeypa
     for seed in range(20):
         composer.job(seed, [f"seed={seed}", "tracker=off"], ())
         composer.job(seed, ["tracker.window_size=9", f"seed={seed}"], ())
-    assert calls == [["tracker=off"], []]
+        composer.job(seed, [f"seed={seed}", "logger=[jsonl,wandb]"], ())
+    assert calls == [["tracker=off"], [], ["logger=[jsonl,wandb]"]]
 
 
 def test_the_folder_is_named_after_the_job(composer):

@@ -27,7 +27,7 @@ LONG = ("trainer.num_tokens=640_000", "trainer.checkpoint_every=100_000")
 @pytest.fixture(scope="module")
 def failing(begin, options):
     """Jobs that fail in several ways, beside two that do not; see `misbehaving`."""
-    logger = ("plugins=[misbehaving]", "logger._target_=misbehaving.Misbehaving")
+    logger = ("plugins=[misbehaving]", "logger.jsonl._target_=misbehaving.Misbehaving")
     one_gpu = "hydra.launcher.gpus_per_node=1"
     return begin("failing", *options, "seed=1,2,3,4,5", one_gpu, f"{NODE}=alpha", *logger)
 

@@ -23,7 +23,7 @@ from temporal_sae.distributed import all_gather, all_reduce_sum
 from temporal_sae.latents import Latents
 from temporal_sae.loss.orthogonality import OrthogonalityLoss
 from temporal_sae.tracker import CoActivationTracker, TranscriptTracker, all_weightings
-from temporal_sae.tracker.processes import gather_tokens, shard_rows
+from temporal_sae.tracker.processes import gather_tokens, shard_rows, whole_state
 
 SECONDS_FOR_AN_EXCHANGE = 60
 F, W, D = 32, 20, 8
@@ -266,6 +266,27 @@ def pruning(feed: Feed, **options: Any) -> Named:
     return {"bound": tracker.error_bound, "before": tracker.before(i, j)}
 
 
+def totals(feed: Feed, storage: str, shard: bool = True) -> list[Named]:
+    """Totals of all pairs, and those of a checkpoint that the first process has saved."""
+    options = {"storage": storage, "sharded": shard, "totals_from": W, **OPTIONS}
+    tracker = fed(CoActivationTracker(**options), feed.batches())
+    states = [whole_state(tracker.state_dict())]
+    if feed.rank is not None:
+        dist.broadcast_object_list(states, 0)
+    resumed = CoActivationTracker(**options)
+    resumed.load_state_dict(states[0])
+    return [totals_of(tracker), totals_of(resumed)]
+
+
+def totals_of(tracker: CoActivationTracker) -> Named:
+    found, n = tracker.totals, tracker.n_latents
+    assert found is not None
+    i, j = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+    counts, squares = found.counts(i, j)
+    numbers = {"n_tokens": found.n_tokens, "n_windows": found.n_windows, "n": found.n}
+    return {"counts": counts, "squares": squares, **numbers}
+
+
 def refusal(tracker: CoActivationTracker, state: Named) -> str:
     """The words with which a state is refused, or nothing."""
     try:
@@ -329,6 +350,8 @@ def everything(feed: Feed) -> Named:
         for n in (1, feed.world):
             read[f"few {storage} {n}"] = few_latents(feed, storage, n)
         read[f"sizes {storage}"] = sizes(feed, storage)
+        read[f"totals {storage} shards"] = totals(feed, storage)
+        read[f"totals {storage} wholes"] = totals(feed, storage, shard=False)
         read[f"refusals {storage}"] = refusals(feed, storage)
     read["wrong indices"] = wrong_indices(feed)
     read["mixed"] = mixed_storages(feed)

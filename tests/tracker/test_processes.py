@@ -142,6 +142,14 @@ def test_ranks_without_pairs(group, storage):
         group.assert_reads(f"few {storage} {n}", expected)
 
 
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("kept", ["shards", "wholes"])
+def test_totals_are_those_that_one_process_would_have(group, storage, kept):
+    expected = worker.totals(group.alone, storage, shard=False)
+    assert expected[0]["squares"].max() > expected[0]["n_windows"] > 1
+    group.assert_reads(f"totals {storage} {kept}", expected)
+
+
 def test_shards_may_be_stored_differently(group):
     """`auto` looks at the free memory, which can differ between ranks."""
     group.assert_reads("mixed", worker.mixed_storages(group.alone, shard=False))

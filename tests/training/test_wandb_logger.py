@@ -86,6 +86,9 @@ def test_a_run_is_there_with_its_name_tags_evaluation_and_address(command, rando
     score = core["model_performance_preservation"]["ce_loss_score"]
     assert run.summary["core/ce_loss_score"] == run.summary["objective"] == score
     assert "co-activation/co_activation_entropy" in run.summary
+    table = run.summary["results"]
+    assert table.columns == ["metric", "this run"]
+    assert ["CE score", f"{score:.3f}"] in table.data
     assert f"wandb: {run.url}" in out
     assert SECRET not in out + err
 
@@ -175,9 +178,17 @@ def test_what_fails_at_wandb_is_said_once_and_changes_nothing(command, random_ge
 
 
 REFUSED = {
-    "a project that is null": (["logger.project=null"], {}, "logger.project=None: must be a name"),
-    "empty": (["logger.project=''"], {}, "logger.project='': must be a name"),
-    "a path": (["logger.project=me/mine"], {}, "logger.project='me/mine': must be a name"),
+    "a project that is null": (
+        ["logger.wandb.project=null"],
+        {},
+        "logger.wandb.project=None: must be a name",
+    ),
+    "empty": (["logger.wandb.project=''"], {}, "logger.wandb.project='': must be a name"),
+    "a path": (
+        ["logger.wandb.project=me/mine"],
+        {},
+        "logger.wandb.project='me/mine': must be a name",
+    ),
     "online without a key": (
         [],
         {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": "/nowhere"},
@@ -246,7 +257,7 @@ def test_two_runs_that_are_open_at_once_have_each_their_own_metrics(tmp_path, mo
     (tmp_path / "sweep.json").touch()
     loggers = [WandbLogger(tmp_path / name) for name in ("0_a", "1_b")]
     for logger in loggers:
-        logger.path.parent.mkdir()
+        logger.folder.mkdir()
         logger.start(about)
     for step in (1, 2):
         for n, logger in enumerate(loggers):

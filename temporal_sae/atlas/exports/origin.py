@@ -17,8 +17,6 @@ from temporal_sae.registry import components
 
 HOOK = re.compile(r"blocks\.(\d{1,9})\.")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
-NEURONPEDIAS_OWN = "clkht01d40000jv08hvalcvly"  # the creator that its converter names by default
-VISIBILITIES = ("PUBLIC", "UNLISTED", "PRIVATE")
 SIMILAR = 1e-3  # cosines in the atlas are of float32, and rounded
 PROBED = 64
 
@@ -36,7 +34,7 @@ class Origin:
         dataset: name of the text.
         n_prompts, tokens_in_prompt: how the text was read; None where that is not known.
         hf_repo, hf_folder: where the weights are on the Hugging Face hub.
-        visibility: one of `VISIBILITIES`.
+        visibility: PUBLIC, UNLISTED or PRIVATE.
         owner: of the model.
         sae_config: `cfg.json` of the SAE.
     """

@@ -8,7 +8,8 @@ in parallel; inside a shard, slots are found by linear probing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +27,50 @@ MULTIPLIERS = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)
 EMPTY = np.float32(-1)
 
 
-class PairMap:
-    def __init__(self, device: torch.device, key_bits: int) -> None:
+class Sharded:
+    """Keys that are spread over shards.
+
+    Args:
+        key_bits: every key is below 2^key_bits.
+    """
+
+    shards: Sequence[Any]
+
+    def __init__(self, key_bits: int) -> None:
         self.key_bits = max(key_bits, SHARD_BITS + 1)
         self.shard_bits = max(SHARD_BITS, self.key_bits - 32)
         self.slot_bits = self.key_bits - self.shard_bits
-        self.shards = [_Shard(self.slot_bits) for _ in range(2**self.shard_bits)]
 
     def __len__(self) -> int:
         return sum(shard.size for shard in self.shards)
+
+    def _on_all_shards(self, work: Callable[[int], None], n_keys: int) -> None:
+        parts = torch.get_num_threads() if n_keys >= LEAST_KEYS else 1
+
+        def work_on(part: int) -> None:
+            for n in range(part, len(self.shards), parts):
+                work(n)
+
+        in_parts(work_on, parts)
+
+    def _by_shard(self, keys: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the order that sorts keys by shard, the content of their slots, and the starts."""
+        flat = keys.reshape(-1).contiguous().numpy()
+        first, second = (np.uint64(m % 2**self.key_bits | 1) for m in MULTIPLIERS)
+        return _by_shard(flat, first, second, self.key_bits, self.slot_bits)
+
+    def _keys(self, shard: int, slots: np.ndarray) -> np.ndarray:
+        inverses = (
+            pow(m % 2**self.key_bits | 1, -1, 2**self.key_bits) for m in reversed(MULTIPLIERS)
+        )
+        high = np.uint64(shard << self.slot_bits)
+        return _unscramble(slots, high, *map(np.uint64, inverses), self.key_bits)
+
+
+class PairMap(Sharded):
+    def __init__(self, device: torch.device, key_bits: int) -> None:
+        super().__init__(key_bits)
+        self.shards = [_Shard(self.slot_bits) for _ in range(2**self.shard_bits)]
 
     @property
     def at_most(self) -> int:
@@ -87,28 +123,6 @@ class PairMap:
 
     def nbytes(self) -> int:
         return sum(shard.slots.nbytes + shard.values.nbytes for shard in self.shards)
-
-    def _on_all_shards(self, work: Callable[[int], None], n_keys: int) -> None:
-        parts = torch.get_num_threads() if n_keys >= LEAST_KEYS else 1
-
-        def work_on(part: int) -> None:
-            for n in range(part, len(self.shards), parts):
-                work(n)
-
-        in_parts(work_on, parts)
-
-    def _by_shard(self, keys: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the order that sorts keys by shard, the content of their slots, and the starts."""
-        flat = keys.reshape(-1).contiguous().numpy()
-        first, second = (np.uint64(m % 2**self.key_bits | 1) for m in MULTIPLIERS)
-        return _by_shard(flat, first, second, self.key_bits, self.slot_bits)
-
-    def _keys(self, shard: int, slots: np.ndarray) -> np.ndarray:
-        inverses = (
-            pow(m % 2**self.key_bits | 1, -1, 2**self.key_bits) for m in reversed(MULTIPLIERS)
-        )
-        high = np.uint64(shard << self.slot_bits)
-        return _unscramble(slots, high, *map(np.uint64, inverses), self.key_bits)
 
 
 class _Shard:

@@ -1,40 +1,14 @@
-"""Sites and a browser that looks at them.
-
-Where there is no Chromium the tests skip with the reason. TEMPORAL_SAE_REQUIRE_CHROMIUM=1 makes
-that a failure, for a machine that is meant to have it.
-"""
-
-import os
-import shutil
+"""Sites and a browser that looks at them."""
 
 import pytest
 
 from temporal_sae.atlas.site import write_site
 from tests.atlas.site import worlds
+from tests.browser import chromium
+
+__all__ = ["chromium"]  # a fixture
 
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-
-
-def skip(reason):
-    if os.environ.get("TEMPORAL_SAE_REQUIRE_CHROMIUM"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    program = next((found for found in map(shutil.which, NAMES) if found), None)
-    if program is None:
-        skip(f"no Chromium: none of {', '.join(NAMES)} is installed")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        skip("Playwright is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Viewer:
