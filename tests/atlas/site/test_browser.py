@@ -148,6 +148,9 @@ def test_search_finds_tokens_words_numbers_and_pairs(look, full, known):
     viewer.settled("#latents?find=+TREE")
     assert viewer.column(1) == [str(n) for n, row in enumerate(top) if " tree" in row]
     assert set(viewer.texts("main .token.found")) == {"␣tree"}
+    page.locator("#search").fill("stone")
+    viewer.settled("#latents?find=stone")
+    assert viewer.column(1) == [str(n) for n, row in enumerate(top) if " Stone" in row]
     page.locator("#search").fill("zebra")
     viewer.settled("#latents?find=zebra")
     assert viewer.column(1) == ["7"]

@@ -33,7 +33,7 @@ HOSTILE = (
     "\ufeff\x07\x1b[31m",
     "]]>",
 )
-WORDS = [*HOSTILE, *(f" {word}" for word in ("the", "of", "a", "tree", "river", "stone"))]
+WORDS = [*HOSTILE, *(f" {word}" for word in ("the", "of", "a", "tree", "river", "Stone"))]
 TEXT = [*WORDS, *(f" w{n}" for n in range(40))]
 
 
