@@ -1,6 +1,6 @@
 """Take the picture of a report that the README shows.
 
-    python docs/screenshot.py outputs/mine/report.html docs/report.png
+python docs/screenshot.py outputs/mine/report.html docs/report.png
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def print_summary(folder: str | Path, console: Console, reference: bool = False)
         table.add_row(*(cell.replace(DASH, "-") for cell in row))
     console.print(table)
     whole = not console.is_terminal  # a file has no width
-    for line in [*facts.measured.notes, facts.cost]:
+    for line in [*facts.measured.notes, *facts.judgement.sentences[:1], facts.cost]:
         console.print(line, markup=False, highlight=False, soft_wrap=whole)
     last = f"written to {facts.folder} (read {NOTES}, look at {PAGE})"
     console.print(last, markup=False, highlight=False, soft_wrap=True)
