@@ -337,7 +337,7 @@ def test_a_run_leaves_what_the_help_says_and_a_second_is_refused(command, random
     assert code == 0, err
     left = {p.name for p in Path("mine").iterdir()}
     files = {".hydra", "run.json", "metrics.jsonl", "checkpoints", "sae", "eval", "results.json"}
-    assert left == files | {"notes.md", "text.json"}
+    assert left == files | {"report.html", "notes.md", "text.json"}
     assert "written to mine" in out
     before = sorted((p, p.stat().st_mtime_ns) for p in Path("mine").rglob("*"))
     code, _, err = command(*small(random_gemma), "hydra.run.dir=mine")

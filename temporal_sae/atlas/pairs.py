@@ -115,7 +115,7 @@ def relations_in(
         columns = related(likely, counts, documents, candidates)
         _, columns = listed(likely, columns, is_chosen[is_likely])
         found += np.bincount(columns["relation"], minlength=len(RELATIONS))
-        found[NONE] += is_chosen[~is_likely].sum()
+        found[NONE] += (~is_likely).sum()
     return found
 
 

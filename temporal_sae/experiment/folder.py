@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 SECONDS_TO_LOCK = 0.2
-FOLDERS = (".hydra", CHECKPOINTS, "snapshots", "sae", "eval", "wandb", "tensorboard")
-FILES = ("metrics.jsonl", "results.json", "notes.md", LISTING, RECORD)
+# The atlas and the tables for papers are of the SAE that was there.
+DERIVED = ("atlas", "report")
+FOLDERS = (".hydra", CHECKPOINTS, "snapshots", "sae", "eval", "wandb", "tensorboard", *DERIVED)
+FILES = ("metrics.jsonl", "results.json", "notes.md", "report.html", LISTING, RECORD)
 ARTIFACTS = (*FOLDERS, *FILES)
 LENGTH = "trainer.num_tokens"
 # Options that may differ between the parts of one run: they do not change what it computes.

@@ -82,5 +82,9 @@ def reference_results() -> dict[str, dict[str, Any]]:
 def training_config(results: dict[str, Any]) -> dict[str, Any]:
     """Return the config of the training, empty where the results have none."""
     sections = [section for name, section in results.items() if name.startswith(TRAINING_SECTION)]
-    config: dict[str, Any] = sections[0].get("config", {}) if sections else {}
-    return config
+    return as_dict(as_dict(sections[0] if sections else None).get("config"))
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return what a file has at some place, empty where that is no mapping."""
+    return value if isinstance(value, dict) else {}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from temporal_sae import schemas
-from temporal_sae.errors import RunError, printable
+from temporal_sae.errors import RunError, is_finite, printable
 from temporal_sae.metrics import DASH
-from temporal_sae.report.comparison import comparison, training_config
+from temporal_sae.report.comparison import as_dict, comparison, training_config
 from temporal_sae.report.neighbours import Told
 from temporal_sae.report.tables import Table, number
 from temporal_sae.report.tasks import tasks_table
@@ -84,8 +84,15 @@ class RunFacts(NamedTuple):
     @property
     def tables(self) -> list[Table]:
         """All tables with a row, in order."""
-        twins = [] if self.judgement.table is None else [self.judgement.table]
-        found = [*twins, self.measured, self.tasks, self.tracker, self.time, self.memory]
+        twins = (self.judgement.table, self.judgement.rest)
+        found = [
+            *(table for table in twins if table),
+            self.measured,
+            self.tasks,
+            self.tracker,
+            self.time,
+            self.memory,
+        ]
         return [table for table in found if table.rows]
 
 
@@ -103,7 +110,7 @@ def read_facts(folder: str | Path, reference: bool = False) -> RunFacts:
     results, told = read_run(folder)
     record = schemas.read(folder / "run.json", dict[str, Any])
     compared = comparison(folder, results, reference)
-    own = Told(record.get("config") or {}, results)
+    own = Told(as_dict(record.get("config")), results)
     return RunFacts(
         folder,
         record,
@@ -179,14 +186,14 @@ def time_table(cost: dict[str, Any], record: dict[str, Any]) -> Table:
     wall = record.get("wall_seconds")
     shown = [[name, number(s), f"{s / max(whole, 1e-9):.1%}"] for name, s in rows]
     shown.append(["training", number(whole), "100.0%"])
-    if wall is not None:
+    if is_number(wall):
         shown.append(["whole run, with start and evaluation", number(wall), DASH])
     return Table("time", "Where the time went", ["component", "seconds", "of training"], shown, [])
 
 
 def memory_table(record: dict[str, Any], cost: dict[str, Any]) -> Table:
     """Return what each component was planned to take, and what was measured."""
-    planned = record.get("memory_budget_bytes") or {}
+    planned = numbers_in(record.get("memory_budget_bytes"))
     measured = {"tracker": cost.get("tracker_bytes") or 0}
     rows = [
         [
@@ -196,10 +203,20 @@ def memory_table(record: dict[str, Any], cost: dict[str, Any]) -> Table:
         ]
         for name, size in sorted(planned.items(), key=lambda item: -item[1])
     ]
-    peak = record["peak_memory_bytes"]
+    peak = numbers_in(record.get("peak_memory_bytes"))
     rows += [[f"whole process, {where}", DASH, mebibytes(size)] for where, size in peak.items()]
     header = ["component", "planned, MiB", "measured, MiB"]
     return Table("memory", "Memory by component", header, rows if planned else [], [])
+
+
+def numbers_in(value: Any) -> dict[str, float]:
+    """Return the entries of a mapping that are numbers."""
+    return {str(name): size for name, size in as_dict(value).items() if is_number(size)}
+
+
+def is_number(value: Any) -> bool:
+    """Return True for a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
 def mebibytes(size: float) -> str:

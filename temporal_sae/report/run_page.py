@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from temporal_sae.errors import printable
+from temporal_sae.report.comparison import as_dict
 from temporal_sae.report.figures import Figure, Line, Lines
 from temporal_sae.report.pages import render
-from temporal_sae.report.run_facts import FILES, RunFacts
+from temporal_sae.report.run_facts import FILES, RunFacts, numbers_in
 from temporal_sae.report.series import STABILITY, TRAINING, Panel, chart_lines, read_series
 from temporal_sae.report.tables import Table
 
-TOKENS = "tokens"
+TOKENS, OVERLAPS = "tokens", "top_pairs_overlap_by_windows"
 GROWTH = Table(
     "growth",
     "How it grows with F latents, k active ones, windows of W tokens",
@@ -68,8 +69,8 @@ def figures(panels: Sequence[Panel], series: dict[str, Line]) -> list[Figure]:
 
 def overlaps(facts: RunFacts) -> list[Figure]:
     """Return the chart of how fast the most frequent pairs change, if the tracker saw enough."""
-    found = facts.results.get("co-activation results", {}).get("top_pairs_overlap_by_windows", {})
-    known = sorted((int(lag), value) for lag, value in found.items() if value is not None)
+    found = numbers_in(facts.results.get("co-activation results", {}).get(OVERLAPS))
+    known = sorted((int(lag), value) for lag, value in found.items() if lag.isdecimal())
     if len(known) < 2:
         return []
     line = Line("overlap", [0.0, *(float(lag) for lag, _ in known)], [1.0, *(v for _, v in known)])
@@ -80,7 +81,7 @@ def overlaps(facts: RunFacts) -> list[Figure]:
 def status_of(facts: RunFacts) -> str:
     """Return when it was run, with what, and how it ended."""
     record = facts.record
-    versions = record.get("versions") or {}
+    versions = as_dict(record.get("versions"))
     is_failed = record.get("status") == "failed"
     parts = [
         f"failed: {record.get('reason')}" if is_failed else "",

@@ -10,7 +10,7 @@ from temporal_sae import schemas
 from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
 from temporal_sae.report.build import NOTES, PAGE
-from temporal_sae.report.comparison import reference_results
+from temporal_sae.report.comparison import as_dict, reference_results
 from temporal_sae.report.sweep_facts import RECORD, JobFacts, JobStatus, read_jobs
 from temporal_sae.report.sweep_page import SweepFacts, page_of_jobs, tables_of, words_of
 from temporal_sae.report.tables import to_markdown
@@ -61,7 +61,7 @@ def facts_of_folders(folders: Sequence[Path], output: Path, reference: bool) -> 
     """
     found = [(run, overrides) for folder in folders for run, overrides in runs_in(folder)]
     records = [record_of(run) for run, _ in found]
-    differing = differences([record.get("config") or {} for record in records])
+    differing = differences([as_dict(record.get("config")) for record in records])
     statuses = [
         JobStatus(
             n,

@@ -71,6 +71,12 @@ class JobFacts:
         return {key.lstrip("+~"): value for key, _, value in pairs}
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """Return its config, as far as it is known."""
+        config = self.record.get("config")
+        return config if isinstance(config, dict) else {}
+
+    @cached_property
     def finished(self) -> bool:
         """Return whether it is done, so that its results may be compared."""
         return self.status.state == "finished"
@@ -78,8 +84,7 @@ class JobFacts:
     @cached_property
     def objective_name(self) -> str:
         """Return the name of its objective: as typed last, or as it was when the job ran."""
-        config = self.record.get("config")
-        noted = config.get("objective") if isinstance(config, dict) else None
+        noted = self.config.get("objective")
         name = self.options.get("objective", noted)
         return name if isinstance(name, str) else DEFAULT_OBJECTIVE
 

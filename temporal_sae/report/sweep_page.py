@@ -142,7 +142,7 @@ def subjects_differ(facts: SweepFacts) -> list[str]:
     """Return a warning if the runs are not on the same activations."""
     told = [training_config(job.results) for job in facts.finished]
     places = {tuple(str(config.get(key)) for key in SUBJECT) for config in told}
-    data = {str((job.record.get("config") or {}).get("data")) for job in facts.finished}
+    data = {str(job.config.get("data")) for job in facts.finished}
     if len(places) <= 1 and len(data) <= 1:
         return []
     return [

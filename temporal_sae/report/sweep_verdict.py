@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from temporal_sae.errors import RunError, printable
 from temporal_sae.eval.statistics import IMPROVEMENT, WORSE, PairedDifference
@@ -15,6 +15,7 @@ from temporal_sae.report.paired import LEVEL, Comparison, Run, compare_groups, r
 from temporal_sae.report.sweep_facts import JobFacts
 from temporal_sae.report.tables import Table
 from temporal_sae.report.verdict import is_headline, label_of
+from temporal_sae.schemas import ComparedConfig
 
 WEIGHT = Metric(name="ortho_weight", sections=(TRAINING_SECTION,), groups=("config",))
 OF_METHOD = ("tracker", "loss")
@@ -39,7 +40,7 @@ def against_baseline(jobs: Sequence[JobFacts], keys: Sequence[str]) -> Judged:
         jobs: that have finished.
         keys: of the options that vary.
     """
-    known = [job for job in jobs if {"seed", "config"} <= job.record.keys()]
+    known = [job for job in jobs if job.config and type(job.record.get("seed")) is int]
     plain = [job for job in known if not job.value(WEIGHT)]
     others = [job for job in known if job.value(WEIGHT)]
     if not others:
@@ -84,8 +85,9 @@ def judged(
 
 def key_of(job: JobFacts, groups: Sequence[str]) -> str:
     """Return what a run has in some groups of its config, the seed apart."""
-    config = job.record.get("config") or {}
-    return json.dumps([config.get(g) for g in groups if g != "seed"], sort_keys=True, default=str)
+    return json.dumps(
+        [job.config.get(g) for g in groups if g != "seed"], sort_keys=True, default=str
+    )
 
 
 def first_of_seed(jobs: Sequence[JobFacts]) -> list[JobFacts]:
@@ -95,7 +97,9 @@ def first_of_seed(jobs: Sequence[JobFacts]) -> list[JobFacts]:
 
 def as_run(job: JobFacts) -> Run:
     """Return a job as it is compared."""
-    return run_of(job.status.folder, job.record["seed"], job.record["config"], job.results)
+    return run_of(
+        job.status.folder, job.record["seed"], cast(ComparedConfig, job.config), job.results
+    )
 
 
 def sentences(found: Sequence[tuple[str, Comparison]]) -> list[str]:

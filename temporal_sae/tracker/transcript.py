@@ -138,6 +138,7 @@ class NoTracker:
     gives_weights = False
     windows_closed = 0
     last_window: None = None
+    totals: None = None
 
     def __init__(self, n_latents: int, device: str | torch.device = "cpu") -> None:
         self.n_latents = n_latents

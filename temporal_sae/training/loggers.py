@@ -118,12 +118,13 @@ class JsonlLogger:
         """Nothing is held open."""
 
 
-def logged_steps(folder: Path) -> Iterator[tuple[int, Metrics]]:
-    """Yield the steps in `metrics.jsonl` with their metrics; none where there is no such file."""
+def logged_steps(folder: Path, last: int) -> Iterator[tuple[int, Metrics]]:
+    """Yield the steps up to `last` that are in `metrics.jsonl`, if there is one, with metrics."""
     with suppress(FileNotFoundError), open_regular(folder / METRICS) as file:
         for line in file:
             row = json.loads(line)
-            yield row.pop("step"), row
+            if (step := row.pop("step")) <= last:
+                yield step, row
 
 
 class Loggers:

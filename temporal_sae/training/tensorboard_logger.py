@@ -50,7 +50,7 @@ class TensorBoardLogger:
         self._events = EventFile(self.folder / FOLDER)
         config = json.dumps(self._about.config, indent=2, default=str)
         self._events.text(0, "config", f"```\n{config}\n```")
-        rows = [(n, metrics) for n, metrics in logged_steps(self.folder) if n <= step]
+        rows = list(logged_steps(self.folder, step))
         for (n, metrics), ago in zip(rows, seconds_ago([row for _, row in rows]), strict=True):
             self._scalars(n, "train", metrics, time.time() - ago)
 

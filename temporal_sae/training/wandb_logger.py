@@ -88,9 +88,8 @@ class WandbLogger:
 
     def rewind(self, step: int) -> None:
         """Hand over what W&B does not have of the steps before, from `metrics.jsonl`."""
-        for earlier, metrics in logged_steps(self.folder):
-            if earlier <= step:
-                self.log(earlier, metrics)
+        for earlier, metrics in logged_steps(self.folder, step):
+            self.log(earlier, metrics)
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Send the metrics of a step to the run."""

@@ -15,7 +15,13 @@ from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.firings import Firings, FiringsWriter
 from temporal_sae.atlas.nearest import nearest_by_cosine
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in
-from temporal_sae.atlas.relations import ABSORBED, ABSORBER, Relatives, false_discovery_rate
+from temporal_sae.atlas.relations import (
+    ABSORBED,
+    ABSORBER,
+    RELATIONS,
+    Relatives,
+    false_discovery_rate,
+)
 from temporal_sae.eval.ground_truth import match
 from temporal_sae.kernels.sparse_products import decode_rows
 from temporal_sae.sae import TopKSAE
@@ -104,6 +110,7 @@ class Found:
             for (i, j), r in self.rows.items()
             if r["relation"] in ("absorber", "absorbed")
         }
+        self.counts = relations_in(firings, counts, documents, Choice(), candidates)
         dealt = dealt_out(firings, documents)
         by_chance = relations_in(dealt, counts, documents, Choice(), candidates)
         self.by_chance = int(by_chance[ABSORBER] + by_chance[ABSORBED])
@@ -154,6 +161,12 @@ def test_pairs_that_never_fire_together_are_rows_too(planted, found):
     assert list(found.rows) == sorted(found.rows)
     listed = {pair for pair, row in found.rows.items() if row["n_ij"] < Choice().min_count}
     assert listed <= {tuple(sorted(pair)) for pair in found.absorptions}
+
+
+def test_chance_is_judged_as_the_table_is(found):
+    """Of the same firings, both find the same."""
+    names = [row["relation"] or "" for row in found.rows.values()]
+    assert found.counts.tolist() == [names.count(name) for name in RELATIONS]
 
 
 def test_the_criterion_ranks_better_than_the_scores_that_need_no_threshold(planted, found):

@@ -146,10 +146,12 @@ def test_latents_are_matched_by_their_directions(tmp_path):
     others = directions[order].clone()
     lost = int(np.flatnonzero(order == 11)[0])
     others[lost] = -others[lost]
-    a, b = built(tmp_path / "a", fires), built(tmp_path / "b", fires[:, order], others)
+    more = torch.cat([others, -others[:3]])  # latents that A has not
+    a = built(tmp_path / "a", fires)
+    b = built(tmp_path / "b", np.hstack([fires[:, order], fires[:, :3]]), more)
     assert of_one_sae(a, a)
     assert not of_one_sae(a, b)
-    matches = Matches.by_cosine(directions, others)
+    matches = Matches.by_cosine(directions, more)
     assert 11 not in matches.a
     assert len(matches.a) == N_LATENTS - 1
     assert order[matches.b].tolist() == matches.a.tolist()

@@ -8,7 +8,14 @@ from omegaconf import OmegaConf
 
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment.loggers import build_loggers
-from temporal_sae.training import EndTable, JsonlLogger, Loggers, TensorBoardLogger, WandbLogger
+from temporal_sae.training import (
+    EndTable,
+    JsonlLogger,
+    Loggers,
+    TensorBoardLogger,
+    WandbLogger,
+    logged_steps,
+)
 from tests.test_cli import small
 from tests.test_config_surface import composed
 
@@ -68,6 +75,20 @@ def test_metrics_jsonl_is_written_in_any_case(typed, others, tmp_path, monkeypat
     loggers.rewind(0)
     loggers.log(3, {"loss": 0.5})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "loss": 0.5}\n'
+
+
+@pytest.mark.parametrize("typed", ["logger=[]", "~logger"])
+def test_a_run_without_loggers_has_the_file(command, random_gemma, typed):
+    code, _, err = command(*small(random_gemma), typed, "hydra.run.dir=r")
+    assert (code, err) == (0, "")
+    assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_steps_are_read_up_to_where_a_run_begins(tmp_path):
+    assert list(logged_steps(tmp_path, 9)) == []
+    rows = [{"step": n, "loss": n / 10} for n in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(logged_steps(tmp_path, 2)) == [(1, {"loss": 0.1}), (2, {"loss": 0.2})]
 
 
 def test_an_experiment_may_choose_several(command, random_gemma, tmp_path):

@@ -5,11 +5,9 @@ import json
 import pytest
 
 from temporal_sae.report.sweep_build import build_sweep_report
-from tests.browser import chromium
 from tests.report.test_run_page import HOSTILE, build_report, log
 from tests.report.test_sweep_page import SETTINGS, sweep
 
-__all__ = ["chromium"]  # a fixture
 SIZES = [(1280, 900), (390, 844)]
 
 

@@ -81,6 +81,7 @@ def test_every_job_has_a_folder_named_after_what_it_changes(sweep, runs):
     assert (code, err, sorted(runs)) == (0, "", [5, 5, 6, 6])
     names = {f"{n}_tracker.window_size={5 + n // 2},seed={1 + n % 2}" for n in range(4)}
     files = {".sweep", "sweep.json", "sweep.csv", "sweep_full.parquet", "multirun.yaml"}
+    files |= {"report.html", "notes.md"}
     assert {path.name for path in Path("s").iterdir()} == names | files
     record = json.loads(Path("s/3_tracker.window_size=6,seed=2/run.json").read_text())
     assert record["seed"] == 2

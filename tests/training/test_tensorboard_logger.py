@@ -175,10 +175,14 @@ def test_a_later_evaluation_is_added(command, random_gemma):
     options = [option for option in small(random_gemma) if not option.startswith("eval.")]
     unjudged = ["eval=none", "objective=final_loss"]
     assert command(*options, *unjudged, "hydra.run.dir=r")[0] == 0
+    with Path("r/metrics.jsonl").open("a") as file:
+        file.write("broken")
     before = Path("r/metrics.jsonl").read_bytes()
     smaller = ["eval.n_reconstruction_sequences=4", "eval.n_sparsity_sequences=4"]
-    assert evaluate(Path("r"), ["eval=core", *smaller, "logger=tensorboard"]) == {}
+    assert evaluate(Path("r"), ["eval=core", *smaller]) == {}
     assert Path("r/metrics.jsonl").read_bytes() == before
+    assert evaluate(Path("r"), ["eval=core", *smaller, "logger=tensorboard"]) == {}
+    assert Path("r/metrics.jsonl").read_bytes() == before.removesuffix(b"broken")
     found = read()
     assert found.steps("train/loss") == [4, 8, 12, 16]
     assert found.steps("eval/core/ce_loss_score") == [16]

@@ -4,9 +4,6 @@ import pytest
 
 from temporal_sae.atlas.site import write_site
 from tests.atlas.site import worlds
-from tests.browser import chromium
-
-__all__ = ["chromium"]  # a fixture
 
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 

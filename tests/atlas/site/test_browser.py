@@ -148,6 +148,9 @@ def test_search_finds_tokens_words_numbers_and_pairs(look, full, known):
     viewer.settled("#latents?find=+TREE")
     assert viewer.column(1) == [str(n) for n, row in enumerate(top) if " tree" in row]
     assert set(viewer.texts("main .token.found")) == {"␣tree"}
+    page.locator("#search").fill("stone")
+    viewer.settled("#latents?find=stone")
+    assert viewer.column(1) == [str(n) for n, row in enumerate(top) if " Stone" in row]
     page.locator("#search").fill("zebra")
     viewer.settled("#latents?find=zebra")
     assert viewer.column(1) == ["7"]
@@ -259,7 +262,9 @@ def test_light_and_dark(look, full):
     page.locator("#theme").click()
     assert page.evaluate(paper) == dark
     page.emulate_media(media="print")
-    assert page.evaluate("getComputedStyle(document.querySelector('.bar')).display") == "none"
+    for gone in (".bar", ".pager"):
+        shown = f"getComputedStyle(document.querySelector('{gone}')).display"
+        assert page.evaluate(shown) == "none"
 
 
 def test_statistics_are_those_of_the_tables(look, full):
@@ -272,6 +277,15 @@ def test_statistics_are_those_of_the_tables(look, full):
             found = page.evaluate(f"atlas.statistics.{name}(...{list(case)})")
             wanted = float(getattr(statistics, name)(counts))
             assert float("nan" if found is None else found) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_a_relation_is_told_from_either_side(look, full):
+    page = look(full).open("#about")
+    turned = "atlas.data.turned((column) => (column === 'relation' ? '{}' : 7))"
+    for told, wanted in (("parent", "child"), ("absorbed", "absorber"), ("duplicate",) * 2):
+        assert page.evaluate(f"{turned.format(told)}('relation')") == wanted
+        assert page.evaluate(f"{turned.format(told)}('n_ij')") == 7
+    assert page.evaluate("atlas.data.turned(null)") is None
 
 
 def test_the_running_average_moves_as_the_tracker_s(look, full):
@@ -419,11 +433,20 @@ def test_addresses_that_lead_nowhere(look, full, address, told):
 def test_a_file_that_is_missing_is_named(look, tmp_path):
     atlas, firings = worlds.small_world(tmp_path)
     write_site(atlas, firings, tmp_path)
-    (tmp_path / "site" / "latents" / "1.js").unlink()
+    file = tmp_path / "site" / "latents" / "1.js"
+    content = file.read_bytes()
+    file.unlink()
     viewer = look(tmp_path, expects=["ERR_FILE_NOT_FOUND"])
     page = viewer.open("#latent/20")
     assert "site/latents/1.js is missing or damaged" in page.locator("main").inner_text()
-    viewer.open("#latent/3")
+    file.write_bytes(b"")
+    page.evaluate("location.hash = '#latent/21'")
+    viewer.settled("#latent/21")
+    assert "site/latents/1.js is missing or damaged" in page.locator("main").inner_text()
+    file.write_bytes(content)
+    page.evaluate("location.hash = '#latent/20'")
+    viewer.settled("#latent/20")
+    assert page.locator("h1").inner_text() == "Latent 20"
     (tmp_path / "site" / "overview.js").unlink()
     page.reload()
     page.wait_for_selector("main .empty")

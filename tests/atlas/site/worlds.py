@@ -1,6 +1,7 @@
 """Atlases to draw pages of: a small one with every column there can be, and a large one."""
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,9 @@ from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
 from temporal_sae.atlas.build import Known, Options, write_tables
 from temporal_sae.atlas.firings import Firings, FiringsWriter
-from temporal_sae.atlas.folder import FACTS, LATENTS, OVERLAPS, TOKENS
+from temporal_sae.atlas.folder import FACTS, LATENTS, OVERLAPS, PAIRS, TOKENS
 from temporal_sae.atlas.pairs import Choice, Directions
+from temporal_sae.atlas.statistics import Counts, phi
 from temporal_sae.latents import Latents
 
 WINDOW, N_LATENTS, N_TOKENS = 100, 40, 6000
@@ -31,7 +33,7 @@ HOSTILE = (
     "\ufeff\x07\x1b[31m",
     "]]>",
 )
-WORDS = [*HOSTILE, *(f" {word}" for word in ("the", "of", "a", "tree", "river", "stone"))]
+WORDS = [*HOSTILE, *(f" {word}" for word in ("the", "of", "a", "tree", "river", "Stone"))]
 TEXT = [*WORDS, *(f" w{n}" for n in range(40))]
 
 
@@ -107,6 +109,7 @@ def with_everything(folder):
         "final_norm": "The final norm is left out.",
     }
     pq.write_table(latents.replace_schema_metadata({FACTS: json.dumps(facts)}), folder / LATENTS)
+    pq.write_table(with_absorber(pq.read_table(folder / PAIRS), latents), folder / PAIRS)
     overlaps = {"i": [CHILD - 1, CHILD], "j": [CHILD, 9]}
     overlaps = {name: pa.array(column, pa.int32()) for name, column in overlaps.items()}
     cosines = pa.array(rng.random((2, 5)).tolist(), pa.list_(pa.float32()))
@@ -119,6 +122,19 @@ def with_everything(folder):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "explanations.jsonl").write_text(text)
     return Atlas(folder)
+
+
+def with_absorber(pairs, latents):
+    """The table with a row for two latents that never fire together."""
+    n_i, n_j = (latents["n"][latent].as_py() for latent in (CHILD, APART))
+    row = dict.fromkeys(pairs.column_names, math.nan) | {
+        **{"i": CHILD, "j": APART, "n_ij": 0, "n_i": n_i, "n_j": n_j, "documents_ij": 0},
+        **{"phi": float(phi(Counts.of(0, n_i, n_j, N_TOKENS))), "relation": "absorber"},
+        **{"expected_in_documents": 12.5, "z_in_documents": -5.5, "decoder_cosine": 0.45},
+        **{"c_cos2": 0.0},
+    }
+    both = pa.concat_tables([pairs, pa.Table.from_pylist([row], pairs.schema)])
+    return both.sort_by([("i", "ascending"), ("j", "ascending")])
 
 
 def large_world(folder, n_latents=18432, n_tokens=20_000, k=32, n_ids=30_000):

@@ -28,7 +28,7 @@
   async function counted(i, j, listed, sampled) {
     const [n_i, n_j] = [i, j].map((latent) => data.latents.at("n", latent));
     const exact = listed ? listed("n_ij") : await data.count(i, j);
-    if (exact) return { n: exact, n_i, n_j, N: data.N, isExact: true };
+    if (listed || exact) return { n: exact, n_i, n_j, N: data.N, isExact: true };
     const { both, onlyI, onlyJ } = sampled;
     const ofSample = {
       n: both.length,
