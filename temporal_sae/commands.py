@@ -41,8 +41,8 @@ def fail(message: str) -> NoReturn:
 def why_unusable(error: OSError) -> str | None:
     """Return one line on a file that cannot be read or written.
 
-    A folder may stand in its place, or the disk be read-only or full. None where the error names no file,
-    or one that is missing, which is a bug of ours.
+    A folder may stand in its place, or the disk be read-only or full. None where the error names no
+    file, or one that is missing, which is a bug of ours.
     """
     if error.errno in (ENOSPC, EDQUOT):
         where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
