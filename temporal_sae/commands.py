@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from temporal_sae.errors import EvaluationFailed, InvalidOption, RunError, one_line, printable
 
 WRONG_INPUT = 2
+FULL = "the disk is full; what is written is whole, so free some space and "
 PACKAGE = Path(__file__).resolve().parent
 SCRIPT = "temporal-sae"
 LAUNCH = PACKAGE.parent / "launch.py"
@@ -40,9 +41,12 @@ def fail(message: str) -> NoReturn:
 def why_unusable(error: OSError) -> str | None:
     """Return one line on a file that cannot be read or written.
 
-    A folder may stand in its place, or the disk be read-only. None where the error names no file,
-    or one that is missing, which is a bug of ours.
+    A folder may stand in its place, or the disk be read-only or full. None where the error names no
+    file, or one that is missing, which is a bug of ours.
     """
+    if error.errno in (ENOSPC, EDQUOT):
+        where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        return f"{where}{FULL}give the same command again"
     if error.filename is None or isinstance(error, FileNotFoundError):
         return None
     path = error.filename2 if error.filename2 is not None else error.filename
@@ -60,9 +64,7 @@ def tell(error: Exception, folder: Path, then: str) -> str | None:
     if isinstance(error, (InvalidOption, RunError, EvaluationFailed)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
-        return (
-            f"{folder}: the disk is full; what is written is whole, so free some space and {then}"
-        )
+        return f"{folder}: {FULL}{then}"
     if isinstance(error, OSError):
         return why_unusable(error)
     if isinstance(error, OmegaConfBaseException):

@@ -126,13 +126,13 @@ def _is_deeper(content: Any, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename what is damaged and can be made again; returns its new name, `NAME.damaged`."""
-    aside = path.with_name(path.name + DAMAGED)
+def set_aside(path: Path, ending: str = DAMAGED) -> Path:
+    """Rename what no longer fits and can be made again; returns its new name, `NAME.damaged`."""
+    aside = path.with_name(path.name + ending)
     n = 1
     while os.path.lexists(aside):
         n += 1
-        aside = path.with_name(f"{path.name}{DAMAGED}-{n}")
+        aside = path.with_name(f"{path.name}{ending}-{n}")
     os.rename(path, aside)
     return aside
 

@@ -111,6 +111,11 @@ def test_a_reader_may_leave(words):
             OSError(13, "Permission denied", "x/y"),
             "error: x/y: cannot be used (Permission denied)\n",
         ),
+        (
+            OSError(28, "No space left on device"),
+            "error: the disk is full; what is written is whole, so free some space and give the "
+            "same command again\n",
+        ),
     ],
 )
 def test_a_mistake_ends_a_command_with_one_line(capsys, error, said):

@@ -33,6 +33,7 @@ CHECKPOINTS = "checkpoints"
 SECONDS_TO_LOCK = 0.2
 # The atlas and the tables for papers are of the SAE that was there.
 DERIVED = ("atlas", "report")
+EARLIER = ".earlier"
 FOLDERS = (".hydra", CHECKPOINTS, "snapshots", "sae", "eval", "wandb", "tensorboard", *DERIVED)
 FILES = ("metrics.jsonl", "results.json", "notes.md", "report.html", LISTING, RECORD)
 ARTIFACTS = (*FOLDERS, *FILES)
@@ -58,7 +59,7 @@ class RunFolder:
         self.path = Path(path)
         # Not 0: whoever looks whether a run is going on holds the lock for a moment.
         self._lock = ProcessLock(self.path / ".lock", timeout=SECONDS_TO_LOCK)
-        self._is_new = self._is_to_be_cleared = False
+        self._is_new = self._is_to_be_cleared = self._is_longer = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -118,7 +119,7 @@ class RunFolder:
         other_data = None
         if source is not None and source.changed == "refuse":
             other_data = self.changes_of_source(source, record, config)
-        is_longer = extends(record["config"], config)
+        self._is_longer = is_longer = extends(record["config"], config)
         if is_longer:
             changed = [key for key in changed if not key.startswith(f"{LENGTH}:")]
         is_finished = record["status"] == "finished" and not is_longer
@@ -165,8 +166,10 @@ class RunFolder:
         remove_temporaries(self.path)
         if self._is_to_be_cleared:
             self.clear()
-        else:
-            self.set_aside_misfits()
+            return
+        self.set_aside_misfits()
+        if self._is_longer:
+            self.set_aside_derived()
 
     def set_aside_misfits(self) -> None:
         """Rename what is in the place of a file or a folder of the run and is something else."""
@@ -176,6 +179,13 @@ class RunFolder:
             if os.path.lexists(path) and not fits:
                 kind = "folder" if name in FOLDERS else "file"
                 log.warning("%s is not a %s: kept as %s", path, kind, set_aside(path).name)
+
+    def set_aside_derived(self) -> None:
+        """Rename what is of the SAE that is now trained further, and would be taken for its own."""
+        for path in (self.path / name for name in DERIVED):
+            if os.path.lexists(path):
+                aside = set_aside(path, EARLIER)
+                log.warning("%s is of the shorter run: kept as %s", path, aside.name)
 
     def _refuse_files_of_no_run(self) -> None:
         """Without a record nothing tells whose files these are: neither continue nor delete."""
@@ -232,7 +242,7 @@ def check_writable(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
-            pass
+            self.set_aside_derived()
     except OSError as error:
         raise RunError(
             f"hydra.run.dir={path}: must be a folder that can be written ({error.strerror})"

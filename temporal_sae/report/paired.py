@@ -181,12 +181,13 @@ def by_seed(runs: list[Run]) -> dict[int, Run]:
 
 def check_subjects(runs: list[Run]) -> None:
     """Refuse runs that were not trained on activations of the same place, model and text."""
-    for key, expected in runs[0].subject.items():
-        for run in runs[1:]:
-            if run.subject[key] != expected:
+    for run in runs[1:]:
+        for key in {**runs[0].subject, **run.subject}:  # not every source has a language model
+            expected, found = (of.subject.get(key) for of in (runs[0], run))
+            if found != expected:
                 raise RunError(
                     f"{runs[0].folder} and {run.folder} differ in {key}: "
-                    f"{short(expected)} against {short(run.subject[key])}"
+                    f"{short(expected)} against {short(found)}"
                 )
 
 

@@ -48,6 +48,26 @@ def test_an_unfinished_run_is_continued(tmp_path, overwrite):
     assert (tmp_path / "metrics.jsonl").exists()
 
 
+def test_the_atlas_of_a_run_is_no_atlas_of_a_longer_one(tmp_path):
+    def config(n_tokens):
+        return {**CONFIG, "trainer": {**CONFIG["trainer"], "num_tokens": n_tokens}}
+
+    for n, before, now in ((0, 100, 200), (1, 200, 300)):
+        leave(tmp_path, "finished", config(before))
+        for name in ("atlas", "report"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / str(n)).write_text("")
+        longer = RunFolder(tmp_path)
+        longer.claim(config(now), overwrite=False)
+        longer.make_ready()
+        longer.write({"status": "running", "config": config(now)})
+        longer.release()
+    for name in ("atlas", "report"):
+        assert not (tmp_path / name).exists()
+        assert (tmp_path / f"{name}.earlier" / "0").exists()
+        assert (tmp_path / f"{name}.earlier-2" / "1").exists()
+
+
 def test_another_config_is_refused_by_name(tmp_path):
     leave(tmp_path, "stopped")
     other = {**CONFIG, "sae": {"k": 5}}

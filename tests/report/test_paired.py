@@ -163,9 +163,18 @@ def changed(**record):
     return {"config": config}
 
 
+def of_a_store():
+    """The record of a run on activations from files, which names no language model."""
+    return {"config": {"activations": {"_target_": "Files"}}}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda run: run("x", 1, {"mse": 1.0}, record=of_a_store()),
+            "differ in model.name: tiny against null",
+        ),
         (lambda run: run("x", 9, {"mse": 1.0}), "no seed is in both groups: 1 against 9"),
         (lambda run: run("x", 1, {"mse": 1.0}, record={"status": "stopped"}), "no finished run"),
         (lambda run: run("x", 1, {"mse": 1.0}).parent, "no finished run"),
