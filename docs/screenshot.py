@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-SIZE = {"width": 1120, "height": 900}
+SIZE = {"width": 1080, "height": 1500}
 
 
 def main() -> None:

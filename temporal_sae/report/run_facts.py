@@ -84,8 +84,15 @@ class RunFacts(NamedTuple):
     @property
     def tables(self) -> list[Table]:
         """All tables with a row, in order."""
-        twins = [] if self.judgement.table is None else [self.judgement.table]
-        found = [*twins, self.measured, self.tasks, self.tracker, self.time, self.memory]
+        twins = (self.judgement.table, self.judgement.rest)
+        found = [
+            *(table for table in twins if table),
+            self.measured,
+            self.tasks,
+            self.tracker,
+            self.time,
+            self.memory,
+        ]
         return [table for table in found if table.rows]
 
 

@@ -26,13 +26,13 @@ class Judgement(NamedTuple):
 
     Attributes:
         sentences: in words.
-        table: every score beside that of its twins; None where there are none.
-        others: names of the folders of the twins.
+        table: the scores that tables show, beside those of its twins; None where there are none.
+        rest: the rest of the scores, likewise.
     """
 
     sentences: list[str]
     table: Table | None
-    others: list[str]
+    rest: Table | None
 
 
 def judge(folder: Path, own: Told, command: str) -> Judgement:
@@ -45,20 +45,18 @@ def judge(folder: Path, own: Told, command: str) -> Judgement:
     """
     if not training_config(own.results).get("ortho_weight"):
         said = "This run has no orthogonality penalty: others are judged by it, and it by none."
-        return Judgement([said], None, [])
+        return Judgement([said], None, None)
     found = twins(folder, own)
     if found is None:
         said = "Whether the penalty helped cannot be said: no finished run beside this one is the "
         how = f"`{command} {WITHOUT}`, into a folder beside this one, trains one."
-        return Judgement([f"{said}same without it.", how], None, [])
-    others = [printable(path.name) for path in found.theirs]
+        return Judgement([f"{said}same without it.", how], None, None)
     try:
         compared = compare_groups(*(as_runs(group) for group in (found.ours, found.theirs)))
     except RunError as error:
         why = f"Not comparable with the same without {found.lacks}: {printable(str(error))}."
-        return Judgement([why], None, others)
-    table = table_of(compared, found)
-    return Judgement(sentences(compared, found), table, others)
+        return Judgement([why], None, None)
+    return Judgement(sentences(compared, found), *tables_of(compared, found))
 
 
 def as_runs(group: dict[Path, Told]) -> list[Run]:
@@ -107,18 +105,18 @@ def named(rows: Sequence[Row]) -> str:
     return ", ".join(told) + (f" and {more} more" if more else "")
 
 
-def table_of(compared: Comparison, found: Twins) -> Table:
-    """Return the table of all scores, those with a label first; a mark is a clear difference."""
-    rows = sorted(compared.rows, key=lambda row: not label_of(row))
+def tables_of(compared: Comparison, found: Twins) -> tuple[Table, Table]:
+    """Return the scores that tables show, those of headlines first, and the others."""
     n = len(compared.seeds)
-    return Table(
-        "twins",
-        f"This run and {n - 1} other seeds beside the same without {found.lacks}"
-        if n > 1
-        else f"This run beside the same without {found.lacks}",
-        ["score", "with", "without", "difference", "95 % interval", "verdict"],
-        [cells_of(row) for row in rows],
-        [printable(note) for note in compared.notes],
+    seeds = f" and {n - 1} other seeds" if n > 1 else ""
+    title = f"This run{seeds} beside the same without {found.lacks}"
+    header = ["score", "with", "without", "difference", "95 % interval", "verdict"]
+    shown = sorted((row for row in compared.rows if label_of(row)), key=is_headline, reverse=True)
+    rest = [row for row in compared.rows if not label_of(row)]
+    notes = [printable(note) for note in compared.notes]
+    return (
+        Table("twins", title, header, [cells_of(row) for row in shown], notes),
+        Table("twins_rest", f"{title}: other scores", header, [cells_of(r) for r in rest], []),
     )
 
 
@@ -128,8 +126,7 @@ def cells_of(row: Row) -> list[str]:
     has_interval = not math.isnan(found.low)
     interval = f"{found.low:+.3g} to {found.high:+.3g}" if has_interval else "–"
     name = label_of(row) or printable(row.metric)
-    means = number(row.mean_a), number(row.mean_b)
-    return [name, *means, f"{found.mean:+.3g}", interval, found.verdict]
+    return [name, *means_of(row), f"{found.mean:+.3g}", interval, found.verdict]
 
 
 def label_of(row: Row) -> str:
@@ -146,4 +143,11 @@ def is_headline(row: Row) -> bool:
 
 def shown(row: Row) -> str:
     """Return the values of a pair."""
-    return f"{number(row.mean_a)} against {number(row.mean_b)}"
+    return " against ".join(means_of(row))
+
+
+def means_of(row: Row) -> list[str]:
+    """Return both means, as tables show the metric."""
+    declared = fitting(row.metric.rpartition(": ")[2])
+    form = declared[0].form.format if declared and declared[0].label else number
+    return [form(mean) for mean in (row.mean_a, row.mean_b)]

@@ -165,9 +165,9 @@ def test_one_pair_is_no_result(tmp_path):
     folder = leave(tmp_path / "run", score=0.9)
     leave(tmp_path / "off", weight=0.0, score=0.1, tracker_bytes=0)
     told = verdict(folder)
-    assert "without tracker and penalty, with the same seed: CE score 0.9 against 0.1" in told
+    assert "without tracker and penalty, with the same seed: CE score 0.900 against 0.100" in told
     assert "no difference here is a result" in told
-    row = next(r for r in Cells(page(folder)).rows if r[:3] == ["CE score", "0.9", "0.1"])
+    row = next(r for r in Cells(page(folder)).rows if r[:3] == ["CE score", "0.900", "0.100"])
     assert row[3:] == ["+0.8", "–", "too few pairs"]
 
 

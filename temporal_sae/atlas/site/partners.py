@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from temporal_sae.atlas.nearest import Nearest
+from temporal_sae.atlas.relations import RECIPROCAL
 from temporal_sae.atlas.site import lists
 
 ROWS_AT_ONCE = 2**20
@@ -33,7 +34,11 @@ SHOWN = (
     "encoder_cosine",
     "relation",
 )
-TURNED = {"parent": "child", "child": "parent", "absorber": "absorbed", "absorbed": "absorber"}
+# What j is to i, by what i is to j.
+TURNED = {
+    name: next(other for other, places in RECIPROCAL.items() if places == (of_j, of_i))
+    for name, (of_i, of_j) in RECIPROCAL.items()
+}
 
 
 class Pairs:

@@ -433,11 +433,20 @@ def test_addresses_that_lead_nowhere(look, full, address, told):
 def test_a_file_that_is_missing_is_named(look, tmp_path):
     atlas, firings = worlds.small_world(tmp_path)
     write_site(atlas, firings, tmp_path)
-    (tmp_path / "site" / "latents" / "1.js").unlink()
+    file = tmp_path / "site" / "latents" / "1.js"
+    content = file.read_bytes()
+    file.unlink()
     viewer = look(tmp_path, expects=["ERR_FILE_NOT_FOUND"])
     page = viewer.open("#latent/20")
     assert "site/latents/1.js is missing or damaged" in page.locator("main").inner_text()
-    viewer.open("#latent/3")
+    file.write_bytes(b"")
+    page.evaluate("location.hash = '#latent/21'")
+    viewer.settled("#latent/21")
+    assert "site/latents/1.js is missing or damaged" in page.locator("main").inner_text()
+    file.write_bytes(content)
+    page.evaluate("location.hash = '#latent/20'")
+    viewer.settled("#latent/20")
+    assert page.locator("h1").inner_text() == "Latent 20"
     (tmp_path / "site" / "overview.js").unlink()
     page.reload()
     page.wait_for_selector("main .empty")

@@ -192,7 +192,10 @@
     window.addEventListener("scroll", remember, { passive: true });
     document.addEventListener("keydown", press);
     await draw();
-    if (await data.openExplanations().catch(() => false)) draw();
+    if (await data.openExplanations().catch(() => false)) {
+      wish = { keepsFocus: true };
+      draw();
+    }
   }
   start();
 })();

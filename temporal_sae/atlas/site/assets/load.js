@@ -22,8 +22,7 @@
         if (waiting.has(name)) script.onerror();
       };
       script.onerror = () => {
-        waiting.delete(name);
-        kept.delete(name);
+        kept.delete(name); // the file may be there the next time
         script.remove();
         reject(new Error(`site/${name}.js is missing or damaged; build the atlas again`));
       };
