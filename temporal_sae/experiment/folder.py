@@ -242,7 +242,7 @@ def check_writable(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
-            self.set_aside_derived()
+            pass
     except OSError as error:
         raise RunError(
             f"hydra.run.dir={path}: must be a folder that can be written ({error.strerror})"
