@@ -18,7 +18,7 @@ def skip(reason):
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
     program = next((found for found in map(shutil.which, NAMES) if found), None)
     if program is None:

@@ -18,7 +18,7 @@ from temporal_sae.cli import launch, run_command_line
 from temporal_sae.commands import CONF
 from tests.browser import chromium
 
-__all__ = ["chromium"]  # a fixture of the whole session: there can be but one browser
+__all__ = ["chromium"]  # a fixture
 TESTS = Path(__file__).parent
 # Files and folders with long tests or long preparations, the longest first: begun late, one of them
 # would keep a process busy when there is nothing left for the others.

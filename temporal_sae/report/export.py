@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from temporal_sae import schemas
 from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
-from temporal_sae.report.build import build_report
+from temporal_sae.report.build import PAGE, build_report
 from temporal_sae.report.figures import Figure
 from temporal_sae.report.png import write_png
 from temporal_sae.report.run_facts import read_facts
-from temporal_sae.report.run_page import figures_of
+from temporal_sae.report.run_page import figures_of, page_of_unfinished
 from temporal_sae.report.sweep_build import SWEEP, facts_of_folders, write_report
-from temporal_sae.report.sweep_facts import RECORD
+from temporal_sae.report.sweep_facts import RECORD, RESULTS
 from temporal_sae.report.sweep_page import figures_of_jobs, tables_of
 from temporal_sae.report.tables import Table, to_csv, to_latex
 
@@ -66,17 +67,17 @@ def write_reports(folders: Sequence[Path], output: Path | None, options: Options
 
 
 def report_of_run(folder: Path, options: Options) -> list[Path]:
-    """Write the report of a run into its folder.
+    """Write the report of a run into its folder; of one that has not finished, what there is.
 
     Raises:
-        RunError: it has not finished.
+        RunError: a file is damaged.
     """
-    try:
-        page = build_report(folder, options.reference)
-        facts = read_facts(folder, options.reference)
-    except FileNotFoundError as error:
-        told = f"holds no finished run ({error.filename} is missing)"
-        raise RunError(f"{printable(str(folder))}: {told}") from error
+    if not (folder / RESULTS).exists():
+        record = schemas.read(folder / RECORD, dict[str, Any])
+        write_atomically(folder / PAGE, page_of_unfinished(folder, record))
+        return [folder / PAGE]
+    page = build_report(folder, options.reference)
+    facts = read_facts(folder, options.reference)
     figures = [figure for part in figures_of(facts) for figure in part]
     return [page, *extra(folder, facts.tables, figures, options)]
 

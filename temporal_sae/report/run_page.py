@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from temporal_sae.errors import printable
 from temporal_sae.report.comparison import as_dict
@@ -41,6 +43,26 @@ def figures_of(facts: RunFacts) -> tuple[list[Figure], list[Figure]]:
     return figures(TRAINING, series), [*figures(STABILITY, series), *overlaps(facts)]
 
 
+def page_of_unfinished(folder: Path, record: dict[str, Any]) -> str:
+    """Return the page of a run that has no results yet: its state, and what was logged until now.
+
+    Args:
+        folder: of the run.
+        record: the content of its `run.json`.
+    """
+    series = read_series(folder)
+    reason = f": {record['reason']}" if record.get("reason") else ""
+    return render(
+        "unfinished.html",
+        title=printable(folder.resolve().name),
+        status=status_of(record),
+        state=printable(f"{record.get('status', 'unknown')}{reason}"),
+        command=printable(str(record.get("command") or "")),
+        training=figures(TRAINING, series),
+        stability=figures(STABILITY, series),
+    )
+
+
 def page_of(facts: RunFacts) -> str:
     """Return the page of a run."""
     training, stability = figures_of(facts)
@@ -48,7 +70,7 @@ def page_of(facts: RunFacts) -> str:
         "run.html",
         title=printable(facts.folder.resolve().name),
         facts=facts,
-        status=status_of(facts),
+        status=status_of(facts.record),
         training=training,
         stability=stability,
         growth=GROWTH,
@@ -78,15 +100,14 @@ def overlaps(facts: RunFacts) -> list[Figure]:
     return [Figure(title, Lines(title, [line], "windows", from_zero=True))]
 
 
-def status_of(facts: RunFacts) -> str:
-    """Return when it was run, with what, and how it ended."""
-    record = facts.record
+def status_of(record: dict[str, Any]) -> str:
+    """Return when a run was begun, with what, and how it failed, if it did."""
     versions = as_dict(record.get("versions"))
     is_failed = record.get("status") == "failed"
     parts = [
         f"failed: {record.get('reason')}" if is_failed else "",
         f"started {record.get('started', 'at an unknown time')}",
-        f"on {record['device']}",
+        f"on {record.get('device', 'an unknown device')}",
         f"temporal_sae {versions.get('temporal_sae', '')}",
         f"revision {str(record['git_revision'])[:10]}" if record.get("git_revision") else "",
     ]

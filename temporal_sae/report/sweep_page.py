@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from temporal_sae.errors import printable
-from temporal_sae.metrics import DASH
+from temporal_sae.metrics import DASH, better_when_higher
 from temporal_sae.report.build import PAGE
 from temporal_sae.report.comparison import training_config
 from temporal_sae.report.figures import Figure, Line, Parallel, Point, Points
@@ -201,10 +201,13 @@ def settings_table(facts: SweepFacts, settings: Sequence[Sequence[JobFacts]]) ->
     """Return a row for every setting, averaged over its seeds, the best objective first."""
     keys = [key for key in facts.keys if key != SEED]
     columns = columns_of(facts.finished)
-    best = best_of(settings)
-    ranked = sorted(
-        settings, key=lambda same: (average(same) is None, same is not best, -(average(same) or 0))
-    )
+    sign = 1 if better_when_higher(settings[0][0].objective_name) is False else -1
+
+    def rank(same: Sequence[JobFacts]) -> tuple[bool, float]:
+        value = average(same)
+        return value is None, 0.0 if value is None else sign * value
+
+    ranked = sorted(settings, key=rank)
     rows = [
         [
             " ".join(f"{k}={same[0].options[k]}" for k in keys if k in same[0].options) or "all",

@@ -12,6 +12,7 @@ import pytest
 
 from temporal_sae.metrics import declared
 from temporal_sae.report import build_report
+from temporal_sae.report.__main__ import main
 from tests.report.test_build import RECORD, RESULTS
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m\u202e'
@@ -233,3 +234,18 @@ def test_costs_add_up(tmp_path):
     assert cells.row("tracker")[1:] == ["20", "20.0%"]
     assert ["tracker", "2", "1"] in cells.rows and ["batch", "4", "–"] in cells.rows
     assert cells.row("whole process, host")[1:] == ["–", "1,024"]
+
+
+@pytest.mark.parametrize("status", ["running", "stopped", "failed"])
+def test_a_run_that_has_not_finished_shows_what_there_is(tmp_path, status, capsys):
+    folder = leave(tmp_path / "run", status=status, reason=f"stopped by hand {HOSTILE}")
+    (folder / "results.json").unlink()
+    log(folder, [{"tokens": n, "loss": 1 / n} for n in range(1, 9)])
+    main([str(folder)])
+    text = (folder / "report.html").read_text()
+    assert f"{status}: stopped by hand &lt;script&gt;" in text
+    assert "<figcaption>Loss" in text and "script" not in Cells(text).tags
+    assert f"written: {folder / 'report.html'}" in capsys.readouterr().out
+    (folder / "metrics.jsonl").unlink()
+    main([str(folder)])
+    assert "Training so far" not in (folder / "report.html").read_text()

@@ -81,6 +81,14 @@ def test_settings_are_judged_by_the_runs_without_the_penalty(tmp_path):
     assert "| tracker.window_size=100 loss.ortho_weight=1 | 4 | +0.099" in notes
 
 
+def test_settings_are_listed_from_the_best(tmp_path):
+    statuses = sweep(tmp_path, SETTINGS, range(2))
+    text = build_sweep_report(tmp_path, statuses).read_text()
+    part = text.split("Settings, mean")[-1].split("</table>")[0]
+    means = [float(m) for m in re.findall(r'<td class="number">(0\.\d+) ±', part)]
+    assert means == sorted(means, reverse=True) and len(means) == 5
+
+
 def test_one_seed_is_no_result(tmp_path):
     text = build_sweep_report(tmp_path, sweep(tmp_path, SETTINGS)).read_text()
     assert "no difference below is a result" in words(text)
@@ -166,7 +174,6 @@ def test_the_command_writes_reports_of_all_kinds(tmp_path, capsys):
         (["empty"], "empty: holds neither a run nor a sweep"),
         (["run", "other"], "--output: must name a folder"),
         (["run", "other", "--output=run"], "holds a run, whose report would be replaced"),
-        (["begun"], "holds no finished run"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, told):
@@ -174,7 +181,6 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, told):
     leave(tmp_path / "run")
     leave(tmp_path / "other")
     (tmp_path / "empty").mkdir()
-    (leave(tmp_path / "begun") / "results.json").unlink()
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert told in capsys.readouterr().err
