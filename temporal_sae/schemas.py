@@ -399,6 +399,17 @@ class MetricsLine(TypedDict):
     tokens_per_second: NotRequired[Number]
 
 
+class AtlasFacts(TypedDict):
+    """Facts in the metadata of `latents.parquet`, as far as they are used."""
+
+    n_tokens: int
+    min_count: NotRequired[int]
+    min_z: NotRequired[float]
+    title: NotRequired[str | None]
+    model_name: NotRequired[str | None]
+    hook_name: NotRequired[str | None]
+
+
 def read(path: Path, schema: type[T]) -> T:
     """Return the content of a JSON file, of which at least what `schema` says is as it says.
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PAIRS_NAME, LATENTS_NAME = "diff.parquet", "diff_latents.parquet"
 N_LINES = 10
+NEEDED = ("n", "fano_factor", "top_tokens", "nearest_by_cosine", "nearest_cosines")
 MATCHES = ("auto", "number", "cosine")
 
 
@@ -105,9 +106,12 @@ def opened(folder: Path) -> Atlas:
     Raises:
         RunError: there is none.
     """
+    from temporal_sae.atlas.columns import require  # slow to import
+
     below = folder / "atlas"
     atlas = Atlas(below if (below / LATENTS).exists() else folder)
     _ = atlas.facts
+    require(atlas.folder / LATENTS, atlas.latents, NEEDED)
     return atlas
 
 

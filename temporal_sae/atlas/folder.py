@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,8 @@ import pyarrow.parquet as pq
 from temporal_sae.atlas.explanations import Explained, read_explanations
 from temporal_sae.atlas.show import show_pages
 from temporal_sae.errors import RunError
+from temporal_sae.files import parse_json
+from temporal_sae.schemas import AtlasFacts, misfit
 
 PAIRS, LATENTS = "pairs.parquet", "latents.parquet"
 EXAMPLES, TOKENS = "examples.parquet", "tokens.parquet"
@@ -69,11 +70,13 @@ class Atlas:
     def facts(self) -> dict[str, Any]:
         """Numbers of tokens, windows and documents, thresholds, and what the tables are of."""
         found = (self.latents.schema.metadata or {}).get(FACTS)
+        path = self.folder / LATENTS
         try:
-            facts: dict[str, Any] = json.loads(found or b"")
+            facts: dict[str, Any] = parse_json(found or b"")
         except ValueError as error:
-            path = self.folder / LATENTS
             raise RunError(f"{path}: was not written by temporal_sae.atlas") from error
+        if problem := misfit(facts, AtlasFacts):
+            raise RunError(f"{path}: cannot be read (in its metadata: {problem})")
         return facts
 
     def show(self) -> Path:
@@ -85,10 +88,14 @@ class Atlas:
         return self._read(PAIRS, columns)
 
     def _read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        from temporal_sae.atlas.columns import check_columns  # it imports what imports this
+
         path = self.folder / name
         try:
-            return pq.read_table(path, columns=None if columns is None else list(columns))
+            table = pq.read_table(path, columns=None if columns is None else list(columns))
         except FileNotFoundError:
             raise RunError(f"{path}: is missing; {ADVICE}") from None
         except (OSError, pa.ArrowException) as error:
             raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        check_columns(path, table)
+        return table

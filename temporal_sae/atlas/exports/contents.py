@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from temporal_sae.atlas.columns import require
 from temporal_sae.atlas.examples import N_INTERVALS, NEAR_MISSES, TOP
-from temporal_sae.atlas.folder import EXAMPLES, LATENTS, Atlas
+from temporal_sae.atlas.folder import EXAMPLES, LATENTS, TOKENS, Atlas
 from temporal_sae.errors import RunError
 
 DIGITS = 9  # with so many a float32 is read back to the bit
@@ -31,6 +32,7 @@ NEEDED = {
         *("latent", "group", "rank", "token", "document", "position", "activation", "place"),
         *("token_ids", "activations"),
     ),
+    TOKENS: ("id", "text"),
 }
 
 
@@ -88,11 +90,9 @@ class Contents:
     def __init__(self, atlas: Atlas, decoder: np.ndarray | None) -> None:
         self.atlas, self.decoder, self.n_tokens = atlas, decoder, int(atlas.facts["n_tokens"])
         self.n_latents = atlas.latents.num_rows
-        for name, table in ((LATENTS, atlas.latents), (EXAMPLES, atlas.examples)):
-            for column in NEEDED[name]:
-                if column not in table.column_names:
-                    advice = "an atlas of this version has one"
-                    raise RunError(f"{atlas.folder / name}: has no column {column}; {advice}")
+        tables = {LATENTS: atlas.latents, EXAMPLES: atlas.examples, TOKENS: atlas.tokens}
+        for name, table in tables.items():
+            require(atlas.folder / name, table, NEEDED[name])
         self._check()
 
     def _check(self) -> None:
@@ -101,6 +101,10 @@ class Contents:
         latents, place = self._latent_of_example, examples["place"].to_numpy()
         lengths = pc.list_value_length(examples["token_ids"]).to_numpy()
         whole = pc.list_value_length(examples["activations"]).to_numpy()
+        partners, phis = (
+            pc.list_value_length(self.atlas.latents[name]).fill_null(0)
+            for name in ("nearest_by_phi", "nearest_phis")
+        )
         in_order = np.array_equal(self.atlas.latents["latent"].to_numpy(), range(self.n_latents))
         if not (
             in_order
@@ -108,6 +112,7 @@ class Contents:
             and (latents >= 0).all()
             and (latents < self.n_latents).all()
             and np.array_equal(lengths, whole)
+            and partners.equals(phis)
             and ((place >= 0) & (place < lengths)).all()
             and all(map(self._are_latents, ("nearest_by_cosine", "nearest_by_phi")))
         ):
