@@ -22,18 +22,22 @@ from temporal_sae.atlas.communities import Topics
 from temporal_sae.atlas.counting import firing_counts, postings_of, ranges
 from temporal_sae.atlas.documents import DocumentCounts
 from temporal_sae.atlas.examples import LEFT, RIGHT, Text, TextOf, example_table, token_table
+from temporal_sae.atlas.explanations import EXPLANATIONS
 from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
 from temporal_sae.atlas.folder import EXAMPLES, LATENTS, OVERLAPS, PAIRS, TOKENS, Atlas
 from temporal_sae.atlas.gather import gather
 from temporal_sae.atlas.graph import write_graph
 from temporal_sae.atlas.latents import Partners, latent_table
 from temporal_sae.atlas.logits import logit_columns
+from temporal_sae.atlas.match import SIMILAR
 from temporal_sae.atlas.nearest import nearest_by_cosine
 from temporal_sae.atlas.pairs import Choice, Directions, pair_table, relations_in, write_table
 from temporal_sae.atlas.relations import RELATIONS, discoveries
 from temporal_sae.atlas.site import write_site
 from temporal_sae.atlas.stability import across_seeds, over_training, overlap_table
 from temporal_sae.atlas.summaries import Summaries
+from temporal_sae.errors import RunError
+from temporal_sae.files import set_aside
 from temporal_sae.sae import SparseAutoencoder
 
 log = logging.getLogger(__name__)
@@ -164,6 +168,7 @@ def write_tables(
     """
     counts, documents, choice = firing_counts(firings), DocumentCounts(firings), options.choice
     by_cosine = nearest_by_cosine(known.directions.decoder)
+    keep_explanations(folder, by_cosine[1])
     candidates = Candidates.of(*by_cosine, counts)
     by_chance = relations_by_chance(firings, counts, documents, candidates, options, show)
     partners, topics = Partners.none(firings.n_latents), Topics(documents, counts)
@@ -211,6 +216,27 @@ def write_tables(
     )
     for line in discoveries(partners.relatives.found, by_chance):
         log.info("%s", line)
+
+
+def keep_explanations(folder: Path, cosines: np.ndarray) -> None:
+    """Set explanations aside, unless the tables that are to be replaced are of the same SAE.
+
+    Args:
+        folder: of the atlas.
+        cosines: of the latents' directions with the nearest ones, by latent.
+    """
+    path = folder / EXPLANATIONS
+    if not path.exists():
+        return
+    try:
+        before = Atlas(folder).latents["nearest_cosines"].combine_chunks().flatten().to_numpy()
+    except (RunError, KeyError):
+        before = np.empty(0)
+    if len(before) != cosines.size or not np.allclose(
+        before, cosines.ravel(), atol=SIMILAR, equal_nan=True
+    ):
+        aside = set_aside(path, ".earlier")
+        log.warning("%s: is not known to be of this SAE: kept as %s", path, aside.name)
 
 
 def write_examples(

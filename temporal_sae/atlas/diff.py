@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from temporal_sae.atlas.folder import Atlas
 from temporal_sae.atlas.match import Matches
 from temporal_sae.atlas.statistics import divided
+from temporal_sae.errors import RunError
 
 Array = np.ndarray
 TURNED = {"parent": "child", "child": "parent", "absorber": "absorbed", "absorbed": "absorber"}
@@ -107,6 +108,9 @@ class Side:
         of_a: their numbers in A.
         n_latents: of A.
 
+    Raises:
+        RunError: a pair is of latents that there are not.
+
     Attributes:
         keys: i · d_sae + j, i < j, int64, ascending.
     """
@@ -118,7 +122,11 @@ class Side:
         number, self.n = np.full(len(fires), -1), np.zeros(n_latents)
         number[own], self.n[of_a] = of_a, fires[own]
         table = atlas.read_pairs("i", "j", "n_ij", "phi", "fano_factor", "relation")
-        i, j = (number[table[name].to_numpy()] for name in "ij")
+        pairs = [table[name].to_numpy() for name in "ij"]
+        if not all(((side >= 0) & (side < len(fires))).all() for side in pairs):
+            told = "its tables do not belong together; build it again"
+            raise RunError(f"{atlas.folder}: {told}")
+        i, j = (number[side] for side in pairs)
         keys = np.minimum(i, j) * n_latents + np.maximum(i, j)
         kept = np.flatnonzero((i >= 0) & (j >= 0))
         kept = kept[keys[kept].argsort(kind="stable")]

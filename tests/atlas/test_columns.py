@@ -50,6 +50,7 @@ def nothing(table):
         ("diff", LATENTS, "n", texts, "column n is of type string, must be int64"),
         ("diff", PAIRS, "n_ij", texts, "column n_ij is of type string, must be int64"),
         ("diff", PAIRS, "i", nothing, "column i lacks values"),
+        ("diff", PAIRS, "i", lambda t: pa.array([40] * len(t)), "its tables do not belong tog"),
         ("export", LATENTS, "nearest_by_cosine", texts, "must be list<item: int32>"),
         ("export", LATENTS, "nearest_by_phi", lambda t: pa.array([[1]] * len(t)), "belong tog"),
         ("export", EXAMPLES, "document", nothing, "column document lacks values"),

@@ -12,6 +12,7 @@ from temporal_sae.errors import RunError
 from tests.atlas.exports.documented import Explanation, read_lines
 from tests.atlas.exports.made_up import D_SAE, made_up
 from tests.atlas.site.reading import read, table
+from tests.atlas.site.worlds import small_world
 
 FIRST = {
     "modelId": "pythia-70m",
@@ -199,3 +200,15 @@ def test_explanations_that_were_damaged_are_one_line(atlas):
     (atlas / "explanations.jsonl").write_text('{"latent": 99, "description": "x"}\n')
     with pytest.raises(RunError, match=r"explanations\.jsonl:1: latent=99: must be a latent"):
         _ = Atlas(atlas).explanations
+
+
+def test_they_do_not_become_those_of_another_sae(tmp_path):
+    line = {"latent": 3, "description": "x"}
+    path = tmp_path / "explanations.jsonl"
+    small_world(tmp_path)
+    path.write_text(json.dumps(line) + "\n")
+    small_world(tmp_path)  # the same SAE again
+    assert [one["latent"] for one in Atlas(tmp_path).explanations] == [3]
+    small_world(tmp_path, seed=2)
+    assert Atlas(tmp_path).explanations == []
+    assert json.loads((tmp_path / "explanations.jsonl.earlier").read_text()) == line

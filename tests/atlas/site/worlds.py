@@ -11,7 +11,7 @@ import torch
 from temporal_sae.activations import Rows
 from temporal_sae.atlas import Atlas
 from temporal_sae.atlas.build import Known, Options, write_tables
-from temporal_sae.atlas.firings import Firings, FiringsWriter
+from temporal_sae.atlas.firings import Firings, FiringsWriter, remove_firings
 from temporal_sae.atlas.folder import FACTS, LATENTS, OVERLAPS, PAIRS, TOKENS
 from temporal_sae.atlas.pairs import Choice, Directions
 from temporal_sae.atlas.statistics import Counts, phi
@@ -37,8 +37,11 @@ WORDS = [*HOSTILE, *(f" {word}" for word in ("the", "of", "a", "tree", "river", 
 TEXT = [*WORDS, *(f" w{n}" for n in range(40))]
 
 
-def small_world(folder, *, is_bare=False, n_tokens=N_TOKENS, window=WINDOW, least=2):
-    """An atlas in a folder and its firings; `is_bare`: of rows whose tokens nobody knows."""
+def small_world(folder, *, is_bare=False, n_tokens=N_TOKENS, window=WINDOW, least=2, seed=1):
+    """An atlas in a folder and its firings.
+
+    `is_bare`: of rows whose tokens nobody knows; `seed`: of the SAE.
+    """
     rng = np.random.default_rng(3)
     ids = rng.integers(0, len(TEXT), n_tokens)
     fires = rng.random((n_tokens, N_LATENTS)) < rng.uniform(0.002, 0.1, N_LATENTS)
@@ -50,13 +53,16 @@ def small_world(folder, *, is_bare=False, n_tokens=N_TOKENS, window=WINDOW, leas
     acts = (rng.gamma(2.0, size=fires.shape) * fires).astype(np.float32)
     documents = np.sort(rng.integers(0, 50, n_tokens))
     places = np.stack([ids, documents, np.arange(n_tokens) - np.searchsorted(documents, documents)])
+    remove_firings(folder / "firings")
     writer = FiringsWriter(folder / "firings", N_LATENTS, {})
     known = None if is_bare else torch.from_numpy(places.T.copy()).int()
     rows = Rows(torch.zeros(n_tokens, 1), known)
     writer.add(rows, Latents.from_dense(torch.from_numpy(acts)))
     writer.note({})
     firings = Firings(folder / "firings", N_LATENTS, window)
-    unit = torch.nn.functional.normalize(torch.randn(N_LATENTS, 8, generator=torch.manual_seed(1)))
+    unit = torch.nn.functional.normalize(
+        torch.randn(N_LATENTS, 8, generator=torch.manual_seed(seed))
+    )
     text_of = None if is_bare else lambda names: [TEXT[n] for n in names]
     options = Options(n_tokens, window, Choice(least))
     known = Known(Directions(unit, None if is_bare else unit), text_of)
