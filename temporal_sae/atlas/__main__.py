@@ -117,6 +117,7 @@ def build(options: argparse.Namespace) -> None:
     from temporal_sae.experiment.determinism import deterministic_on_cpu
 
     output: Path = options.output or folder / "atlas"
+    check_free(output)
     with held(output), told_of(output):
         sae, source, identity = opened_pass(folder, options.overrides, output)
         choice = Choice(options.min_count, options.min_z)
@@ -132,6 +133,20 @@ def build(options: argparse.Namespace) -> None:
         )
         with deterministic_on_cpu(source.device):
             build_atlas(output, sae, source, identity, wanted, Lines().show)
+
+
+def check_free(output: Path) -> None:
+    """Refuse a folder in which the pages would replace those of somebody else.
+
+    Raises:
+        RunError: see above.
+    """
+    from temporal_sae.atlas.folder import LATENTS  # slow to import
+
+    found = [name for name in ("index.html", "site") if (output / name).exists()]
+    if found and not (output / LATENTS).exists():
+        told = f"holds {' and '.join(found)} but no atlas; choose another folder"
+        raise RunError(f"--output={output}: {told}")
 
 
 def opened_pass(

@@ -94,3 +94,13 @@ def told(command, atlas, whole, capsys):
     assert stop.value.code == 2
     assert err.count("\n") == 1
     return err
+
+
+def test_pages_of_somebody_else_are_not_replaced(tmp_path, capsys):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mine.html").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), f"--output={tmp_path}"])
+    assert stop.value.code == 2
+    assert "holds site but no atlas; choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "site" / "mine.html").read_text() == "mine"
