@@ -37,6 +37,14 @@ class Told(NamedTuple):
         return seed if isinstance(seed, int) else -1
 
 
+def seedless(value: Any, seed: Any) -> Any:
+    """Return a part of a config without the options that are the run's seed, as a penalty's is."""
+    if not isinstance(value, dict):
+        return value
+    kept = ((k, v) for k, v in value.items() if k != "seed" or v != seed)
+    return {k: seedless(v, seed) for k, v in kept}
+
+
 class Neighbour(NamedTuple):
     """A finished run: its folder's name, its results, and which part of the method it lacks.
 

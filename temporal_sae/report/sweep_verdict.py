@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from temporal_sae.errors import RunError, printable
 from temporal_sae.eval.statistics import IMPROVEMENT, WORSE, PairedDifference
 from temporal_sae.metrics import DASH, TRAINING_SECTION, Metric
-from temporal_sae.report.neighbours import COMMON
+from temporal_sae.report.neighbours import COMMON, seedless
 from temporal_sae.report.paired import LEVEL, Comparison, Run, compare_groups, run_of
 from temporal_sae.report.sweep_facts import JobFacts
 from temporal_sae.report.tables import Table
@@ -85,9 +85,9 @@ def judged(
 
 def key_of(job: JobFacts, groups: Sequence[str]) -> str:
     """Return what a run has in some groups of its config, the seed apart."""
-    return json.dumps(
-        [job.config.get(g) for g in groups if g != "seed"], sort_keys=True, default=str
-    )
+    seed = job.record.get("seed")
+    parts = [seedless(job.config.get(group), seed) for group in groups if group != "seed"]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def first_of_seed(jobs: Sequence[JobFacts]) -> list[JobFacts]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from temporal_sae.report.neighbours import COMMON, Told, finished_beside, lack_of
+from temporal_sae.report.neighbours import COMMON, Told, finished_beside, lack_of, seedless
 
 OF_METHOD = ("tracker", "loss")
 
@@ -49,6 +49,6 @@ def twins(folder: Path, own: Told) -> Twins | None:
 
 
 def differs(a: Told, b: Told, key: str) -> bool:
-    """Return True if two runs were configured differently."""
-    x: Any = a.config.get(key)
-    return bool(x != b.config.get(key))
+    """Return True if two runs were configured differently, their seeds apart."""
+    x, y = (seedless(told.config.get(key), told.seed) for told in (a, b))
+    return bool(x != y)

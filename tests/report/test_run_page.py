@@ -69,6 +69,7 @@ def leave(folder, seed=5, weight=3.0, score=0.5, tracker_bytes=2**20, **record):
     config = copy.deepcopy(CONFIG) | {"seed": seed}
     if not weight:
         config |= {"tracker": None, "loss": {"ortho_weight": 0.0}}
+    config["loss"]["seed"] = seed  # as `${seed}` in the config of a penalty
     told = {**RECORD, "status": "finished", "seed": seed, "config": config, **record}
     (folder / "run.json").write_text(json.dumps(told))
     return folder

@@ -35,7 +35,7 @@ def sweep(folder, settings, seeds=(0,), **extra):
         record = json.loads((run / "run.json").read_text())
         if weight:
             record["config"]["tracker"] = {"window_size": window}
-            record["config"]["loss"] = {"ortho_weight": weight}
+            record["config"]["loss"] = {"ortho_weight": weight, "seed": seed}
         record["objective"] = settings[weight, window](seed)
         (run / "run.json").write_text(json.dumps(record))
         (run / "report.html").write_text("")
