@@ -22,7 +22,9 @@ METRICS = declare(
     of_quality(
         name="explained_variance", better="higher", label="explained variance", headline=True
     ),
-    of_quality(name="explained_variance_legacy", better="higher", label="the same, legacy"),
+    of_quality(
+        name="explained_variance_legacy", better="higher", label="explained variance, legacy"
+    ),
     of_quality(name="mse", better="lower"),
     of_quality(name="cossim", better="higher", label="cosine"),
     of_shrinkage(name="l2_norm_in", compared=False),

@@ -191,7 +191,7 @@ def test_published_explained_variance_is_the_legacy_one(tmp_path):
     column = compared.header.index("baseline topk")
     values = {row[0]: row[column] for row in compared.rows}
     assert values["explained variance"] == "–"
-    assert values["the same, legacy"] == "0.777"
+    assert values["explained variance, legacy"] == "0.777"
     assert set(reference_results()) == {"baseline_standard", "baseline_topk", "temporal_run_1"}
 
 
