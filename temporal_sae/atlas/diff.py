@@ -109,7 +109,7 @@ class Side:
         n_latents: of A.
 
     Raises:
-        RunError: a pair is of latents that there are not.
+        RunError: a pair is of latents that there are not, or nothing says which pairs are left out.
 
     Attributes:
         keys: i · d_sae + j, i < j, int64, ascending.
@@ -118,6 +118,10 @@ class Side:
     def __init__(self, atlas: Atlas, own: Array, of_a: Array, n_latents: int) -> None:
         facts, fires = atlas.facts, atlas.latents["n"].to_numpy()
         self.n_tokens = float(facts["n_tokens"])
+        if not {"min_count", "min_z"} <= facts.keys():
+            raise RunError(
+                f"{atlas.folder}: does not say which pairs it leaves out; build it again"
+            )
         self.most = facts["min_count"] - 1.0 if facts["min_z"] <= 0 else np.nan
         number, self.n = np.full(len(fires), -1), np.zeros(n_latents)
         number[own], self.n[of_a] = of_a, fires[own]

@@ -1,5 +1,6 @@
 """`python -m temporal_sae.atlas diff`: changes of pairs and latents, and which latents they are."""
 
+import json
 import math
 
 import numpy as np
@@ -11,8 +12,10 @@ from temporal_sae.atlas import Atlas
 from temporal_sae.atlas.__main__ import main
 from temporal_sae.atlas.build import Known, Options, write_tables
 from temporal_sae.atlas.diff import Counted, latent_differences, pair_differences, rate_z
+from temporal_sae.atlas.folder import FACTS
 from temporal_sae.atlas.match import Matches, of_one_sae
 from temporal_sae.atlas.pairs import Choice, Directions
+from temporal_sae.errors import RunError
 from temporal_sae.sae import TopKSAE
 from tests.atlas.test_relations import written
 
@@ -236,3 +239,14 @@ def test_mistakes_are_told_in_a_line(tmp_path, runs, capsys):
         assert told in capsys.readouterr().err, words
     main(["diff", a, str(alone), "--match=number", f"--output={tmp_path}"])
     assert "40 of 40 latents have a counterpart among 40, by number" in capsys.readouterr().out
+
+
+def test_an_atlas_that_does_not_say_what_it_leaves_out_is_one_line(tmp_path):
+    a, b = (built(tmp_path / name, drawn(seed, 1000)) for seed, name in enumerate("ab"))
+    path = b.folder / "latents.parquet"
+    table = pq.read_table(path)
+    facts = json.loads(table.schema.metadata[FACTS])
+    del facts["min_count"]
+    pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), path)
+    with pytest.raises(RunError, match="does not say which pairs it leaves out"):
+        everything(a, Atlas(b.folder))

@@ -115,10 +115,18 @@ class Contents:
             and partners.equals(phis)
             and ((place >= 0) & (place < lengths)).all()
             and all(map(self._are_latents, ("nearest_by_cosine", "nearest_by_phi")))
+            and self._have_two_ends()
         ):
             raise RunError(
                 f"{self.atlas.folder}: its tables do not belong together; build it again"
             )
+
+    def _have_two_ends(self) -> bool:
+        table = self.atlas.latents
+        if "logit_range" not in table.column_names:
+            return True
+        lengths = pc.list_value_length(table["logit_range"]).fill_null(0).unique()
+        return set(lengths.to_pylist()) <= {0, 2}
 
     def _are_latents(self, name: str) -> bool:
         found = pc.min_max(pc.list_flatten(self.atlas.latents[name])).as_py()

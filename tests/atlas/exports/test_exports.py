@@ -293,6 +293,7 @@ def test_mistakes_are_one_line(atlas, tmp_path, capsys, words, told):
         ({"latent": list(range(D_SAE))[::-1]}, "its tables do not belong together"),
         ({"nearest_by_phi": [[D_SAE]] * D_SAE}, "its tables do not belong together"),
         ({"nearest_by_cosine": [[-1]] * D_SAE}, "do not belong together"),
+        ({"logit_range": [[1.0]] * D_SAE}, "do not belong together"),
     ],
 )
 def test_tables_that_do_not_hold_together_are_one_line(tmp_path, capsys, change, told):
