@@ -1,4 +1,4 @@
-"""What a wheel holds; everything else about the package is in pyproject.toml."""
+"""The content of a wheel; everything else about the package is in pyproject.toml."""
 
 from setuptools import find_namespace_packages, setup
 

@@ -29,7 +29,7 @@ SIMILAR = 0.1  # half of all activations differ by less from those of the atlas,
 
 
 class Predicts(Protocol):
-    """What is needed of a language model."""
+    """A language model, as far as ablation needs it."""
 
     device: torch.device
 

@@ -1,4 +1,4 @@
-"""Which latent of one atlas is which of another."""
+"""Latents of one atlas matched with those of another."""
 
 from __future__ import annotations
 

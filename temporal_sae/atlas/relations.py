@@ -1,4 +1,4 @@
-"""What one of two latents looks like to the other, and how many pairs do by chance.
+"""Relations between two latents, as their firings show them, and how many pairs have one by chance.
 
 A latent covers another as far as it fires where the other does, beyond what the documents of both
 would give by chance: (n_ij - expected) / (n_j - expected) of j by i. It is 1 if i fires in every

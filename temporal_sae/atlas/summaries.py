@@ -53,7 +53,7 @@ class Tokens(NamedTuple):
 
     @property
     def in_buckets(self) -> list[int]:
-        """How many tokens of the text are in each bucket."""
+        """Return the number of tokens of the text in each bucket."""
         known = self.buckets[self.buckets >= 0]
         found: list[int] = np.bincount(known, minlength=self.n_buckets).tolist()
         return found

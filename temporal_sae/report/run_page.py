@@ -23,15 +23,19 @@ GROWTH = Table(
         ["language model", "tokens", "its weights; one batch of sequences"],
         [
             "SAE",
-            "F · d_in for every token (the encoder), k · d_in (the rest)",
-            "4 · F · d_in floats",
+            "F · d_in for every token (encoder) and every step (Adam); k · d_in for the rest",
+            "8 · F · d_in floats: weights, gradients, two moments",
         ],
         [
             "tracker",
             "k² / 2 pairs for every token; folded once in W tokens",
             "F² / 2 averages, or the pairs that occurred; W · k latents",
         ],
-        ["penalty", "sampled tokens · k² pairs for every step", "sampled tokens · k · d_in"],
+        [
+            "penalty",
+            "sampled tokens · k² · d_in for every step",
+            "F · d_in floats, and pairs in blocks of a fixed size",
+        ],
     ],
     [],
 )

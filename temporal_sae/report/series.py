@@ -1,4 +1,4 @@
-"""What a run logged while it trained, as lines over the tokens it had seen."""
+"""Metrics that a run logged while it trained, as lines over the tokens it had seen."""
 
 from __future__ import annotations
 

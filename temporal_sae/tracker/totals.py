@@ -143,7 +143,7 @@ class SparseTotals:
 
 
 class Totals:
-    """What all windows since a token add up to.
+    """Sums over all windows since a token.
 
     With several processes all have the tokens of all, so their totals are equal; where the tracker
     is sharded, each keeps the pairs of its rows.

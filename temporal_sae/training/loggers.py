@@ -1,4 +1,4 @@
-"""Where metrics go: always to `metrics.jsonl`, and elsewhere on top where asked for."""
+"""Destinations of metrics: always `metrics.jsonl`, and elsewhere on top where asked for."""
 
 from __future__ import annotations
 

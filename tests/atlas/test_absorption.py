@@ -97,7 +97,7 @@ class Planted:
 
 
 class Found:
-    """What the table of pairs says of some firings, and how often it says so by chance."""
+    """Return what the table of pairs says of some firings, and how often it says so by chance."""
 
     def __init__(self, firings, directions):
         counts, documents = firing_counts(firings), DocumentCounts(firings)

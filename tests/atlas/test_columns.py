@@ -80,7 +80,7 @@ def test_other_facts_are_one_line(atlas, whole, capsys, command, facts, said):
 
 
 def told(command, atlas, whole, capsys):
-    """What a command says of an atlas when it ends as wrong input."""
+    """Return what a command says of an atlas when it ends as wrong input."""
     (atlas / "one.jsonl").write_text('{"index": "3", "description": "x"}\n')
     words = {
         "diff": ["diff", str(atlas), str(whole), "--output", str(atlas / "out")],

@@ -19,7 +19,7 @@ RUN = ["logger=tensorboard", "hydra.run.dir=r"]
 
 
 class Read:
-    """What TensorBoard finds in a folder of events."""
+    """Return what TensorBoard finds in a folder of events."""
 
     def __init__(self, folder):
         everything = {"scalars": 0, "tensors": 0}

@@ -1,4 +1,4 @@
-"""What the files of a site hold, by name."""
+"""Contents of the files of a site, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from temporal_sae.tracker import CoActivationTracker
 
 
 class Contents:
-    """What the files of the site hold.
+    """Contents of the files of the site.
 
     Args:
         atlas: its tables.

@@ -1,4 +1,4 @@
-"""What the page loads first: facts, and of every latent what the overview shows and sorts by."""
+"""The file that the page loads first: facts, and what the overview shows of every latent."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Pairs:
 
     @property
     def count_starts(self) -> np.ndarray:
-        """Where the counts of each latent begin in their files, and the end of all."""
+        """Return where the counts of each latent begin in their files, and the end of all."""
         return np.concatenate([[0], self._sizes.cumsum()])
 
     def counts(self) -> Iterator[dict[str, object]]:

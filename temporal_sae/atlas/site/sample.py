@@ -70,7 +70,7 @@ class Sample:
 
     @property
     def list_starts(self) -> np.ndarray:
-        """Where the firings of each latent begin in the files, and the end of all."""
+        """Return where the firings of each latent begin in the files, and the end of all."""
         return np.concatenate([[0], self.counts.cumsum()])
 
     def firings(self, largest: np.ndarray) -> Iterator[dict[str, object]]:
@@ -111,7 +111,7 @@ class Sample:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the page has to know of it."""
+        """Return the facts of the sample that the page needs."""
         return {
             "stride": self.stride,
             "n_windows": self.n_windows,

@@ -9,7 +9,7 @@ UNKNOWN = "?"
 
 
 class Vocabulary:
-    """What `tokens.parquet` knows of the tokens of a text.
+    """The strings of the tokens of a text, from `tokens.parquet`.
 
     Args:
         tokens: the table.

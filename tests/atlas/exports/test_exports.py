@@ -38,7 +38,7 @@ def tables(atlas):
 
 @pytest.fixture(scope="module")
 def exported(atlas, tmp_path_factory):
-    """What is written of it for Neuronpedia, three latents in a file."""
+    """Files of it for Neuronpedia, three latents in a file."""
     output = tmp_path_factory.mktemp("exported")
     main(["export", "neuronpedia", str(atlas), f"--output={output}", "--batch-size=3"])
     return output / "pythia-70m" / SOURCE_ID
@@ -46,7 +46,7 @@ def exported(atlas, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dashboards(atlas, tmp_path_factory):
-    """What is written of it as SAEDashboard does."""
+    """Files of it as SAEDashboard writes them."""
     output = tmp_path_factory.mktemp("dashboards")
     main(["export", "saedashboard", str(atlas), f"--output={output}", "--batch-size=4"])
     (folder,) = output.iterdir()

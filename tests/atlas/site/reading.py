@@ -11,7 +11,7 @@ TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4", "f8": 
 
 
 def content(path):
-    """What a script hands over, and under which name."""
+    """Return what a script hands over, and under which name."""
     text = path.read_bytes().decode("ascii")
     name, data = re.fullmatch(r'atlas\.take\("([\w/]+)",(.*)\);\n', text).groups()
     return name, json.loads(data)

@@ -339,7 +339,7 @@ def test_a_pair_shows_what_the_firings_say(look, full, known, i, j):
 
 
 def level_of(token):
-    """How strongly a token is shaded, from 0 to 1."""
+    """Return the strength of a token's shade, from 0 to 1."""
     return float(token.evaluate("one => one.style.getPropertyValue('--level')"))
 
 

@@ -1,4 +1,4 @@
-"""What the files of a site hold, against the tables and firings that they are made from."""
+"""Contents of the files of a site, against the tables and firings that they are made from."""
 
 import json
 

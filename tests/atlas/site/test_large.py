@@ -44,7 +44,7 @@ def test_the_first_load_is_small(viewer, large):
 
 
 def milliseconds(viewer, address):
-    """How long a view takes from the change of the address to its last element."""
+    """Return how long a view takes from the change of the address to its last element."""
     viewer.page.evaluate(f"atlas.go('{address}')")
     viewer.settled(address)
     return float(viewer.page.locator("main").get_attribute("data-milliseconds"))
