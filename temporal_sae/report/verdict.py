@@ -108,8 +108,8 @@ def named(rows: Sequence[Row]) -> str:
 def tables_of(compared: Comparison, found: Twins) -> tuple[Table, Table]:
     """Return the scores that tables show, those of headlines first, and the others."""
     n = len(compared.seeds)
-    seeds = f" and {n - 1} other seeds" if n > 1 else ""
-    title = f"This run{seeds} beside the same without {found.lacks}"
+    seeds = f"{n} seeds" if n > 1 else "one seed"
+    title = f"This config beside the same without {found.lacks}, {seeds}"
     header = ["score", "with", "without", "difference", "95 % interval", "verdict"]
     shown = sorted((row for row in compared.rows if label_of(row)), key=is_headline, reverse=True)
     rest = [row for row in compared.rows if not label_of(row)]
