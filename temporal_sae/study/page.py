@@ -1,0 +1,142 @@
+"""docs/study.md and its figures, from the committed tables alone and the same bytes every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from temporal_sae.files import write_atomically
+from temporal_sae.study.analysis import AtBudget, Compared, at_budget, compare, mean, paths
+from temporal_sae.study.design import Arm, Design, Setting
+from temporal_sae.study.figure import Path as ArmPath
+from temporal_sae.study.figure import pareto
+from temporal_sae.study.run import noted_digest
+from temporal_sae.study.table import Row, read_table
+
+
+def write_page(designs: Sequence[Design], data: Path, introduction: str, page: Path) -> None:
+    """Write the page and its figures.
+
+    Args:
+        designs: of the studies; those without a table are said to be open.
+        data: where the tables are, and the figures go.
+        introduction: what stands before the tables.
+        page: its path, beside `data`.
+
+    Raises:
+        RunError: a table does not belong to its design.
+    """
+    parts = [introduction]
+    for design in designs:
+        table = data / f"{design.name}.csv"
+        if table.exists():
+            parts += section(design, read_table(table, design), data)
+        else:
+            parts += [f"## {design.name}\n", "This study has not been run yet.\n"]
+    write_atomically(page, "\n".join(parts))
+
+
+def section(design: Design, rows: Sequence[Row], data: Path) -> Iterator[str]:
+    """Yield the part of a study, and write its figures."""
+    n_runs, digest = len(rows), noted_digest(data / f"{design.name}.json")
+    yield f"## {design.name}\n"
+    yield (
+        f"{n_runs:,} runs; {len(design.seeds)} seeds ({seeds(design.seeds)}), the weights chosen on "
+        f"others ({seeds(design.tuning_seeds)}). Design `{digest}`, fixed before the first run. "
+        f"`python -m temporal_sae.study run {design.name}` makes the table again.\n"
+    )
+    for setting in design.settings:
+        if any(row.setting == setting.name and row.stage == "final" for row in rows):
+            yield from setting_section(design, rows, setting, data)
+
+
+def setting_section(
+    design: Design, rows: Sequence[Row], setting: Setting, data: Path
+) -> Iterator[str]:
+    """Yield the tables and figures of a setting."""
+    arms = (design.plain, *design.arms)
+    found = {arm.name: at_budget(design, rows, setting.name, arm) for arm in arms}
+    yield f"### {design.name}, {setting.name}\n"
+    yield (
+        f"Mean ± standard deviation over seeds, each arm at the {plainly(design.cost)} of the plain "
+        f"SAE of the same seed less {design.budget:g} (an asterisk: not all seeds reach that, and "
+        "the nearest run counts).\n"
+    )
+    yield arm_table(design, found)
+    compared = compare(design, rows, setting.name)
+    if compared:
+        yield "Contrasts that were fixed beforehand, at the same cost; p after Holm over all rows.\n"
+        yield contrast_table(compared)
+    curves = list(paths(design, rows, setting.name))
+    for metric in design.metrics:
+        if metric == design.cost:
+            continue
+        name = f"{design.name}_{setting.name}_{metric.partition('.')[2]}.svg"
+        write_atomically(data / name, figure(design, setting, metric, curves))
+        yield f"![{plainly(metric)} against {plainly(design.cost)}]({data.name}/{name})\n"
+
+
+def figure(
+    design: Design,
+    setting: Setting,
+    metric: str,
+    curves: Sequence[tuple[Arm, list[tuple[float, dict[str, float]]]]],
+) -> str:
+    """Return what each arm pays and gets, over λ2."""
+    drawn = []
+    for arm, points in curves:
+        shown = [(m[design.cost], m[metric]) for _, m in points if math.isfinite(m[metric])]
+        if shown:
+            drawn.append(ArmPath(arm.name, [x for x, _ in shown], [y for _, y in shown]))
+    title = f"{design.name}, {setting.name}: means over seeds, along the weight"
+    return pareto(title, plainly(design.cost), plainly(metric), drawn)
+
+
+def arm_table(design: Design, found: dict[str, AtBudget]) -> str:
+    """Return a row for each arm."""
+    lines = [row("arm", *map(plainly, design.metrics)), row("---", *["---:"] * len(design.metrics))]
+    for name, arm in found.items():
+        is_plain = name == design.plain.name
+        star = "" if is_plain or arm.reached == len(design.seeds) else "*"
+        lines.append(row(name + star, *(spread(arm.values[metric]) for metric in design.metrics)))
+    return "\n".join(lines) + "\n"
+
+
+def contrast_table(compared: Sequence[Compared]) -> str:
+    """Return a row for each contrast and metric."""
+    heads = ("question", "metric", "arm", "control", "difference", "95 % interval")
+    lines = [row(*heads, "p", "found", "detectable"), row(*["---"] * 2, *["---:"] * 5, "---", "---:")]
+    for c in compared:
+        interval = f"[{c.test.low:+.3f}, {c.test.high:+.3f}]"
+        told = f"{c.contrast.question}: {c.contrast.arm} against {c.contrast.control}"
+        numbers = (f"{c.arm:.3f}", f"{c.control:.3f}", f"{c.test.mean:+.3f}", interval)
+        p = "–" if math.isnan(c.holm) else f"{c.holm:.2g}"
+        lines.append(row(told, plainly(c.metric), *numbers, p, c.verdict, f"{c.detectable:.3f}"))
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation of what was measured."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return "–"
+    deviation = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
+    return f"{mean(known):.3f}{deviation}"
+
+
+def row(*cells: str) -> str:
+    """Return a row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def plainly(metric: str) -> str:
+    """Return the name of a metric in words."""
+    return metric.partition(".")[2].replace("_", " ")
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """Return seeds in few characters."""
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 2 else ", ".join(map(str, numbers))

@@ -1,0 +1,62 @@
+"""The choice of λ2, on seeds of its own: for every arm the one that spends the whole budget.
+
+Along λ2 an arm first gains and then loses explained variance. The chosen λ2 is the last one at which
+the mean over the tuning seeds is still as high as the plain SAE's less the budget, between two
+values of the grid by straight lines over log λ2. So arms are compared where they cost the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from temporal_sae.study.design import SPREAD, TUNING, Design
+from temporal_sae.study.table import Row
+
+
+def choose(design: Design, rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:
+    """Return three values of λ2 for every setting and arm, from the runs of the tuning."""
+    tuning = [row for row in rows if row.stage == TUNING]
+    chosen = {}
+    for setting in design.settings:
+        plain = mean_cost(design, tuning, setting.name, design.plain.name, math.nan)
+        for arm in design.arms:
+            if not arm.grid:
+                continue
+            costs = [mean_cost(design, tuning, setting.name, arm.name, w) for w in arm.grid]
+            best = last_within(arm.grid, costs, plain - design.budget)
+            chosen[setting.name, arm.name] = [float(f"{best * s:.3g}") for s in SPREAD]
+    return chosen
+
+
+def mean_cost(design: Design, rows: Sequence[Row], setting: str, arm: str, weight: float) -> float:
+    """Return the mean of the matched metric over the seeds of some runs."""
+    values = [
+        row.metrics[design.cost]
+        for row in rows
+        if (row.setting, row.arm) == (setting, arm) and same(row.weight, weight)
+    ]
+    return float(np.mean(values)) if values else math.nan
+
+
+def same(a: float, b: float) -> bool:
+    """Return whether two weights are one; NaN stands for none."""
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def last_within(grid: Sequence[float], costs: Sequence[float], target: float) -> float:
+    """Return the largest λ2 at which the metric is at least the target.
+
+    The largest of the grid where it never falls below, the smallest where it is never reached.
+    """
+    best = grid[0]
+    for (low, here), (high, there) in pairwise(zip(grid, costs, strict=True)):
+        if there >= target:
+            best = high
+        elif here >= target:
+            share = (here - target) / (here - there)
+            best = math.exp((1 - share) * math.log(low) + share * math.log(high))
+    return best
