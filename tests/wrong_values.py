@@ -183,7 +183,7 @@ RANGES = {
     "activations=synthsaebench": {
         "name": text(null=True),
         "n_features": whole(10880),
-        "n_roots": whole(1, 192),
+        "n_roots": whole(),
         "d_in": whole(),
         "orthogonal_steps": whole(0),
         "scale_children": flag(),
