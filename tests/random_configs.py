@@ -13,7 +13,7 @@ from tests.test_config_surface import GROUPS, composed
 # What needs a network, a gated model, packages of its own, or files of activations. Presets only
 # set other keys.
 LEFT_OUT = {
-    *(("activations", option) for option in ("files", "store")),
+    *(("activations", option) for option in ("files", "store", "synthsaebench")),
     *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
     ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
@@ -114,6 +114,15 @@ VALUES = {
         "world.topical_share": floats(0.0, 1.0),
         "world.topic_gain": floats(1.0, 4.5),
         "world.document_rows": ints(1, 300),
+        "world.depth": one_of(1),  # more take more features
+        "world.rank_by": one_of("chance", "role"),
+        "world.correlation": or_zero(floats(0.0, 0.9)),
+        "world.correlation_rank": ints(1, 30),
+        "world.phase_rows": or_zero(ints(1, 5000)),
+        "world.n_phases": ints(8, 12),
+        "world.active_phases": ints(1, 4),
+        "world.phase_gain": floats(1.0, 2.0),
+        "order": one_of("documents", "rows"),
     },
     "sae": {
         "d_sae": ints(32, 64),

@@ -30,7 +30,7 @@ GROUPS = {
         "tiny",
     ],
     "data": ["hub", "mixture", "stdlib", "text_files"],
-    "activations": ["files", "harvest", "store", "synthetic"],
+    "activations": ["files", "harvest", "store", "synthetic", "synthsaebench"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
     "loss": ["consecutive", "orthogonality", "ortsae"],
@@ -61,11 +61,13 @@ GROUPS = {
         "baseline_topk",
         "gemma",
         "quick",
+        "synthsaebench",
         "temporal",
         "temporal_floor",
         "temporal_run_1",
         "temporal_run_2",
         "toy",
+        "twin",
     ],
     "sweep": ["alpha_cap", "dictionary_size", "full", "ortho_weight", "window"],
 }
@@ -162,6 +164,17 @@ def test_the_full_sweep_has_all_combinations_a_baseline_and_a_control_for_each_s
         assert {o for job in some for o in job if "seed" in o} == {"seed=42", "seed=43", "seed=44"}
 
 
+# Sizes of those that have neither model nor text.
+KNOWN_WORLDS = {
+    "toy": [],
+    "twin": ["activations.world.n_features=400", "activations.world.n_parents=4"],
+    "synthsaebench": [
+        *("activations.n_features=400", "activations.n_roots=4", "activations.d_in=16"),
+        "activations.orthogonal_steps=1",
+    ],
+}
+
+
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_every_experiment_runs_at_toy_size(experiment, random_gemma, tmp_path):
     overrides = [
@@ -182,14 +195,18 @@ def test_every_experiment_runs_at_toy_size(experiment, random_gemma, tmp_path):
     ]
     # The options of a tracker and of a language model, where there is none.
     without = ("tracker.",) if "baseline" in experiment else ()
-    if experiment == "toy":
+    if experiment in KNOWN_WORLDS:
+        if experiment == "synthsaebench":
+            pytest.importorskip("sae_lens")
+        overrides += KNOWN_WORLDS[experiment]
         without = ("data=", "model.", "activations.context_size", "eval=core")
+        without += () if experiment == "toy" else ("tracker.",)
     cfg = composed(*[o for o in overrides if not o.startswith(without)])
     if "k" in cfg.sae:
         cfg.sae.k = 4
     run_experiment(cfg, tmp_path / "run", overrides)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    title = "training results" + ("" if experiment == "toy" else " for layer 1")
+    title = "training results" + ("" if experiment in KNOWN_WORLDS else " for layer 1")
     assert results[title]["config"]["ortho_weight"] == cfg.loss.ortho_weight
     assert results["core evaluation results"]["metrics"]["sparsity"]["l0"] > 0
 

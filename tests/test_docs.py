@@ -64,14 +64,14 @@ SMALLER = {
     "hydra/sweeper=bayes": ["hydra.sweeper.n_trials=2"],
     "hydra/launcher=local": ["hydra.launcher.devices=cpu", "hydra.launcher.threads=1"],
 }
+NO_MODEL = r"activations=(files|synthetic|vectors)|experiment=(toy|twin|synthsaebench)"
 # Which sizes some choices of a group do not have.
 UNKNOWN_TO = {
     r"(^| )sae=": "sae.k=",
-    r"tracker=off|experiment=baseline_topk": "tracker.",
+    r"tracker=off|experiment=(baseline_topk|twin|synthsaebench)": "tracker.",
     r"eval=(tasks|saebench)": "eval.n_",
-    r"activations=(files|synthetic|vectors)|experiment=toy": "model.",
-    r"activations=store (?!.*model=)": "model.",
-    r"experiment=toy|activations=(files|synthetic|vectors)": "activations.context_size",
+    rf"{NO_MODEL}|activations=store (?!.*model=)": "model.",
+    NO_MODEL: "activations.context_size",
 }
 NEEDS_NO_NETWORK = ["data=stdlib", "eval=core"]  # of presets that read text from the hub
 GIVEN = ("model.name", "model.hook_name", "hydra.sweeper.n_trials")  # here, whatever is typed

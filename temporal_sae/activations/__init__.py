@@ -9,7 +9,9 @@ from temporal_sae.activations.source import ActivationSource
 from temporal_sae.activations.store import ActivationStore
 from temporal_sae.activations.stream import ActivationStream
 from temporal_sae.activations.synthetic import SyntheticActivations
-from temporal_sae.activations.world import World, WorldOptions
+from temporal_sae.activations.synthsaebench import SynthSAEBenchActivations
+from temporal_sae.activations.world import World
+from temporal_sae.activations.world_options import WorldOptions
 
 __all__ = [
     "ActivationBatch",
@@ -21,6 +23,7 @@ __all__ = [
     "LanguageModel",
     "Rows",
     "ShuffleBuffer",
+    "SynthSAEBenchActivations",
     "SyntheticActivations",
     "World",
     "WorldOptions",

@@ -11,7 +11,7 @@ from temporal_sae.activations.rows import Rows
 
 
 class ShuffleBuffer:
-    """Rows come in as they are read and leave in random order, each with its place.
+    """Rows come in as they are read and leave in random order, or in theirs, each with its place.
 
     Each draw takes rows from everywhere in the buffer, so with n rows held a row stays for n rows
     of output on average, with an exponential tail: neighbours in the stream end up about n rows
@@ -22,12 +22,19 @@ class ShuffleBuffer:
         seed: fixes the order, on each kind of device another one.
         device: where the rows are.
         beyond: rows that may come at once, for which there is room above the capacity.
+        mixes: false: rows leave in the order in which they have come.
     """
 
     def __init__(
-        self, capacity: int, seed: int, device: str | torch.device = "cpu", beyond: int = 0
+        self,
+        capacity: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+        beyond: int = 0,
+        mixes: bool = True,
     ) -> None:
         self.capacity, self.device, self.beyond = capacity, torch.device(device), beyond
+        self.mixes = mixes
         self.count = 0
         self._columns: list[Tensor] = []  # activations, and places where there are any
         self._generator = torch.Generator(self.device).manual_seed(seed)
@@ -56,7 +63,7 @@ class ShuffleBuffer:
         return grown
 
     def draw(self, n: int) -> Rows:
-        """Take `n` random rows out; rows from the end fill the holes.
+        """Take `n` random rows out, or the first ones; rows from the end fill the holes.
 
         Every size is known beforehand, so that a GPU need not be waited for: the drawn places in
         ascending order begin with the holes, the last `n` rows with the drawn ones put last begin
@@ -64,6 +71,12 @@ class ShuffleBuffer:
         """
         if n > self.count:
             raise ValueError(f"cannot draw {n} rows from a buffer of {self.count}")
+        if not self.mixes:
+            drawn = Rows(*(column[:n].clone() for column in self._columns))
+            for column in self._columns:
+                column[: self.count - n] = column[n : self.count].clone()
+            self.count -= n
+            return drawn
         order = torch.randperm(self.count, generator=self._generator, device=self.device)
         places = order[:n].sort().values
         drawn = Rows(*(column[order[:n]] for column in self._columns))

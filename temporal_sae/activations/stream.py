@@ -38,7 +38,7 @@ class StreamOptions:
     """Options that every source has: how its rows are mixed and scaled.
 
     Args:
-        buffer_tokens: rows of the shuffle buffer.
+        buffer_tokens: rows of the shuffle buffer; as many as a batch has: rows keep their order.
         normalize: divide by one constant so that E‖x‖² = 1 in training; folded into the saved SAE.
         outliers: what training does with rows that are too long: `keep` them, `drop` them, or
             `clip` them to the limit. Their share is counted in any case, and evaluation takes all
@@ -103,7 +103,8 @@ class ActivationStream(Iterator[ActivationBatch]):
         self.options, self.reader, self.device = options, reader, torch.device(device)
         self.batch_size, self.ordered, self.about = batch_size, ordered, about
         capacity = min(options.buffer_tokens, largest or options.buffer_tokens)
-        self.buffer = ShuffleBuffer(capacity, seed, device, at_once)
+        mixes = options.buffer_tokens > batch_size
+        self.buffer = ShuffleBuffer(capacity, seed, device, at_once, mixes)
         self.outliers = Outliers(options.outliers, options.outlier_factor, device)
         self._not_handed_out: list[Rows] = []
         self._scale: float | None = None

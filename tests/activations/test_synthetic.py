@@ -184,6 +184,23 @@ def test_stream_order_is_that_of_the_documents():
     assert (places[:, 1].diff() >= 0).all()
 
 
+@pytest.mark.parametrize("buffer_tokens", [512, 20_000])
+def test_a_buffer_of_one_batch_keeps_the_order_and_a_long_one_mixes_all(buffer_tokens):
+    stream = SyntheticActivations(buffer_tokens=buffer_tokens).stream(512, 0)
+    if buffer_tokens == 512:
+        batches = [next(stream) for _ in range(3)]
+        state = stream.state_dict()
+        other = SyntheticActivations(buffer_tokens=512).stream(512, 0)
+        other.load_state_dict(state)
+        assert torch.equal(next(other).x, next(stream).x)
+        expected = SyntheticActivations().reader(0).read().x[: 3 * 512] / stream.scale
+        assert torch.allclose(torch.cat([b.x for b in batches]), expected)
+    else:
+        documents = next(stream).rows.places[:, 1]
+        of_block = torch.bincount(documents // 4096, minlength=5)
+        assert (of_block > 60).all()  # of 512 rows from five blocks, 102 each
+
+
 @pytest.mark.parametrize(
     "options",
     [
