@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from temporal_sae.activations.directions import draw_directions
 from temporal_sae.activations.firing import Firing, Independent, Together, in_rows
 from temporal_sae.activations.world_options import BY_CHANCE, WorldOptions, check_memory
 from temporal_sae.errors import InvalidOption
@@ -54,9 +55,8 @@ class World:
         check_memory(options)
         self.options = options
         generator = torch.Generator().manual_seed(seed)
-        n = options.n_features
-        directions = torch.randn(n, options.d_in, generator=generator)
-        self.directions = directions / directions.norm(dim=-1, keepdim=True)
+        n, steps = options.n_features, options.orthogonal_steps
+        self.directions = draw_directions(n, options.d_in, steps, generator)
         self._choose_roles(generator)
         self.topics = torch.randint(options.n_topics, (n,), generator=generator)
         has_none = torch.rand(n, generator=generator) >= options.topical_share

@@ -26,6 +26,7 @@ class WorldOptions:
     Attributes:
         d_in: width of the activations.
         n_features: more than `d_in` are in superposition.
+        orthogonal_steps: that push the directions apart, see `directions`; 0: as drawn.
         l0: features that fire in a row, on average.
         zipf: exponent of the rates; 0: all alike.
         rank_by: who has the highest rates: features by `chance`, or by `role` roots first and
@@ -59,6 +60,7 @@ class WorldOptions:
 
     d_in: int = 64
     n_features: int = 128
+    orthogonal_steps: int = 0
     l0: float = 8.0
     zipf: float = 0.5
     rank_by: str = BY_CHANCE
@@ -88,7 +90,13 @@ class WorldOptions:
             keep_int(self, option, 1)
         if self.depth > MOST_LEVELS:
             raise InvalidOption("depth", self.depth, f"at most {MOST_LEVELS}")
-        for option in ("n_parents", "n_true_pairs", "n_spurious_pairs", "phase_rows"):
+        for option in (
+            "n_parents",
+            "n_true_pairs",
+            "n_spurious_pairs",
+            "phase_rows",
+            "orthogonal_steps",
+        ):
             keep_int(self, option, 0)
         for option in ("value_std", "noise"):
             check_number(option, getattr(self, option), maximum=LARGEST_SPREAD)
@@ -148,6 +156,7 @@ def check_memory(options: WorldOptions) -> None:
     n_bytes = {
         "d_in": 2 * 4 * o.n_features * o.d_in,
         "n_topics": 3 * 8 * o.n_features * o.n_topics * o.phases,
+        "orthogonal_steps": 4 * 8 * o.n_features**2 if o.orthogonal_steps else 0,
         "correlation_rank": 4 * o.n_features * o.correlation_rank if o.correlation else 0,
     }
     needed = sum(n_bytes.values()) + 16 * 8 * o.n_features

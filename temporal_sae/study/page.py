@@ -44,8 +44,8 @@ def section(design: Design, rows: Sequence[Row], data: Path) -> Iterator[str]:
     n_runs, digest = len(rows), noted_digest(data / f"{design.name}.json")
     yield f"## {design.name}\n"
     yield (
-        f"{n_runs:,} runs; {len(design.seeds)} seeds ({seeds(design.seeds)}), the weights chosen on "
-        f"others ({seeds(design.tuning_seeds)}). Design `{digest}`, fixed before the first run. "
+        f"{n_runs:,} runs; {len(design.seeds)} seeds ({seeds(design.seeds)}), the weights chosen "
+        f"on others ({seeds(design.tuning_seeds)}). Design `{digest}`, fixed before the first run. "
         f"`python -m temporal_sae.study run {design.name}` makes the table again.\n"
     )
     for setting in design.settings:
@@ -61,14 +61,14 @@ def setting_section(
     found = {arm.name: at_budget(design, rows, setting.name, arm) for arm in arms}
     yield f"### {design.name}, {setting.name}\n"
     yield (
-        f"Mean ± standard deviation over seeds, each arm at the {plainly(design.cost)} of the plain "
-        f"SAE of the same seed less {design.budget:g} (an asterisk: not all seeds reach that, and "
-        "the nearest run counts).\n"
+        f"Mean ± standard deviation over seeds, each arm at the {plainly(design.cost)} of the "
+        f"plain SAE of the same seed less {design.budget:g} (an asterisk: not all seeds reach "
+        "that, and the nearest run counts).\n"
     )
     yield arm_table(design, found)
     compared = compare(design, rows, setting.name)
     if compared:
-        yield "Contrasts that were fixed beforehand, at the same cost; p after Holm over all rows.\n"
+        yield "Contrasts, fixed beforehand, at the same cost; p after Holm over all rows.\n"
         yield contrast_table(compared)
     curves = list(paths(design, rows, setting.name))
     for metric in design.metrics:
@@ -108,7 +108,10 @@ def arm_table(design: Design, found: dict[str, AtBudget]) -> str:
 def contrast_table(compared: Sequence[Compared]) -> str:
     """Return a row for each contrast and metric."""
     heads = ("question", "metric", "arm", "control", "difference", "95 % interval")
-    lines = [row(*heads, "p", "found", "detectable"), row(*["---"] * 2, *["---:"] * 5, "---", "---:")]
+    lines = [
+        row(*heads, "p", "found", "detectable"),
+        row(*["---"] * 2, *["---:"] * 5, "---", "---:"),
+    ]
     for c in compared:
         interval = f"[{c.test.low:+.3f}, {c.test.high:+.3f}]"
         told = f"{c.contrast.question}: {c.contrast.arm} against {c.contrast.control}"

@@ -7,7 +7,6 @@ What is finished is not repeated; Ctrl-C stops with checkpoints, and the same co
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from temporal_sae.errors import RunError
 from temporal_sae.files import read_json, write_json
-from temporal_sae.study.design import FINAL, TUNING, Design, Setting, Stage, sweep_overrides
+from temporal_sae.study.design import FINAL, TUNING, Design, sweep_overrides
 from temporal_sae.study.table import Row, rows_of_sweep, write_table
 from temporal_sae.study.tuning import choose
 

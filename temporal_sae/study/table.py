@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def write_table(path: Path, design: Design, rows: Iterable[Row]) -> None:
     write_atomically(path, text.getvalue())
 
 
-def place_in(design: Design):  # type: ignore[no-untyped-def]
+def place_in(design: Design) -> Callable[[Row], tuple[bool, int, int, float, int]]:
     """Return the key by which rows are sorted."""
     settings = [setting.name for setting in design.settings]
     arms = [arm.name for arm in (design.plain, *design.arms)]

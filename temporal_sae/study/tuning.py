@@ -1,8 +1,8 @@
 """The choice of λ2, on seeds of its own: for every arm the one that spends the whole budget.
 
-Along λ2 an arm first gains and then loses explained variance. The chosen λ2 is the last one at which
-the mean over the tuning seeds is still as high as the plain SAE's less the budget, between two
-values of the grid by straight lines over log λ2. So arms are compared where they cost the same.
+Along λ2 an arm first gains and then loses explained variance. The chosen λ2 is the last one at
+which the mean over the tuning seeds is still as high as the plain SAE's less the budget, between
+two values of the grid by straight lines over log λ2. So arms are compared where they cost the same.
 """
 
 from __future__ import annotations
