@@ -42,7 +42,7 @@ METRICS = declare(
 MOST_ROWS = 32768  # that are counted at once
 LEAST_EXPECTED = 10.0
 LEAST_ABSORBED, LEAST_COSINE = 0.3, 0.5
-COPIES = 6  # of a number for every two latents: counts twice, cosines, both scores, one in order
+COPIES = 8  # of a number for every two latents: their counts, cosines, scores, and what φ takes
 
 
 class PairCounts:
@@ -94,17 +94,17 @@ class PairCounts:
             "joint_overlap": float(joint.sum(dtype=torch.float64)) / max(total, 1.0),
             "joint_overlap_ap": average_precision(joint.cpu(), absorbed),
             "cosine_ap": average_precision(overlap.cpu(), absorbed),
-            "mean_abs_phi": self._mean_abs_phi(both, upper),
+            "mean_abs_phi": self._mean_abs_phi(upper),
         }
 
-    def _mean_abs_phi(self, both: Float[Tensor, " n"], upper: Bool[Tensor, "F F"]) -> float:
-        rate = self._alone.double() / max(self.n_rows, 1)
-        p, q = (rate.float()[axis] for axis in upper.nonzero(as_tuple=True))
-        enough = p * q * self.n_rows >= LEAST_EXPECTED
-        enough &= (p < 1) & (q < 1)  # a latent that is always active goes with nothing
-        p, q, c = p[enough], q[enough], both[enough] / self.n_rows
+    def _mean_abs_phi(self, upper: Bool[Tensor, "F F"]) -> float:
+        alone, n_rows = self._alone.double(), self.n_rows
+        varies = (alone > 0) & (alone < n_rows)  # one that is always active goes with nothing
+        enough = torch.outer(alone, alone) >= LEAST_EXPECTED * n_rows
+        i, j = (enough & upper & varies & varies[:, None]).nonzero(as_tuple=True)
+        c, p, q = self._both[i, j] / n_rows, alone[i] / n_rows, alone[j] / n_rows
         phi = (c - p * q) / (p * (1 - p) * q * (1 - q)).sqrt()
-        return float(phi.abs().mean(dtype=torch.float64)) if len(phi) else math.nan
+        return float(phi.abs().mean()) if len(phi) else math.nan
 
 
 def absorbed_pairs(known: Known, matches: Matches, absorption: Absorption) -> Bool[Tensor, "F F"]:

@@ -71,9 +71,12 @@ def test_one_feature_split_into_two_latents():
     found = measure(dictionary(split, read, bias), ByHand(rows))
     holds(found, splitting=1 / 3, uniqueness=3 / 4, mcc=1)
     holds(found, latent_recall=(1 / 3 + 2 / 3 + 1 + 1) / 4, latent_precision=1)
-    # Two copies of one feature are no parts of it.
+    # Neither are parts two copies of one feature, nor a latent that mostly fires for another one.
     copies = measure(dictionary(split), ByHand(rows))
     holds(copies, splitting=0, uniqueness=3 / 4, latent_f1=1)
+    read[:, 1] = torch.tensor([0.0, 0, 2])
+    wrong = measure(dictionary(split, read, bias), ByHand([*rows, [0, 0, 1], [0, 0, 1]]))
+    holds(wrong, splitting=0, latent_precision=(1 + 2 / 5 + 1 + 1) / 4)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.3])
@@ -99,10 +102,14 @@ def test_a_parent_that_is_absorbed_in_part():
 
 
 def test_what_the_child_has_of_its_parent_by_nature_is_not_absorbed():
+    """The child's direction has a cosine of .6 with the parent's; its latent writes that alone."""
     directions = torch.tensor([[1.0, 0], [0.6, 0.8]])
     source = ByHand([[1, 0], [1, 1]], parents={1: 0}, directions=directions)
     read = torch.linalg.inv(directions)
-    holds(measure(dictionary(directions, read), source), fractional_absorption=0)
+    holds(measure(dictionary(directions, read), source), absorption=0, hedging=0)
+    read[:, 0] -= 2 * read[:, 1]  # now the parent's latent is silent, and nobody stands in for it
+    found = measure(dictionary(directions, read), source)
+    holds(found, absorption=1, fractional_absorption=0)
 
 
 def test_several_levels():

@@ -71,7 +71,7 @@ def test_counts_are_those_of_dense_marks(seed):
     i, j = np.triu_indices(F, 1)
     n = marks.sum(0)
     counts = statistics.Counts.of((marks.T @ marks)[i, j], n[i], n[j], ROWS)
-    enough = (n[i] * n[j] / ROWS >= 10) & (n[i] < ROWS) & (n[j] < ROWS)
+    enough = (n[i] * n[j] >= 10 * ROWS) & (n[i] < ROWS) & (n[j] < ROWS)
     phi = np.abs(statistics.phi(counts))[enough]
     assert found["metrics"]["mean_abs_phi"] == pytest.approx(phi.mean(), abs=1e-6)
 
