@@ -140,10 +140,21 @@ def test_overlap_of_latents_by_hand():
 
 
 def test_phi_of_latents_by_hand():
-    """400 rows: A in 200, B in the same 200, C in 100 of them and 100 others: φ = 1, 0, 0."""
-    kinds = torch.tensor([[1.0, 1, 1], [1, 1, 0], [0, 0, 1], [0, 0, 0]])
+    """400 rows: A in 200, B in the same 200, C in 100 of them and 100 others: φ = 1, 0, 0.
+
+    A latent that is active in all rows goes with nothing, and one that never is as well.
+    """
+    kinds = torch.tensor([[1.0, 1, 1, 1, 0], [1, 1, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 0]])
     source = ByHand(kinds.repeat(100, 1))
-    holds(measure(dictionary(torch.eye(3)), source), mean_abs_phi=1 / 3)
+    holds(measure(dictionary(torch.eye(5)), source), mean_abs_phi=1 / 3)
+
+
+def test_of_many_latents_in_a_row_the_largest_are_paired():
+    sae = dictionary([[1.0, 0, 0], [0, 0.6, 0.8], [0, 0.8, 0.6]], torch.eye(3))
+    source = ByHand([[1, 2, 3]], directions=torch.eye(3))
+    holds(measure(sae, source), joint_overlap=0.96**2 / 3)
+    sae.tracked_latents = 2
+    holds(measure(sae, source), joint_overlap=0.96**2)
 
 
 def test_a_dictionary_at_random():
