@@ -20,6 +20,9 @@ DASH = "–"
 CORE_SECTION = "core evaluation results"
 TASKS_SECTION = "tasks results"
 TRAINING_SECTION = "training results"
+TRUTH_SECTION = "ground truth results"
+# What is measured on held-out rows alone, whatever the evaluation that reads them.
+ROW_SECTIONS = (CORE_SECTION, TRUTH_SECTION)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,7 @@ class CoreScores(TypedDict):
 class TruthScores(TypedDict):
     """`eval/ground_truth.json`, and the section of `results.json` that it is."""
 
-    metrics: dict[str, Number]
+    metrics: dict[str, Number | dict[str, Number]]
 
 
 class Scores(TypedDict, total=False):

@@ -44,8 +44,7 @@ class AutoEvaluation(CoreEvaluation):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics of all candidates."""
-        every = [m for among in self.candidates() for each in among for m in each.metrics]
-        return tuple({(m.sections, m.groups, m.name): m for m in every}.values())
+        return metrics_of([each for among in self.candidates() for each in among])
 
     def for_source(self, source: ActivationSource) -> Evaluation:
         """Return those of the candidates that the source allows."""
@@ -77,7 +76,7 @@ class Several(Evaluation):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics of all."""
-        return tuple(metric for part in self.parts for metric in part.metrics)
+        return metrics_of(self.parts)
 
     def planned_bytes(self, source: ActivationSource, sae: SparseAutoencoder) -> dict[str, Planned]:
         """Return the most that one of them takes, by purpose."""
@@ -105,6 +104,11 @@ class Several(Evaluation):
             for number, outcome in zip(going, found, strict=True):
                 outcomes[number] = joined(outcomes[number], outcome)
         return outcomes
+
+
+def metrics_of(parts: Sequence[Evaluation]) -> tuple[Metric, ...]:
+    """Return the metrics of some evaluations; what several of them measure is one metric."""
+    return tuple(dict.fromkeys(metric for part in parts for metric in part.metrics))
 
 
 def joined(first: Outcome | Exception, then: Outcome | Exception) -> Outcome | Exception:

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.latents import Latents
-from temporal_sae.metrics import CORE_SECTION, Metric, declare
+from temporal_sae.metrics import ROW_SECTIONS, Metric, declare
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
 DENSE_ABOVE = 0.1
-of_use = partial(Metric, sections=(CORE_SECTION,), groups=("metrics", "misc_metrics"))
+of_use = partial(Metric, sections=ROW_SECTIONS, groups=("metrics", "misc_metrics"))
 
 
 @component("measure")

@@ -12,10 +12,10 @@ from torch import Tensor
 from temporal_sae.eval.sequence_sums import SequenceSums, nonzero
 from temporal_sae.latents import Latents
 from temporal_sae.loss.terms import is_constant
-from temporal_sae.metrics import CORE_SECTION, Metric, declare
+from temporal_sae.metrics import ROW_SECTIONS, Metric, declare
 
 of_quality, of_shrinkage, of_sparsity = (
-    partial(Metric, sections=(CORE_SECTION,), groups=("metrics", group))
+    partial(Metric, sections=ROW_SECTIONS, groups=("metrics", group))
     for group in ("reconstruction_quality", "shrinkage", "sparsity")
 )
 METRICS = declare(

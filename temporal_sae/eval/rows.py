@@ -105,8 +105,8 @@ class OnRows:
         self.sums = ReconstructionSums(sae.d_in, source.device)
         self.measures: list[Measure] = [cls(sae, source.device) for cls in components("measure")]
 
-    def add(self, rows: Rows) -> None:
-        """Encode and decode a batch."""
+    def add(self, rows: Rows) -> Latents:
+        """Encode and decode a batch; return its latents."""
         x = rows.x.to(self.sae.W_dec.dtype)
         latents = self.sae.encode(x)
         x_hat = self.sae.decode(latents)
@@ -115,6 +115,7 @@ class OnRows:
             measure.add(x, latents, x_hat)
         if self.pairs is not None:
             self.pairs.add(latents)
+        return latents
 
     def end(self) -> None:
         """Judge the rows once all have come.
