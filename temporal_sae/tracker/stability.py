@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.machine import Planned
-from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.statistics import instability
 
 MIN_COUNT = 10
 SURPRISING_Z = 3.0

@@ -14,7 +14,7 @@ from temporal_sae.tracker.stability import (
     pair_stability,
     top_pairs,
 )
-from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.statistics import instability
 
 W = 1000
 
