@@ -240,6 +240,13 @@ class PairReader:
             self._weight_sums[key] = (2 * total).to(torch.float32)
         return self._weight_sums[key]
 
+    def weight_share(self, weighting: str) -> Float[Tensor, ""]:
+        """Return Σ w over what the weights are divided by, NaN while there are none.
+
+        1 for most weightings; for `stable` and `bursty` the share of all co-activation that is.
+        """
+        return 2 * self._sum_over_rows(weighting).float() / self.weight_sum(weighting)
+
     def _divisor(self, name: str, weighting: Weighting, of_window: bool) -> Float[Tensor, ""]:
         """Return the divisor of the weights over i < j, float64."""
         assert self._state is not None
