@@ -157,7 +157,7 @@ def explain_unknown_key(key: str, conf: Path) -> str:
     ]
     last = key.lower().rpartition(".")[2]
     of_that_name = [k for k in of_group if k.rpartition(".")[2] == last]
-    nearest = difflib.get_close_matches(key, of_that_name or of_group, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(key.lower(), of_that_name or of_group, n=1, cutoff=0.0)
     return f"{key}: unknown key; the nearest valid key is {nearest[0]}"
 
 

@@ -119,6 +119,8 @@ class CoActivation(TypedDict, total=False):
     pair_stability: Number
     pair_z_rms: Number
     pairs_beyond_3_sigma: Number
+    bursty_share: Number
+    latent_burstiness_median: Number
     fano_factor_median: Number
     co_activation_entropy: Number
     phi_mean_of_top_pairs: Number

@@ -54,9 +54,13 @@ REFUSALS = {
         "loss/orthogonality",
         "not with gram=activations, weighting=long_average, tracker=transcript",
     ),
-    r"loss\.permuted=True: must be false with weighting=uniform.*": (
+    r"loss\.permuted=(True|'rates'): must be false with weighting=uniform.*": (
         "loss/orthogonality",
         "not with weighting=uniform",
+    ),
+    r"loss\.(weighting|permuted)='\w+': must be used with tracker\.totals_from=TOKENS.*": (
+        "loss/orthogonality",
+        "with tracker.totals_from",
     ),
     r"loss\.n_chunks=\d+: must be at most .*": ("loss/ortsae", "of at least two latents"),
     r"tracker\.prune_below=[-e.\d]+: must be 0 with storage=\w+": (

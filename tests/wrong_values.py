@@ -220,6 +220,9 @@ RANGES = {
         "prune_below": number(),
         "sharded": flag(),
         "totals_from": whole(0, null=True),
+        "average_from": whole(0),
+        "permuted_tokens": whole(),
+        "seed": whole(0),
         "stream": choice(),
     },
     "loss": {
@@ -232,6 +235,7 @@ RANGES = {
         "reduction": choice(),
         "weighting": choice(),
         "permuted": flag(),
+        "start_tokens": whole(0),
         "floor": number(),
         "estimator": choice(),
         "sample_tokens": whole(null=True),

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from temporal_sae.tracker.moments import mean_and_variance
+
 Array = np.ndarray
 
 
@@ -101,8 +103,7 @@ def moments(n: ArrayLike, squares: ArrayLike, n_windows: int) -> tuple[Array, Ar
     total, squares = np.asarray(n, np.float64), np.asarray(squares, np.float64)
     if n_windows < 2:
         return np.full_like(total, np.nan), np.full_like(total, np.nan)
-    mean = total / n_windows
-    return mean, (squares - n_windows * mean**2) / (n_windows - 1)
+    return mean_and_variance(total, squares, n_windows)
 
 
 def divided(a: Array, b: Array) -> Array:

@@ -30,7 +30,7 @@ from temporal_sae.sae import SparseAutoencoder, load_sae
 from temporal_sae.sae.hub import check_repo_id
 from temporal_sae.sae.start import check_start
 from temporal_sae.training import Loggers, NoLogger, Trainer
-from temporal_sae.training.parts import Tracker
+from temporal_sae.training.parts import Tracker, in_order
 from temporal_sae.training.streams import SharedStream, StreamView
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def build_components(
     open_source(source)
     with naming("activations"):
         shared = stream()
-        if cheap.tracker.stream == "ordered":
+        if in_order(cheap.tracker):
             source.check_order()
     check_split(source, "train")
     evaluation = fitted(cheap.evaluation, source)
@@ -193,7 +193,7 @@ def build_components(
         tracker=tracker,
         penalty=cheap.penalty,
         trainer=cheap.trainer,
-        stream=shared.view(ordered=tracker.stream == "ordered"),
+        stream=shared.view(ordered=in_order(tracker)),
         logger=cheap.logger,
         memory=memory,
         finetune=cheap.finetune,
@@ -209,13 +209,16 @@ def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
 
 def warn_if_idle(cfg: DictConfig, tracker: Any, penalty: Any) -> None:
     """Say so when a penalty is asked for that has no pair to act on."""
-    if penalty.ortho_weight == 0 or not penalty.needs_tracker:
+    if penalty.ortho_weight == 0:
         return
     idle = f"so loss.ortho_weight={penalty.ortho_weight:g} does nothing"
-    if not tracker.gives_weights:
+    if penalty.needs_tracker and not tracker.gives_weights:
         log.warning("tracker=off: no pair has a weight, %s", idle)
-    elif tracker.window_size > cfg.trainer.num_tokens:
+    elif penalty.needs_tracker and tracker.window_size > cfg.trainer.num_tokens:
         log.warning("tracker.window_size: no window closes within trainer.num_tokens, %s", idle)
+    elif hasattr(penalty, "begins_at") and penalty.begins_at(tracker) > cfg.trainer.num_tokens:
+        begins = f"the penalty begins after {penalty.begins_at(tracker):,} tokens"
+        log.warning("%s, more than trainer.num_tokens, %s", begins, idle)
 
 
 def check_keys(cfg: DictConfig) -> None:

@@ -29,6 +29,7 @@ from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.training import JsonlLogger, Lane, NoLogger, Parts, SharedStream, Trainer
 from temporal_sae.training.checkpoint import NoCheckpoints
 from temporal_sae.training.loggers import About, Metrics
+from temporal_sae.training.parts import in_order
 
 ATLAS = "python -m temporal_sae.atlas"
 
@@ -166,7 +167,7 @@ class Call:
         model.to(source.device)
         self.model, self._history = model, _History()
         self.tracker = make_tracker(self.wanted.tracker, model.d_sae, source.device)
-        if is_ordered := self.tracker.stream == "ordered":
+        if is_ordered := in_order(self.tracker):
             source.check_order()
         view = stream.view(ordered=is_ordered)
         parts = Parts(

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from temporal_sae.errors import InvalidOption, check_bool, check_choice, check_int, check_number
+from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
 from temporal_sae.kernels.overlap import EPSILON
 from temporal_sae.latents import Latents
-from temporal_sae.loss.overlap import (
-    Overlap,
-    activation_overlap,
-    block_overlap,
-    differentiable,
-    frame_potential,
-    overlap_of_rows,
-    planned_for_rows,
-    token_overlap,
-)
+from temporal_sae.loss.overlap import Overlap, differentiable, planned_for_rows
 from temporal_sae.loss.pairs import (
     PENALTIES,
     REDUCTIONS,
     PairWeights,
     check_decoder,
-    inverse,
-    permutation,
     reduction_factor,
-    relabelled,
-    relabelling,
     sorted_latents,
 )
+from temporal_sae.loss.relabelling import Relabelling, inverse, relabelled
+from temporal_sae.loss.sums import PairSums, Step, Sum
 from temporal_sae.machine import Planned
 from temporal_sae.registry import component
-from temporal_sae.tracker.weightings import find_weighting
-
-CHEAP_PAIRS = 2**16  # a few ms on one core, as the exact sum over 256 latents takes
-UNIFORM_EXACT_UP_TO = 1024  # latents
-SAMPLE_ROWS = 512
-MANY_LATENTS = 200  # of a token
-
-
-class Sum(NamedTuple):
-    """A sum over pairs as a function of the decoder or of the latents' values.
-
-    `factor` times what `overlap` returns is the sum over ordered pairs i ≠ j.
-    """
-
-    overlap: Overlap
-    factor: float
+from temporal_sae.tracker.weightings import check_totals, find_weighting
 
 
 class Term(NamedTuple):
@@ -61,24 +34,6 @@ class Term(NamedTuple):
     overlap: Overlap
     coefficient: Tensor | float
     x: Tensor
-
-
-class Step(NamedTuple):
-    """Arguments of one call of the penalty.
-
-    `x` is the decoder, or with `gram=activations` the values beside the sorted latents in `rows`.
-    `order` is the permutation π of `permuted`.
-    """
-
-    W_dec: Float[Tensor, "F d_in"]
-    tracker: PairWeights
-    x: Tensor
-    rows: Int[Tensor, "B K"] | None
-    order: Int[Tensor, " F"] | None
-
-    @property
-    def d_sae(self) -> int:
-        return self.W_dec.shape[0]
 
 
 @component("loss")
@@ -93,18 +48,27 @@ class OrthogonalityLoss:
         penalty: `square` (g = inner²) or `abs` (|inner|).
         gram: `decoder` (inner = cosine of decoder rows) or `activations` (f_iᵀf_j / B).
         reduction: `weighted_mean`, `sum` (i < j) or `mean` (over F²).
-        weighting: the function of c and c̄ that weighs a pair, see `tracker.weightings`; `uniform`
-            weighs every pair alike, without a tracker: the control for all others.
-        permuted: the control for what co-activation does: the same weights on other pairs. A
-            permutation π of the latents, fixed by `seed`, gives w_ij to the pair (π(i), π(j)), so
-            that how large the weights are and how they hang together stay, and which latents they
-            speak of does not. The uniform part is the same either way.
+        weighting: the function of c, c̄ and totals that weighs a pair, see `tracker.weightings`;
+            `uniform` weighs every pair alike, without a tracker: the control for all others. Those
+            from totals (`rates`, `excess`, `stable`, `bursty`) take `tracker.totals_from`; the
+            penalty is 0 until the totals hold a window, or two for the last two.
+        permuted: the control for what co-activation does: the same weights on other pairs. With
+            `true` a permutation π of the latents, fixed by `seed`, gives w_ij to the pair
+            (π(i), π(j)), so that how large the weights are and how they hang together stay, and
+            which latents they speak of does not. With `rates` π exchanges only latents that were
+            about as frequent before `tracker.totals_from` (⌊log2 p⌋ is equal; those that were
+            silent are alike), so that how often the latents of a pair are active stays, too. The
+            penalty is 0 until then. The uniform part is the same either way.
+        start_tokens: the penalty is 0 until the tracker has seen that many tokens, so that arms
+            whose weights begin at different times can start together.
         floor: u ≥ 0 mixes a uniform part in: w / Σ_{i≠j} w + u / (F (F - 1)).
         estimator: `exact` (every pair that carries weight: those of the window's tokens, or all
             pairs in blocks, whichever are fewer), `sampled` (the pairs of `sample_tokens` tokens
-            of the last window, and for a uniform part those of 512 latents; unbiased), or `auto`:
-            exact where that is cheap (at most 2^16 pairs, as of 256 latents), and wherever sampling
-            is not allowed or not cheaper; a uniform part is exact up to 1024 latents.
+            of the last window, and for a uniform part or for `rates` those of 512 latents;
+            unbiased, but for pairs that a weighting from totals knows and the window has not), or
+            `auto`: exact where that is cheap (at most 2^16 pairs, as of 256 latents), and wherever
+            sampling is not allowed or not cheaper; a uniform part and `rates` are exact up to 1024
+            latents.
         sample_tokens: M, tokens per step that `sampled` looks at; None for 16, and 8 where a token
             has more than 200 latents.
         seed: chooses the sampled tokens, together with the number of tokens seen, and π.
@@ -124,7 +88,8 @@ class OrthogonalityLoss:
         estimator: str = "auto",
         sample_tokens: int | None = None,
         seed: int = 0,
-        permuted: bool = False,
+        permuted: bool | str = False,
+        start_tokens: int = 0,
     ) -> None:
         self.ortho_weight = check_number("ortho_weight", ortho_weight)
         self.penalty = check_choice("penalty", penalty, PENALTIES)
@@ -132,24 +97,29 @@ class OrthogonalityLoss:
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.weighting, self._weighting = weighting, find_weighting(weighting)
         self.floor = check_number("floor", floor)
-        self.estimator = check_choice("estimator", estimator, ("auto", "exact", "sampled"))
-        self.sample_tokens = (
-            None if sample_tokens is None else check_int("sample_tokens", sample_tokens, 1)
-        )
         self.seed = check_int("seed", seed, 0)
-        self.permuted = check_bool("permuted", permuted)
+        self.start_tokens = check_int("start_tokens", start_tokens, 0)
+        self._sums = PairSums(
+            penalty,
+            gram,
+            weighting,
+            self._weighting,
+            estimator=check_choice("estimator", estimator, ("auto", "exact", "sampled")),
+            sample_tokens=(
+                None if sample_tokens is None else check_int("sample_tokens", sample_tokens, 1)
+            ),
+            seed=self.seed,
+        )
         self.through_latents = gram == "activations"
         self.needs_tracker = self._weighting.needs_tracker
-        if estimator == "sampled" and not self._can_sample():
+        if estimator == "sampled" and not self._sums.can_sample():
             allowed = f"exact or auto with gram={gram} and weighting={weighting}"
             raise InvalidOption("estimator", estimator, allowed)
+        if not (isinstance(permuted, bool) or permuted == "rates"):
+            raise InvalidOption("permuted", permuted, "false, true or rates")
         if permuted and not self.needs_tracker:
             raise InvalidOption("permuted", permuted, "false with weighting=uniform: all are alike")
-
-    def _can_sample(self) -> bool:
-        """Return whether only the window's own pairs carry a weight, which a sample looks at."""
-        relative = self._weighting.relative or not self.needs_tracker
-        return self.gram == "decoder" and relative
+        self._relabelling = Relabelling(permuted, self.seed)
 
     def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]:
         """Return a gradient of the decoder, and the pairs that are looked at together."""
@@ -158,8 +128,13 @@ class OrthogonalityLoss:
     def check_tracker(self, tracker: PairWeights) -> None:
         """Raise InvalidOption where this penalty cannot be computed with that tracker."""
         follows = tracker.weights_follow_window or not self.needs_tracker
-        if self.estimator == "sampled" and not follows:
-            raise InvalidOption("estimator", self.estimator, "exact or auto with this tracker")
+        if self._sums.estimator == "sampled" and not follows:
+            allowed = "exact or auto with this tracker"
+            raise InvalidOption("estimator", self._sums.estimator, allowed)
+        check_totals(self.weighting, tracker.totals_from)
+        if self._relabelling.permuted == "rates" and not tracker.totals_from:
+            allowed = "used with tracker.totals_from=TOKENS above 0, before which rates are counted"
+            raise InvalidOption("permuted", "rates", allowed)
 
     def __call__(
         self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, latents: Latents | None = None
@@ -199,24 +174,40 @@ class OrthogonalityLoss:
     def _terms(
         self, W_dec: Tensor, tracker: PairWeights, latents: Latents | None
     ) -> Iterator[Term]:
-        """Yield the summands of the penalty; none before the first window."""
+        """Yield the summands of the penalty; none before it is at work."""
         self.check_tracker(tracker)
-        ready = tracker.windows_closed > 0 or not self.needs_tracker
-        if self.ortho_weight == 0 or not ready:
+        if self.ortho_weight == 0 or not self.is_at_work(tracker):
             return
         check_decoder(W_dec, tracker.n_latents)
         step = self._step(W_dec, tracker, latents)
-        n_pairs = step.d_sae * (step.d_sae - 1)
         if not self.needs_tracker:
-            yield self._term(step, self._uniform(step), 1.0, float(n_pairs))
+            uniform = self._sums.uniform(step)
+            yield self._term(step, uniform, 1.0, uniform.weight_sum)
             return
-        weight_sum = tracker.weight_sum(self.weighting).to(W_dec.device)
+        weighted = self._sums.weighted(step)
+        weight_sum = torch.as_tensor(weighted.weight_sum)
         if not self.floor:
-            yield self._term(step, self._weighted(step), 1.0, weight_sum)
+            yield self._term(step, weighted, 1.0, weight_sum)
             return
         mixed = (weight_sum > 0) + self.floor
-        yield self._term(step, self._weighted(step), 1 / weight_sum.clamp(min=EPSILON), mixed)
-        yield self._term(step, self._uniform(step), self.floor / n_pairs, mixed)
+        yield self._term(step, weighted, 1 / weight_sum.clamp(min=EPSILON), mixed)
+        uniform = self._sums.uniform(step)
+        yield self._term(step, uniform, self.floor / (step.d_sae * (step.d_sae - 1)), mixed)
+
+    def is_at_work(self, tracker: PairWeights) -> bool:
+        """Return True once there are weights, and as many tokens as the penalty waits for."""
+        if tracker.tokens_seen < self.start_tokens or not self._relabelling.is_drawn(tracker):
+            return False
+        return not self.needs_tracker or tracker.has_weights(self.weighting)
+
+    def begins_at(self, tracker: PairWeights) -> int:
+        """Return the tokens that a tracker must have seen for the penalty to be at work."""
+        tokens = [self.start_tokens]
+        if self.needs_tracker:
+            tokens.append(tracker.tokens_before_weights(self.weighting))
+        if self._relabelling.permuted == "rates" and tracker.warmup is not None:
+            tokens.append(tracker.warmup.n_windows * tracker.warmup.window_size)
+        return max(tokens)
 
     def _term(
         self, step: Step, pairs: Sum, share: Tensor | float, weight_sum: Tensor | float
@@ -231,7 +222,7 @@ class OrthogonalityLoss:
         return Term(pairs.overlap, self.ortho_weight * pairs.factor * share * reduction, step.x)
 
     def _step(self, W_dec: Tensor, tracker: PairWeights, latents: Latents | None) -> Step:
-        order = relabelling(len(W_dec), self.seed, W_dec.device) if self.permuted else None
+        order = self._relabelling.order(tracker, W_dec.device)
         if self.gram == "decoder":
             return Step(W_dec, tracker, W_dec, None, order)
         if latents is None:
@@ -240,107 +231,3 @@ class OrthogonalityLoss:
             latents = relabelled(latents, inverse(order))
         rows, values = sorted_latents(latents, len(W_dec))
         return Step(W_dec, tracker, values, rows, order)
-
-    def _weighted(self, step: Step) -> Sum:
-        """Return Σ_{i≠j} w g with the tracker's weights, by the cheapest way that is allowed."""
-        if self.gram == "decoder" and self._walks_tokens(step):
-            return self._token_sum(step)
-        weight_rows = partial(step.tracker.weight_rows, weighting=self.weighting)
-        pairs = self._row_sum(step, weight_rows)
-        if step.order is None or self.gram == "activations":
-            return pairs
-        return Sum(partial(overlap_of_rows, overlap=pairs.overlap, order=step.order), pairs.factor)
-
-    def _uniform(self, step: Step) -> Sum:
-        """Return Σ_{i≠j} g, every pair alike."""
-        if self.gram == "decoder":
-            asked = self.estimator == "sampled" and step.d_sae > SAMPLE_ROWS
-            too_many = self.estimator == "auto" and step.d_sae > UNIFORM_EXACT_UP_TO
-            if asked or too_many:
-                return self._sampled_rows_sum(step)
-            if self.penalty == "square":
-                return Sum(frame_potential, 1.0)
-
-        def ones(lo: int, hi: int) -> Tensor:
-            return torch.ones(hi - lo, step.d_sae, device=step.W_dec.device).triu_(lo + 1)
-
-        return self._row_sum(step, ones)
-
-    def _samples(self, window: Int[Tensor, "W K"], d_sae: int) -> bool:
-        """Return True where some tokens stand for the window: as asked, or by cost with `auto`.
-
-        The cost is the number of pairs: all F² of a matrix, or twice those of the tokens, which
-        are looked up one by one. `auto` is exact where that is cheap, or no dearer than sampling.
-        """
-        if self.estimator != "auto":
-            return self.estimator == "sampled"
-        exact = min(d_sae**2, token_pairs(len(window), window))
-        sampled = token_pairs(self.sample_size(window), window)
-        return exact > max(CHEAP_PAIRS, sampled)
-
-    def _walks_tokens(self, step: Step) -> bool:
-        """Return True where the pairs of tokens are walked: if allowed, and asked or the fewer."""
-        window = step.tracker.last_window
-        if not (self._weighting.relative and step.tracker.weights_follow_window):
-            return False
-        assert window is not None
-        fewer = token_pairs(len(window), window) < step.d_sae**2
-        return self._samples(window, step.d_sae) or fewer
-
-    def sample_size(self, window: Int[Tensor, "W K"]) -> int:
-        """Return M: as asked, or 16, and 8 where a token's pairs are so many that 16 cost much."""
-        if self.sample_tokens is not None:
-            return self.sample_tokens
-        return 16 if window.shape[1] <= MANY_LATENTS else 8
-
-    def _token_sum(self, step: Step) -> Sum:
-        """Return the mean over tokens of Σ (w / c) g over a token's pairs, which is Σ_{i≠j} w g."""
-        tracker, window = step.tracker, step.tracker.last_window
-        assert window is not None
-        tokens = torch.arange(len(window), device=window.device)
-        if self._samples(window, step.d_sae):
-            drawn = permutation(len(window), self.seed, tracker.tokens_seen, window.device)
-            tokens = drawn[: self.sample_size(window)]
-        rows = window[tokens].to(step.W_dec.device)
-        if step.order is not None:
-            rows = torch.where(rows >= 0, step.order[rows.clamp(min=0)], -1)
-
-        def token_weights(part: slice) -> Tensor:
-            return tracker.relative_weights(tokens[part], self.weighting)
-
-        overlap = partial(
-            token_overlap, rows=rows, token_weights=token_weights, penalty=self.penalty
-        )
-        return Sum(overlap, 1 / len(tokens))
-
-    def _row_sum(self, step: Step, weight_rows: Callable[[int, int], Tensor]) -> Sum:
-        """Return the sum over i < j, in blocks of rows."""
-        if step.rows is None:
-            overlap = partial(block_overlap, weight_rows=weight_rows, penalty=self.penalty)
-            return Sum(overlap, 2.0)
-        overlap = partial(
-            activation_overlap,
-            rows=step.rows,
-            weight_rows=weight_rows,
-            penalty=self.penalty,
-            d_sae=step.d_sae,
-        )
-        return Sum(overlap, 2.0)
-
-    def _sampled_rows_sum(self, step: Step) -> Sum:
-        """Return the overlaps of some latents chosen at random, scaled up to those of all."""
-        d_sae, device = step.d_sae, step.W_dec.device
-        drawn = permutation(d_sae, self.seed, step.tracker.tokens_seen, device)
-        ones = 1 - torch.eye(SAMPLE_ROWS, device=device)[None]
-        overlap = partial(
-            token_overlap,
-            rows=drawn[None, :SAMPLE_ROWS],
-            token_weights=lambda part: ones,
-            penalty=self.penalty,
-        )
-        return Sum(overlap, d_sae * (d_sae - 1) / (SAMPLE_ROWS * (SAMPLE_ROWS - 1)))
-
-
-def token_pairs(n_tokens: int, window: Int[Tensor, "W K"]) -> int:
-    """Return the cost of the pairs of some of a window's tokens, in pairs of a whole matrix."""
-    return 2 * min(n_tokens, len(window)) * window.shape[1] ** 2

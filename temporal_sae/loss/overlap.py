@@ -133,13 +133,22 @@ def frame_potential(
     W_dec: Float[Tensor, "F d_in"],
     into: Float[Tensor, "F d_in"] | None = None,
     scale: Scale = 1.0,
+    *,
+    factors: Float[Tensor, " F"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return Σ cos² over ordered pairs i ≠ j, from a d x d matrix: ‖NᵀN‖²_F less the diagonal."""
+    """Return Σ u_i u_j cos² over ordered pairs i ≠ j, from a d x d matrix.
+
+    With P the unit rows N times their u this is ‖NᵀP‖²_F less the diagonal, Σ_i u_i² ‖n_i‖⁴.
+
+    Args:
+        factors: u; 1 for every row where it is None.
+    """
     N, norms = unit_rows_and_norms(W_dec)
-    gram = N.T @ N
-    own = N.square().sum(-1, keepdim=True)
+    P = N if factors is None else N * factors[:, None].to(N)
+    gram = N.T @ P
+    own = (N * P).sum(-1, keepdim=True)
     if into is not None:
-        add_through_norms(into, 4 * (N @ gram - own * N), N, norms, scale)
+        add_through_norms(into, 4 * (P @ gram - own * P), N, norms, scale)
     return gram.square().sum() - own.square().sum()
 
 

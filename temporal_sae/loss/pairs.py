@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -17,6 +16,17 @@ PENALTIES = ("square", "abs")
 REDUCTIONS = ("weighted_mean", "sum", "mean")
 
 
+class Warmup(Protocol):
+    """Counts of latents during warm-up."""
+
+    n_windows: int
+    window_size: int
+
+    @property
+    def n(self) -> Int[Tensor, " F"] | None: ...
+    def bins(self) -> Int[Tensor, " F"]: ...
+
+
 class PairWeights(Protocol):
     """The side of a tracker that a penalty sees; all weights are constants to the gradient."""
 
@@ -24,13 +34,19 @@ class PairWeights(Protocol):
     windows_closed: int
     tokens_seen: int
     weights_follow_window: bool
+    totals_from: int | None
 
     @property
+    def warmup(self) -> Warmup | None: ...
+    @property
     def last_window(self) -> Int[Tensor, "W K"] | None: ...
+    def has_weights(self, weighting: str) -> bool: ...
+    def tokens_before_weights(self, weighting: str) -> int: ...
+    def factors(self, weighting: str) -> Float[Tensor, " F"] | None: ...
     def relative_weights(self, tokens: Tensor, weighting: str) -> Float[Tensor, "M K K"]: ...
     def weight_rows(self, lo: int, hi: int, weighting: str) -> Float[Tensor, "rows F"]: ...
     def rate_matrix(self) -> Float[Tensor, "F F"]: ...
-    def weight_sum(self, weighting: str) -> Float[Tensor, ""]: ...
+    def weight_sum(self, weighting: str, of_window: bool = False) -> Float[Tensor, ""]: ...
 
 
 def check_decoder(W_dec: Tensor, n_latents: int) -> None:
@@ -44,23 +60,16 @@ def check_decoder(W_dec: Tensor, n_latents: int) -> None:
             raise NotFinite(f"W_dec: row {int(bad.nonzero()[0])} is not finite")
 
 
-def permutation(n: int, seed: int, tokens_seen: int, device: torch.device) -> Int[Tensor, " n"]:
+def draw_seed(seed: int, tokens_seen: int) -> int:
     """Return a function of the seed and the tokens seen, so that a resumed run draws the same."""
+    return (seed * 1_000_003 + tokens_seen) % 2**63
+
+
+def permutation(n: int, seed: int, tokens_seen: int, device: torch.device) -> Int[Tensor, " n"]:
+    """Return a permutation, drawn by `draw_seed`."""
     generator = torch.Generator(device)
-    generator.manual_seed((seed * 1_000_003 + tokens_seen) % 2**63)
+    generator.manual_seed(draw_seed(seed, tokens_seen))
     return torch.randperm(n, generator=generator, device=device)
-
-
-@lru_cache(maxsize=4)
-def relabelling(n: int, seed: int, device: torch.device) -> Int[Tensor, " n"]:
-    """π of `loss.permuted`: drawn on the CPU, so that a run goes on with the same one on a GPU."""
-    return permutation(n, seed, 0, torch.device("cpu")).to(device)
-
-
-def inverse(order: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Return the place of each latent in a permutation."""
-    places = torch.arange(len(order), device=order.device)
-    return torch.empty_like(order).scatter_(0, order, places)
 
 
 def unit_rows(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "d_sae d_in"]:
@@ -85,12 +94,6 @@ def reduction_factor(reduction: str, weight_sum: Tensor | float, d_sae: int) -> 
     if reduction == "mean":
         return 1 / d_sae**2
     return 1 / torch.as_tensor(weight_sum).clamp(min=2 * EPSILON)
-
-
-def relabelled(latents: Latents, names: Int[Tensor, " F"]) -> Latents:
-    """Return the same values under other names, `names[i]` for latent i; empty slots stay -1."""
-    indices = names[latents.indices.clamp(min=0).long()]
-    return Latents(latents.values, torch.where(latents.indices >= 0, indices, -1))
 
 
 def sorted_latents(latents: Latents, d_sae: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:

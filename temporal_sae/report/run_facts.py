@@ -31,6 +31,8 @@ CO_ACTIVATION = {
     "pair_stability": "their mean stability 1 - s",
     "pair_z_rms": "their root mean square z; 1 is counting noise alone",
     "pairs_beyond_3_sigma": "share of them with |z| > 3",
+    "bursty_share": "share of co-activation that comes in bursts",
+    "latent_burstiness_median": "median burstiness of latents with at least 10 counts per window",
     "fano_factor_median": "Fano factor of the most frequent pairs; 1 is Poisson",
     "co_activation_entropy": "entropy of co-activation over pairs (nats)",
     "phi_mean_of_top_pairs": "mean φ coefficient of the 200 most frequent pairs",

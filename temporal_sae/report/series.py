@@ -57,6 +57,11 @@ STABILITY = (
         "s is how far a pair's rate departs from its running average.",
     ),
     Panel("z of frequent pairs", {"pair_z_rms": "root mean square"}, "1 is counting noise alone."),
+    Panel(
+        "Co-activation that comes in bursts",
+        {"bursty_share": "share"},
+        "Counting noise alone makes about √(2 / windows).",
+    ),
     Panel("Frequent pairs beyond 3 σ", {"pairs_beyond_3_sigma": "share"}),
     Panel(
         "Decoder directions since the last logged step",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from temporal_sae.errors import InvalidOption, check_choice
-from temporal_sae.machine import free_memory
+from temporal_sae.machine import Planned, free_memory
 
 STORAGES = ("auto", "dense", "sparse", "reference")
 BYTES_OF_A_SPARSE_PAIR = 10
@@ -80,8 +80,31 @@ def choose_storage(
     return "sparse", f"dense would take too much; {sizes}"
 
 
-def check_storage(storage: str, prune_below: float) -> None:
-    """Raise InvalidOption for an unknown storage, or pruning where nothing can be pruned."""
+def planned_bytes(
+    storage: str,
+    n_latents: int,
+    k: int,
+    window_size: int,
+    device: torch.device,
+    shards: int,
+    with_totals: bool,
+) -> dict[str, Planned]:
+    """Return the bytes of averages, totals and two windows; the arguments as above."""
+    sizes = n_latents, k, window_size
+    storage, _ = choose_storage(storage, *sizes, device, shards, with_totals)
+    # The pairs of `sparse` are not known yet; they come as they are seen.
+    pairs = 0
+    if storage != "sparse":
+        pairs = storage_bytes(storage, *sizes, with_totals) // shards
+    of_windows = 2 * window_bytes(storage, *sizes, device)
+    keys = ("tracker.window_size", "sae.k") if of_windows > pairs else ("sae.d_sae",)
+    return {"tracker": Planned(of_windows + pairs, keys)}
+
+
+def check_storage(storage: str, prune_below: float, sharded: bool) -> None:
+    """Raise InvalidOption for an unknown storage, or one that cannot be pruned or sharded."""
     check_choice("storage", storage, STORAGES)
     if prune_below > 0 and storage in ("dense", "reference"):
         raise InvalidOption("prune_below", prune_below, f"0 with storage={storage}")
+    if sharded and storage == "reference":
+        raise InvalidOption("sharded", sharded, "false with storage=reference")

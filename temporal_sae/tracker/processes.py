@@ -19,10 +19,32 @@ from temporal_sae.distributed import (
     rank,
     world_size,
 )
+from temporal_sae.kernels import windows
 from temporal_sae.kernels.averages import AlphaStep, pairs_before
+from temporal_sae.tracker.checks import check_indices
 from temporal_sae.tracker.saved import key_bits, saved_pairs
 from temporal_sae.tracker.totals import whole_totals
 from temporal_sae.tracker.window import Window
+
+
+def rows_of_all(
+    indices: Int[Tensor, "tokens K"], n_latents: int, device: torch.device
+) -> Int[Tensor, "all_tokens K"]:
+    """Return the tokens of all processes as rows, on a device.
+
+    Args:
+        indices: of this process, as `CoActivationTracker.update` takes them.
+
+    Raises:
+        ValueError: they are none; then in all processes.
+    """
+    try:
+        check_indices(indices)
+        rows = windows.sorted_rows(indices.to(device), n_latents)
+    except ValueError:
+        fail_gather_tokens()
+        raise
+    return gather_tokens(rows)
 
 
 def gather_tokens(rows: Int[Tensor, "tokens K"]) -> Int[Tensor, "all_tokens K"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from temporal_sae.tracker.alpha import AlphaRule, divide, moved
 from temporal_sae.tracker.saved import check_rows, saved_pairs
-from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.statistics import instability
 from temporal_sae.tracker.window import Window
 
 

@@ -1,8 +1,9 @@
-"""Saved averages, which any storage can read: a packed triangle, or a list of pairs."""
+"""Places of pairs, in a packed triangle and in a list; saved averages, which any storage reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,6 +31,16 @@ def pairs_at(places: Tensor, n_latents: int, lo: int, hi: int) -> tuple[Tensor, 
     starts = rows * n_latents - rows * (rows + 1) // 2 - pairs_before(n_latents, lo)
     i = torch.searchsorted(starts, places, right=True) - 1
     return i + lo, places - starts[i] + i + lo + 1
+
+
+@lru_cache(maxsize=4)
+def upper_pairs(lo: int, hi: int, n_latents: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return i and j > i, int64, of all pairs of the rows `lo` to `hi`, in order.
+
+    Shared by all who ask: not to be written to.
+    """
+    i, j = torch.triu_indices(hi - lo, n_latents, lo + 1, device=device)
+    return i + lo, j
 
 
 def saved_pairs(state: dict[str, Any], n_latents: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -14,7 +14,7 @@ from temporal_sae.kernels import pair_map
 from temporal_sae.kernels.averages import PAIR, UNION, AlphaStep
 from temporal_sae.tracker.alpha import divide, moved
 from temporal_sae.tracker.saved import check_rows, key_bits, latents_of, saved_pairs
-from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.statistics import instability
 from temporal_sae.tracker.window import Window
 
 PRUNE_FROM = 2**26  # pairs, about 0.7 GB; with fewer it is not worth an error

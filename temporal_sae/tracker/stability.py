@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.machine import Planned
-from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.reading import KEPT_LATENTS
+from temporal_sae.tracker.statistics import instability
 
 MIN_COUNT = 10
 SURPRISING_Z = 3.0
@@ -82,7 +83,7 @@ class StabilityMonitor:
         if tracker.windows_closed >= self._next_look:
             frequent = tracker.pairs(MIN_COUNT)
             self._observe_window(tracker, frequent)
-            measured |= pair_stability(tracker, frequent)
+            measured |= pair_stability(tracker, frequent) | of_totals(tracker)
             n_windows = windows_to_wait(tracker.last_window, len(frequent[0]), *W_dec.shape)
             self._next_look = tracker.windows_closed + n_windows
         return measured
@@ -104,13 +105,14 @@ class StabilityMonitor:
         n_rows = -(-n_latents // drift_stride(n_latents))
         return {"decoder drift": Planned(DRIFT_COPIES * n_rows * d_in * FLOAT, ("sae.d_sae",))}
 
-    def summary(self, tracker: PairRates) -> dict[str, Any]:
+    def summary(self, tracker: Any) -> dict[str, Any]:
         """Return the measures of a whole run for results.json; empty before the first window."""
         if not self._top:
             return {}
         overlaps = self._overlaps()
         return {
             **pair_stability(tracker),
+            **of_totals(tracker),
             **co_activation(tracker, self.n_top),
             "fano_factor_median": self._fano(),
             "top_pairs_overlap_by_windows": overlaps,
@@ -188,6 +190,25 @@ def windows_to_wait(window: Int[Tensor, "W K"], n_frequent: int, n_latents: int,
     look = n_latents * (n_latents - 1) // 2 + of_window + COST_OF_A_FREQUENT_PAIR * n_frequent
     training = n_tokens * (COST_OF_A_TOKEN + n_latents * d_in // WEIGHTS_MULTIPLIED)
     return max(1, -(-TRAINING_BETWEEN_LOOKS * look // training))
+
+
+def of_totals(tracker: Any) -> dict[str, float]:
+    """Return what the totals of a tracker tell of time; nothing where it keeps none.
+
+    `bursty_share` is Σ bursty / Σ c_long over pairs: about √(2 / windows) where counts are
+    Poisson's. It is measured up to 1024 latents, where a sum over all pairs is cheap.
+    `latent_burstiness_median` is D_ii of the latents with at least 10 counts in a window.
+    """
+    totals = tracker.totals
+    if totals is None or totals.n_windows < 2:
+        return {}
+    measured = {}
+    if tracker.n_latents <= KEPT_LATENTS:
+        measured["bursty_share"] = float(tracker.weight_share("bursty"))
+    frequent = totals.n >= MIN_COUNT * totals.n_windows
+    if totals.own_squares is not None and bool(frequent.any()):
+        measured["latent_burstiness_median"] = float(totals.burstiness()[frequent].median())
+    return measured
 
 
 def pair_stability(tracker: PairRates, frequent: Pairs | None = None) -> dict[str, float]:

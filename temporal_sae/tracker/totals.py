@@ -1,26 +1,26 @@
 """Plain totals of all pairs over closed windows: exact counts, where averages forget.
 
 From n_ij, n_i and N follow all statistics of `temporal_sae.atlas.statistics`, and from Σ n_ij² over
-windows how much a pair's count varies: Fano factor and overdispersion.
+windows how much a pair's count varies: Fano factor and overdispersion. From Σ n_i² the same follows
+for a latent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.distributed import all_reduce_sum, gather_to_rank_zero, is_rank_zero
-from temporal_sae.kernels import totals as kernels
-from temporal_sae.kernels.averages import pairs_before
 from temporal_sae.tracker.checks import check_pair
-from temporal_sae.tracker.saved import check_rows, key_bits, latents_of, pairs_at
+from temporal_sae.tracker.moments import mean_and_variance
+from temporal_sae.tracker.saved import check_rows, latents_of
+from temporal_sae.tracker.totals_storage import DenseTotals, SparseTotals, Storage
 from temporal_sae.tracker.window import Window
 
-PAIRS_AT_ONCE = 2**22
 COLUMNS = ("keys", "counts", "squares")
 
 
@@ -39,109 +39,6 @@ class PairTotals(NamedTuple):
     squares: Int[Tensor, " n"]
 
 
-class Storage(Protocol):
-    """Totals of the pairs i < j with lo <= i < hi, by keys i · 2^bits + j."""
-
-    def add(self, window: Window) -> None: ...
-    def insert(self, keys: Tensor, n: Tensor, squares: Tensor) -> None: ...
-    def lookup(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]: ...
-    def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
-    def nbytes(self) -> int: ...
-
-
-class DenseTotals:
-    """Two packed triangles of int64, 8 F² bytes.
-
-    Args:
-        n_latents: F.
-        device: where they live.
-        rows: lo and hi.
-    """
-
-    def __init__(self, n_latents: int, device: torch.device, rows: tuple[int, int]) -> None:
-        self.n_latents, (self.lo, self.hi) = n_latents, rows
-        self._first = pairs_before(n_latents, self.lo)
-        n_pairs = pairs_before(n_latents, self.hi) - self._first
-        self.n, self.squares = (
-            torch.zeros(n_pairs, dtype=torch.int64, device=device) for _ in range(2)
-        )
-
-    def add(self, window: Window) -> None:
-        """Add the counts of a window."""
-        kernels.add_dense(self.n, self.squares, self.lo, self.hi, window.index)
-
-    def _places(self, i: Tensor, j: Tensor) -> Tensor:
-        return i * self.n_latents - i * (i + 1) // 2 - i - 1 + j - self._first
-
-    def insert(self, keys: Tensor, n: Tensor, squares: Tensor) -> None:
-        """Add totals of rows that are held."""
-        places = self._places(*latents_of(keys, self.n_latents))
-        self.n[places] += n
-        self.squares[places] += squares
-
-    def lookup(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the totals of pairs i < j; 0 for rows that are not held."""
-        held = (i >= self.lo) & (i < self.hi)
-        if not len(self.n):
-            return torch.zeros_like(i), torch.zeros_like(i)
-        places = torch.where(held, self._places(i, j), 0)
-        return self.n[places] * held, self.squares[places] * held
-
-    def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield the pairs that were together, in order."""
-        bits = key_bits(self.n_latents)
-        parts = zip(self.n.split(PAIRS_AT_ONCE), self.squares.split(PAIRS_AT_ONCE), strict=True)
-        for number, (n, squares) in enumerate(parts):
-            places = n.nonzero().squeeze(1)
-            absolute = places + number * PAIRS_AT_ONCE
-            i, j = pairs_at(absolute, self.n_latents, self.lo, self.hi)
-            yield (i << bits) | j, n[places], squares[places]
-
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.n.nbytes + self.squares.nbytes
-
-
-class SparseTotals:
-    """Totals of the pairs that were together, about 35 bytes each on the CPU.
-
-    Args: as of `DenseTotals`.
-    """
-
-    def __init__(self, n_latents: int, device: torch.device, rows: tuple[int, int]) -> None:
-        self.lo, self.hi = rows
-        self.bits = key_bits(n_latents)
-        self.map = kernels.TotalsMap(device, 2 * self.bits)
-
-    def add(self, window: Window) -> None:
-        """Add the counts of a window."""
-        for i, j, n in window.pairs():
-            real = (n > 0) & (i >= self.lo) & (i < self.hi)
-            if not bool(real.all()):
-                i, j, n = i[real], j[real], n[real]
-            counts = n.long()
-            self.map.add((i.long() << self.bits) | j, counts, counts * counts)
-
-    def insert(self, keys: Tensor, n: Tensor, squares: Tensor) -> None:
-        """Add totals of rows that are held."""
-        self.map.add(keys, n, squares)
-
-    def lookup(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the totals of pairs i < j; 0 for rows that are not held."""
-        return self.map.lookup((i << self.bits) | j)
-
-    def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield the pairs that were together, in order."""
-        keys, n, squares = (torch.cat(parts) for parts in zip(*self.map.pieces(), strict=True))
-        keys, order = keys.sort()
-        columns = (column.split(PAIRS_AT_ONCE) for column in (keys, n[order], squares[order]))
-        yield from zip(*columns, strict=True)
-
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.map.nbytes()
-
-
 class Totals:
     """Sums over all windows since a token.
 
@@ -157,6 +54,8 @@ class Totals:
 
     Attributes:
         n: tokens in which each latent was active, int64 [F].
+        own_squares: Σ over windows of the square of a latent's count in it, int64 [F]; None after
+            going on from a state of an earlier version, which lacks it.
         n_tokens: N.
         n_windows: of which they are.
     """
@@ -172,14 +71,19 @@ class Totals:
         self.n_latents, self.first_token = n_latents, first_token
         self.storage, self.rows = storage, rows
         self.n = torch.zeros(n_latents, dtype=torch.int64, device=device)
+        self.own_squares: Int[Tensor, " F"] | None = torch.zeros_like(self.n)
+        self._pair_sum = torch.zeros((), dtype=torch.int64, device=device)
         self.n_tokens = self.n_windows = 0
 
     def add(self, window: Window, first_token: int) -> None:
         """Add a window whose first token has that number, if it is not too early."""
         if first_token < self.first_token:
             return
-        latents = window.rows.flatten().long()
-        self.n.index_add_(0, latents.clamp(min=0), (latents >= 0).long())
+        own = latent_counts(window.rows, self.n_latents)
+        self.n += own
+        if self.own_squares is not None:
+            self.own_squares += own * own
+        self._pair_sum += window.total()
         self.storage.add(window)
         self.n_tokens += window.n_tokens
         self.n_windows += 1
@@ -199,6 +103,53 @@ class Totals:
         n, squares = torch.where(i == j, 0, found)
         return torch.where(i == j, self.n[i], n).to(device), squares.to(device)
 
+    def of_rows(self, lo: int, hi: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """Return n_ij and Σ n_ij² of `upper_pairs` of some rows; not to be written to."""
+        n, squares = self.storage.rows(lo, hi)
+        if self.rows != (0, self.n_latents):
+            n, squares = all_reduce_sum(torch.stack((n, squares)))
+        return n, squares
+
+    def density(self) -> Float[Tensor, " F"]:
+        """Return p = n / N, float64; NaN before the first window."""
+        return self.n.double() / self.n_tokens
+
+    def long_rate_sum(self) -> Float[Tensor, ""]:
+        """Return Σ_{i<j} n_ij / N, float64."""
+        return self._pair_sum.double() / self.n_tokens
+
+    def fano(self) -> Float[Tensor, " F"]:
+        """Return variance over mean of each latent's count in a window; 1 for a Poisson process.
+
+        Float64; NaN for a latent that was never active, and before the second window.
+
+        Raises:
+            ValueError: see `own_squares`.
+        """
+        mean, variance = self._own_moments()
+        return variance / mean
+
+    def burstiness(self) -> Float[Tensor, " F"]:
+        """Return D_ii, by which each latent's count varies: variance = μ + D_ii μ².
+
+        Float64; negative by chance where D_ii is 0; NaN where `fano` is.
+
+        Raises:
+            ValueError: see `own_squares`.
+        """
+        mean, variance = self._own_moments()
+        return (variance - mean) / mean**2
+
+    def _own_moments(self) -> tuple[Tensor, Tensor]:
+        if self.own_squares is None:
+            raise ValueError(
+                "totals: come of a state of an earlier version, without squares of latents"
+            )
+        if self.n_windows < 2:
+            nothing = torch.full_like(self.n, torch.nan, dtype=torch.float64)
+            return nothing, nothing
+        return mean_and_variance(self.n.double(), self.own_squares.double(), self.n_windows)
+
     def pairs(self, min_count: int = 1) -> Iterator[PairTotals]:
         """Yield the pairs of this process that were together that often, by i and then j."""
         for keys, n, squares in self.storage.pieces():
@@ -207,15 +158,22 @@ class Totals:
 
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.storage.nbytes() + self.n.nbytes
+        own = self.n, self.own_squares
+        return self.storage.nbytes() + sum(part.nbytes for part in own if part is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pairs as a list, which any storage can load."""
         parts = zip(*self.storage.pieces(), strict=True)
         pairs = dict(zip(COLUMNS, map(torch.cat, parts), strict=True))
         lo, hi = self.rows
-        counts = {"n_tokens": self.n_tokens, "n_windows": self.n_windows, "n": self.n}
-        return {**counts, "lo": lo, "hi": hi, **pairs}
+        counts: dict[str, Any] = {
+            "n_tokens": self.n_tokens,
+            "n_windows": self.n_windows,
+            "n": self.n,
+        }
+        if self.own_squares is not None:
+            counts["own_squares"] = self.own_squares
+        return {**counts, "pair_sum": self._pair_sum, "lo": lo, "hi": hi, **pairs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore, from totals that hold these rows.
@@ -230,7 +188,20 @@ class Totals:
         held = (i >= lo) & (i < hi)
         self.storage.insert(keys[held], n[held], squares[held])
         self.n = state["n"].to(self.n.device, copy=True)
+        squares_of_latents = state.get("own_squares")
+        if squares_of_latents is not None:
+            squares_of_latents = squares_of_latents.to(self.n.device, copy=True)
+        self.own_squares = squares_of_latents
+        # A state of an earlier version lacks it, and holds all pairs.
+        self._pair_sum = state.get("pair_sum", n.sum()).to(self.n.device, copy=True)
         self.n_tokens, self.n_windows = int(state["n_tokens"]), int(state["n_windows"])
+
+
+def latent_counts(rows: Int[Tensor, "W K"], n_latents: int) -> Int[Tensor, " F"]:
+    """Return the tokens in which each latent is active, int64; -1 marks an empty slot."""
+    latents = rows.flatten().long()
+    counts = torch.zeros(n_latents, dtype=torch.int64, device=rows.device)
+    return counts.index_add_(0, latents.clamp(min=0), (latents >= 0).long())
 
 
 def whole_totals(own: dict[str, Any], n_latents: int) -> dict[str, Any]:

@@ -21,8 +21,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.errors import check_choice
 from temporal_sae.machine import Planned
 from temporal_sae.registry import component
+from temporal_sae.tracker.processes import rows_of_all
 from temporal_sae.tracker.reference import ReferenceState, count_pairs
 from temporal_sae.tracker.tracker import CoActivationTracker
 
@@ -86,7 +88,7 @@ class TranscriptTracker(CoActivationTracker):
             init="zero",
             storage="reference",
             device=device,
-            stream=stream,
+            stream=check_choice("stream", stream, ("shuffled", "ordered")),
         )
 
     def _new_state(self, storage: str) -> TranscriptState:
@@ -95,7 +97,7 @@ class TranscriptTracker(CoActivationTracker):
     @torch.no_grad()
     def update(self, indices: Int[Tensor, "tokens K"]) -> None:
         """Take in a batch; it closes the window if enough tokens are there, and never splits."""
-        rows = self._rows_of_all_processes(indices)
+        rows = rows_of_all(indices, self.n_latents, self.device)
         self.tokens_seen += rows.shape[0]
         self._open.add(rows)
         if self._open.size >= self.window_size:
@@ -121,7 +123,9 @@ class TranscriptTracker(CoActivationTracker):
         assert isinstance(self._state, TranscriptState)
         return self._state.rates.clone().fill_diagonal_(0)
 
-    def weight_sum(self, weighting: str = "instability") -> Float[Tensor, ""]:
+    def weight_sum(
+        self, weighting: str = "instability", of_window: bool = False
+    ) -> Float[Tensor, ""]:
         """Σ of the running averages over all ordered pairs i ≠ j."""
         return super().weight_sum("long_average")
 
@@ -139,10 +143,20 @@ class NoTracker:
     windows_closed = 0
     last_window: None = None
     totals: None = None
+    totals_from: None = None
+    warmup: None = None
 
     def __init__(self, n_latents: int, device: str | torch.device = "cpu") -> None:
         self.n_latents = n_latents
         self.tokens_seen = 0
+
+    def has_weights(self, weighting: str = "instability") -> bool:
+        """Return False."""
+        return False
+
+    def tokens_before_weights(self, weighting: str = "instability") -> int:
+        """Return more than any run has."""
+        return 2**63
 
     def planned_bytes(self, n_latents: int, k: int, device: torch.device) -> dict[str, Planned]:
         """Nothing is held."""

@@ -8,59 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from temporal_sae.errors import check_choice
+from temporal_sae.errors import InvalidOption, check_choice
 from temporal_sae.registry import components
-
-
-def instability(rate: Tensor, before: Tensor) -> Tensor:
-    """Return s = |c - c̄| / max(c, c̄), in [0, 1], 0 where both are 0; a new tensor."""
-    larger = torch.maximum(rate, before).clamp_(min=torch.finfo(rate.dtype).tiny)
-    return (rate - before).abs_().div_(larger)
-
-
-class PairStatistics:
-    """Statistics of some pairs, as tensors of one shape; each is computed when first asked for.
-
-    Args:
-        read: gives `rate`, `before` or `average` of these pairs by name.
-    """
-
-    def __init__(self, read: Callable[[str], Tensor]) -> None:
-        self._read = read
-
-    @cached_property
-    def rate(self) -> Tensor:
-        """c, the share of the last closed window's tokens in which both latents are active."""
-        return self._read("rate")
-
-    @cached_property
-    def before(self) -> Tensor:
-        """c̄ as it was before that window."""
-        return self._read("before")
-
-    @cached_property
-    def average(self) -> Tensor:
-        """c̄ with that window folded in."""
-        return self._read("average")
-
-    @property
-    def instability(self) -> Tensor:
-        """s, the distance between c and the c̄ before the window, in [0, 1]."""
-        return instability(self.rate, self.before)
+from temporal_sae.tracker.statistics import PairStatistics
 
 
 class WindowSums(Protocol):
-    """Sums over i < j of a closed window, float64, that a tracker has at hand without a pass."""
+    """Sums over i < j, float64, that a tracker has at hand without a pass."""
 
-    def rate_sum(self) -> Tensor: ...  # Σ c
+    def rate_sum(self) -> Tensor: ...  # Σ c of the last window
     def instability_sum(self) -> Tensor: ...  # Σ c s, a by-product of closing the window
     def average_sum(self) -> Tensor: ...  # Σ c̄
+    def long_rate_sum(self) -> Tensor: ...  # Σ c_long; of a sample of window pairs Σ c
+
+
+class Densities(Protocol):
+    """Totals of latents by themselves."""
+
+    def density(self) -> Tensor: ...  # p = n / N, float64 [F]
 
 
 @dataclass(frozen=True)
@@ -71,19 +41,29 @@ class Weighting:
         function: w of some pairs, or w / c where `relative`.
         relative: the weight is c times what `function` returns, so that only pairs of the window
             have one; Σ w g can then be summed over the window's tokens, or over a sample of them.
+            With totals it is c_long times that, and a sample of the window's tokens stands for the
+            pairs that are in it.
         needs_tracker: False where all pairs weigh the same, whatever fires.
-        total: Σ_{i<j} w from the sums at hand; None sums over all pairs, once per window.
+        total: what the weights are divided by, over i < j, from the sums at hand; None for Σ w,
+            from a pass over all pairs, once per window.
+        totals_windows: windows that the tracker's totals have to hold before there is a weight; 0
+            where it does not come from totals.
+        factor: u, float64 [F], of a weight u_i u_j: Σ w cos² then needs no pairs.
     """
 
     function: Callable[[PairStatistics], Tensor]
     relative: bool = False
     needs_tracker: bool = True
     total: Callable[[WindowSums], Tensor] | None = None
+    totals_windows: int = 0
+    factor: Callable[[Densities], Tensor] | None = None
 
     def weight(self, pairs: PairStatistics) -> Tensor:
         """Return w."""
         value = self.function(pairs)
-        return value * pairs.rate if self.relative else value
+        if not self.relative:
+            return value
+        return value * (pairs.long_rate if self.totals_windows else pairs.rate)
 
 
 _announced: dict[str, Weighting] = {}
@@ -96,11 +76,15 @@ def weighting(
     relative: bool = False,
     needs_tracker: bool = True,
     total: Callable[[WindowSums], Tensor] | None = None,
+    totals_windows: int = 0,
+    factor: Callable[[Densities], Tensor] | None = None,
 ) -> Callable[[Function], Function]:
     """Announce a function as the weighting of that name; the other arguments: see `Weighting`."""
 
     def announce(function: Function) -> Function:
-        _announced[name] = Weighting(function, relative, needs_tracker, total)
+        _announced[name] = Weighting(
+            function, relative, needs_tracker, total, totals_windows, factor
+        )
         return function
 
     return announce
@@ -119,6 +103,17 @@ def find_weighting(name: str) -> Weighting:
         InvalidOption: there is none.
     """
     return all_weightings()[check_choice("weighting", name, tuple(all_weightings()))]
+
+
+def check_totals(name: str, totals_from: int | None) -> None:
+    """Refuse a weighting whose counts the tracker does not keep.
+
+    Raises:
+        InvalidOption: it takes totals, and there is no `totals_from`; or there is none of the name.
+    """
+    if find_weighting(name).totals_windows and totals_from is None:
+        allowed = "used with tracker.totals_from=TOKENS, whose counts it takes"
+        raise InvalidOption("weighting", name, allowed)
 
 
 @weighting(

@@ -63,10 +63,9 @@ def measure(
 
 def warn_if_negligible(parts: Parts, run: TrainingState) -> None:
     """A penalty that stays far below the reconstruction loss must not go unnoticed."""
-    at_work = parts.tracker.windows_closed > 0 or not parts.penalty.needs_tracker
     if (
         parts.penalty.ortho_weight == 0
-        or not at_work
+        or not is_at_work(parts)
         or run.metrics["orthogonality_ratio"] >= NEGLIGIBLE
     ):
         run.steps_negligible = 0
@@ -80,3 +79,10 @@ def warn_if_negligible(parts: Parts, run: TrainingState) -> None:
             PATIENCE,
             run.metrics["orthogonality_ratio"],
         )
+
+
+def is_at_work(parts: Parts) -> bool:
+    """Return True once the penalty has begun: with the first window, or when it says itself."""
+    if hasattr(parts.penalty, "is_at_work"):
+        return bool(parts.penalty.is_at_work(parts.tracker))
+    return parts.tracker.windows_closed > 0 or not parts.penalty.needs_tracker

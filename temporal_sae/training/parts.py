@@ -52,6 +52,11 @@ class Tracker(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
+def in_order(tracker: Tracker) -> bool:
+    """Return True for a tracker that is fed the rows in stream order, beside the batches."""
+    return tracker.stream != "shuffled"
+
+
 @runtime_checkable
 class PairPenalty(Protocol):
     """A weighted penalty on pairs of latents.
@@ -113,8 +118,7 @@ class Parts:
         if not isinstance(self.batches, Batches):
             source = as_source(self.batches, device)
             source.open()
-            in_order = self.tracker.stream == "ordered"
-            self.batches = source.stream(batch_size, self.seed, ordered=in_order)
+            self.batches = source.stream(batch_size, self.seed, ordered=in_order(self.tracker))
 
     @property
     def stream(self) -> Batches:

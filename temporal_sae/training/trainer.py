@@ -34,7 +34,7 @@ from temporal_sae.training.health import Health
 from temporal_sae.training.initial import check_sample, fit_encoder, geometric_median
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
-from temporal_sae.training.parts import Parts
+from temporal_sae.training.parts import Parts, in_order
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.snapshots import Snapshots, check_keep_every
 from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore, snapshot
@@ -299,7 +299,7 @@ class Trainer:
 
     @torch.no_grad()
     def _track(self, parts: Parts, batch: ActivationBatch, out: StepOutput) -> None:
-        if parts.tracker.stream == "shuffled":
+        if not in_order(parts.tracker):
             parts.tracker.update(out.latents.active_indices().detach())
             return
         for rows in batch.ordered:

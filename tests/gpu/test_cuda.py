@@ -65,7 +65,8 @@ def random_indices(tokens=3000):
 
 
 def test_the_tracker_is_the_same_on_both_devices():
-    trackers = [CoActivationTracker(F, window_size=700, device=d) for d in ("cpu", "cuda")]
+    options = {"window_size": 700, "totals_from": 0, "stream": "permuted", "permuted_tokens": 300}
+    trackers = [CoActivationTracker(F, device=d, **options) for d in ("cpu", "cuda")]
     indices = random_indices()
     for tracker in trackers:
         for piece in indices.split(256):

@@ -137,7 +137,10 @@ def test_gradcheck(estimator, reduction):
     assert torch.autograd.gradcheck(lambda w: loss(w, tracker), W_dec)
 
 
-@pytest.mark.parametrize("weighting", [name for name, w in all_weightings().items() if w.relative])
+@pytest.mark.parametrize(
+    "weighting",
+    [name for name, w in all_weightings().items() if w.relative and not w.totals_windows],
+)
 @pytest.mark.parametrize("floor", [0.0, 1.0])
 def test_sampling_the_whole_window_is_exact(weighting, floor):
     W_dec, tracker = torch.randn(20, 6), random_tracker()
@@ -236,9 +239,30 @@ def test_nothing_before_the_first_window_and_nothing_without_weight():
 
 
 @pytest.mark.parametrize(
+    "options", [{}, {"weighting": "uniform"}, {"floor": 1.0}, {"gram": "activations"}]
+)
+def test_no_penalty_before_as_many_tokens_as_it_waits_for(options):
+    W_dec, latents = torch.randn(20, 6), Latents(torch.rand(3, 20), torch.arange(20).repeat(3, 1))
+    tracker = random_tracker()  # has seen 192 tokens in 3 windows
+    late, soon, plain = (
+        OrthogonalityLoss(start_tokens=tokens, **options) for tokens in (193, 192, 0)
+    )
+    assert float(late(W_dec, tracker, latents)) == 0
+    assert float(soon(W_dec, tracker, latents)) == float(plain(W_dec, tracker, latents)) > 0
+    assert [loss.begins_at(tracker) for loss in (late, soon)] == [193, 192]
+    tracker.update(torch.tensor([[0, 1]]))
+    assert torch.equal(late(W_dec, tracker, latents), plain(W_dec, tracker, latents))
+    without = NoTracker(20)
+    without.update(torch.zeros(193, 1))
+    if options == {"weighting": "uniform"}:
+        assert torch.equal(late(W_dec, without), plain(W_dec, without))
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"ortho_weight": -1},
+        {"start_tokens": -1},
         {"penalty": "cube"},
         {"gram": "encoder"},
         {"reduction": "max"},
@@ -311,14 +335,12 @@ def test_the_window_walked_by_tokens_and_all_pairs_in_blocks_agree(monkeypatch):
     W_dec, tracker = torch.randn(60, 6), random_tracker(n=60, k=3, window=20)
     loss = OrthogonalityLoss(estimator="exact")
     by_tokens = float(loss(W_dec, tracker))
-    monkeypatch.setattr(
-        "temporal_sae.loss.OrthogonalityLoss._walks_tokens", lambda self, step: False
-    )
+    monkeypatch.setattr("temporal_sae.loss.sums.PairSums._walks_tokens", lambda self, step: False)
     assert by_tokens == pytest.approx(float(loss(W_dec, tracker)), rel=1e-5)
 
 
 def test_sampling_latents_for_the_uniform_part_is_unbiased(monkeypatch):
-    monkeypatch.setattr("temporal_sae.loss.orthogonality.SAMPLE_ROWS", 16)
+    monkeypatch.setattr("temporal_sae.loss.sums.SAMPLE_ROWS", 16)
     W_dec = torch.nn.functional.normalize(torch.randn(60, 6), dim=-1)
     exact = float(OrthogonalityLoss(1.0, "abs", weighting="uniform")(W_dec, NoTracker(60)))
     draws = torch.tensor(

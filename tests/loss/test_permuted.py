@@ -1,12 +1,17 @@
 """The control `loss.permuted`: the weights of the tracker on other pairs of latents."""
 
+from collections import Counter
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from temporal_sae.errors import InvalidOption
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
-from temporal_sae.loss.pairs import activation_gram, inverse, relabelling
+from temporal_sae.loss.pairs import activation_gram
+from temporal_sae.loss.relabelling import inverse, relabelling, within_bins
 from temporal_sae.tracker import CoActivationTracker, TranscriptTracker
 
 N_LATENTS, K, WINDOW = 24, 4, 40
@@ -97,9 +102,7 @@ def test_all_pairs_in_blocks_and_the_pairs_of_tokens_agree(monkeypatch):
     tracker, W_dec = tracker_of(), decoder()
     loss = OrthogonalityLoss(estimator="exact", seed=SEED, permuted=True)
     by_blocks = loss(W_dec, tracker)
-    monkeypatch.setattr(
-        "temporal_sae.loss.OrthogonalityLoss._walks_tokens", lambda self, step: True
-    )
+    monkeypatch.setattr("temporal_sae.loss.sums.PairSums._walks_tokens", lambda self, step: True)
     same_as(by_blocks, loss(W_dec, tracker), W_dec)
 
 
@@ -147,7 +150,7 @@ def test_gradients_are_those_of_finite_differences_and_of_the_one_pass(options):
 )
 def test_the_identity_changes_nothing(options, monkeypatch):
     monkeypatch.setattr(
-        "temporal_sae.loss.orthogonality.relabelling", lambda n, seed, device: torch.arange(n)
+        "temporal_sae.loss.relabelling.relabelling", lambda n, seed, device: torch.arange(n)
     )
     tracker, W_dec, latents = tracker_of(), decoder(), batch()[1]
     permuted, plain = (
@@ -189,12 +192,114 @@ def test_relabelling_is_a_permutation_and_inverse_undoes_it():
     assert order[inverse(order)].tolist() == list(range(100))
 
 
+@given(st.integers(0, 999), st.integers(1, 60), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_within_bins_every_latent_takes_the_name_of_one_of_its_own(seed, n, n_bins):
+    bins = torch.randint(n_bins, (n,), generator=torch.Generator().manual_seed(seed))
+    order = within_bins(bins, seed)
+    assert order.sort().values.tolist() == list(range(n))
+    assert torch.equal(bins[order], bins)
+
+
+def test_within_one_bin_all_permutations_are_as_likely():
+    found = Counter(tuple(within_bins(torch.zeros(3), seed).tolist()) for seed in range(600))
+    assert len(found) == 6
+    assert max(found.values()) < 2 * min(found.values())
+
+
+RATES = {"totals_from": 75, "window_size": WINDOW}  # two windows of warm-up
+
+
+def rows_of_a_stream(tokens=200):
+    torch.manual_seed(3)
+    popularity = 2.0 ** -(torch.arange(N_LATENTS) % 4)
+    popularity[20:] = 0  # silent ones
+    return torch.multinomial(popularity.expand(tokens, N_LATENTS), K)
+
+
+def test_bins_are_powers_of_two_of_the_rates_before_the_totals():
+    rows, tracker = rows_of_a_stream(), CoActivationTracker(N_LATENTS, **RATES)
+    tracker.update(rows)
+    counts = torch.bincount(rows[: 2 * WINDOW].flatten(), minlength=N_LATENTS)
+    assert torch.equal(tracker.warmup.n, counts)
+    logs = (counts / (2 * WINDOW)).log2().floor()
+    alike = logs[:, None] == logs
+    bins = tracker.warmup.bins()
+    assert torch.equal(bins[:, None] == bins, alike)
+    assert len(bins[20:].unique()) == 1
+    quarter = CoActivationTracker(3, 4, totals_from=1)
+    quarter.update(torch.tensor([[0, 1], [0, -1], [0, -1], [0, -1]]))  # rates 1, 1/4 and 0
+    assert quarter.warmup.bins().tolist()[:2] == [0, -2]
+
+
+@pytest.mark.parametrize("weighting", ["co_activation", "rates", "excess", "stable"])
+@pytest.mark.parametrize("gram", ["decoder", "activations"])
+def test_rates_are_kept_and_pairs_are_not(weighting, gram):
+    tracker, W_dec = CoActivationTracker(N_LATENTS, **RATES), decoder()
+    tracker.update(rows_of_a_stream())
+    order = within_bins(tracker.warmup.bins(), SEED)
+    assert order.tolist() != list(range(N_LATENTS))
+    weights = torch.zeros(N_LATENTS, N_LATENTS, dtype=torch.float64)
+    weights[order[:, None], order] = tracker.weight_matrix(weighting).double()
+    options = {"weighting": weighting, "permuted": "rates", "gram": gram, "reduction": "sum"}
+    loss = OrthogonalityLoss(1.0, seed=SEED, **options)
+    if gram == "decoder":
+        N = W_dec / W_dec.norm(dim=-1, keepdim=True)
+        same_as(naive(weights, N @ N.T, "square", "sum", 0), loss(W_dec, tracker), W_dec)
+    else:
+        values, latents = batch()
+        value = loss(W_dec, tracker, latents)
+        inner = activation_gram(latents, N_LATENTS)
+        same_as(naive(weights, inner, "square", "sum", 0), value, values)
+
+
+def test_no_penalty_before_warm_up_is_over_and_the_same_control_after_a_break():
+    rows, W_dec = rows_of_a_stream(), decoder().detach()
+    loss = OrthogonalityLoss(1.0, "square", seed=SEED, permuted="rates", estimator="exact")
+    whole, first = (CoActivationTracker(N_LATENTS, **RATES) for _ in range(2))
+    assert loss.begins_at(whole) == 2 * WINDOW
+    for token in range(0, 200, 10):
+        whole.update(rows[token : token + 10])
+        assert bool(loss(W_dec, whole) > 0) == (token + 10 >= 2 * WINDOW)
+    for cut in (35, 130):
+        first = CoActivationTracker(N_LATENTS, **RATES)
+        first.update(rows[:cut])
+        second = CoActivationTracker(N_LATENTS, **RATES)
+        second.load_state_dict(first.state_dict())
+        second.update(rows[cut:])
+        again = OrthogonalityLoss(1.0, "square", seed=SEED, permuted="rates", estimator="exact")
+        for penalty in (loss, again):
+            assert torch.equal(penalty(W_dec, second), loss(W_dec, whole))
+    other = OrthogonalityLoss(1.0, "square", seed=SEED + 1, permuted="rates", estimator="exact")
+    assert not torch.equal(other(W_dec, whole), loss(W_dec, whole))
+
+
+@pytest.mark.parametrize("totals_from", [None, 0])
+def test_a_control_by_rates_takes_a_warm_up(totals_from):
+    tracker = CoActivationTracker(N_LATENTS, totals_from=totals_from)
+    said = "permuted='rates': must be used with tracker.totals_from=TOKENS above 0"
+    for refused in (tracker, TranscriptTracker(N_LATENTS)):
+        with pytest.raises(InvalidOption, match=said):
+            OrthogonalityLoss(permuted="rates").check_tracker(refused)
+
+
+def test_a_state_without_counts_of_the_warm_up_is_told():
+    without = CoActivationTracker(N_LATENTS, WINDOW)
+    without.update(rows_of_a_stream())
+    tracker = CoActivationTracker(N_LATENTS, **RATES)
+    tracker.load_state_dict(without.state_dict())
+    assert "warmup" not in tracker.state_dict()
+    with pytest.raises(ValueError, match="goes on from a state without counts of the warm-up"):
+        OrthogonalityLoss(permuted="rates")(decoder(), tracker)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"permuted": True, "weighting": "uniform"}, "permuted=True: must be false with"),
-        ({"permuted": "no"}, "permuted='no': must be true or false"),
-        ({"permuted": 1}, "permuted=1: must be true or false"),
+        ({"permuted": "rates", "weighting": "uniform"}, "permuted='rates': must be false with"),
+        ({"permuted": "no"}, "permuted='no': must be false, true or rates"),
+        ({"permuted": 1}, "permuted=1: must be false, true or rates"),
     ],
 )
 def test_bad_options(options, said):

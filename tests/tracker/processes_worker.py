@@ -33,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "alpha_scale": 5.0,
     "alpha_cap": 0.3,
     "alpha_floor": 0.05,
+    "totals_from": 25,
 }
 # Tokens and slots of the ranks in each batch: alike, different, none on a rank, none at all, many.
 BATCHES = [
@@ -50,6 +51,10 @@ PENALTIES: dict[str, dict[str, Any]] = {
     "exact floor": {"estimator": "exact", "floor": 1.0, "weighting": "stability"},
     "activations": {"estimator": "exact", "gram": "activations"},
     "sampled": {"estimator": "sampled", "sample_tokens": 7},
+    "rates": {"weighting": "rates"},
+    "exact excess": {"estimator": "exact", "weighting": "excess", "permuted": "rates"},
+    "sampled excess": {"estimator": "sampled", "sample_tokens": 7, "weighting": "excess"},
+    "sampled stable": {"estimator": "sampled", "sample_tokens": 7, "weighting": "stable"},
     "sampled floor": {"estimator": "sampled", "sample_tokens": 5, "floor": 1.0},
 }
 Named = dict[str, Any]

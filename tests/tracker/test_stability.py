@@ -11,10 +11,11 @@ from temporal_sae.tracker.stability import (
     co_activation,
     half_life,
     jaccard,
+    of_totals,
     pair_stability,
     top_pairs,
 )
-from temporal_sae.tracker.weightings import instability
+from temporal_sae.tracker.statistics import instability
 
 W = 1000
 
@@ -179,3 +180,19 @@ def test_instability_of_a_stationary_pair_is_shot_noise(mean, expected):
 def test_pairs_in_the_last_window_are_those_that_fired_in_it():
     tracker = tracker_after([100, 50], [100, 0])
     assert co_activation(tracker, n_top=5)["pairs_in_last_window"] == 1
+
+
+def test_what_totals_tell_of_time_is_observed_and_summed_up():
+    bursts = [[400, 0], [0, 400], [400, 0], [0, 400]]
+    tracker = CoActivationTracker(6, window_size=W, totals_from=0)
+    for counts in bursts:
+        tracker.update(window(counts))
+    monitor = StabilityMonitor(n_top=2)
+    measured = monitor.observe(tracker, torch.eye(6))
+    # μ 200, V 160000/3: of c_long 1 - μ / V are bursts; D_ii = (V - μ) / μ².
+    variance = 160_000 / 3
+    assert measured["bursty_share"] == pytest.approx(1 - 200 / variance, rel=1e-5)
+    assert measured["latent_burstiness_median"] == pytest.approx((variance - 200) / 200**2)
+    assert measured.items() >= of_totals(tracker).items()
+    assert monitor.summary(tracker)["bursty_share"] == measured["bursty_share"]
+    assert of_totals(tracker_after([400, 0], [0, 400])) == {}

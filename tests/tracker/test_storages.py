@@ -21,6 +21,8 @@ OPTIONS = st.fixed_dictionaries(
         "alpha_cap": st.sampled_from([0.1, 1.0]),
         "init": st.sampled_from(["first", "zero"]),
         "alpha_scale": st.sampled_from([2.0, 1000.0]),
+        "totals_from": st.sampled_from([0, 40]),
+        "average_from": st.sampled_from([0, 25, 60]),
     }
 )
 
@@ -121,8 +123,8 @@ def test_a_fresh_state_empties_a_tracker_that_was_used():
 
 
 def test_latents_far_more_than_a_window_has_slots():
-    n = 700
-    trackers = [CoActivationTracker(n, window_size=20, storage=s) for s in (*FAST, "reference")]
+    n, options = 700, {"window_size": 20, "totals_from": 0}
+    trackers = [CoActivationTracker(n, storage=s, **options) for s in (*FAST, "reference")]
     for tracker in trackers:
         tracker.update(zipf_stream(3, n, 5))
     assert_same(trackers[0], trackers[2])
