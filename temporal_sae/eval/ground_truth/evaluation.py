@@ -74,18 +74,18 @@ class GroundTruthEvaluation(SharedEvaluation):
         return (*METRICS, *metrics_of_rows())
 
     def planned_bytes(self, source: ActivationSource, sae: SparseAutoencoder) -> dict[str, Planned]:
-        """Return the memory of a batch, of cosines with all features, and of pairs of latents."""
+        """Return the memory of a batch, and of what is kept for every latent with all others."""
         batches = {"batch_sequences": self.batch_sequences}
         n_features, rows = len(source.truth.directions), source.sequence_rows
         in_batch = FLOAT * self.batch_sequences * rows * n_features
-        cosines = COSINE_COPIES * FLOAT * sae.d_sae * n_features
-        of_pairs = pairs.COPIES * FLOAT * sae.d_sae**2
+        # Matching comes before the rows, statistics of pairs after them: one is gone by then.
+        at_once = max(COSINE_COPIES * n_features, pairs.COPIES * sae.d_sae)
+        of_all = FLOAT * sae.d_sae * at_once
         planned = partial(Planned, phase="evaluation")
         return {
             **of_batches(batches, rows, source, sae),
             "features in evaluation": planned(in_batch, ("eval.batch_sequences",)),
-            "cosines with features": planned(cosines, ("sae.d_sae",)),
-            "pairs in evaluation": planned(of_pairs, ("sae.d_sae",)),
+            "matching with features": planned(of_all, ("sae.d_sae",)),
         }
 
     def measure(self, sae: SparseAutoencoder, source: ActivationSource) -> dict[str, Any]:

@@ -42,7 +42,7 @@ METRICS = declare(
 MOST_ROWS = 32768  # that are counted at once
 LEAST_EXPECTED = 10.0
 LEAST_ABSORBED, LEAST_COSINE = 0.3, 0.5
-COPIES = 8  # of a number for every two latents: their counts, cosines, scores, and what φ takes
+COPIES = 12  # of a number for every two latents: their counts, cosines, scores, and what φ takes
 
 
 class PairCounts:

@@ -7,6 +7,7 @@ from temporal_sae.activations import SyntheticActivations, WorldOptions
 from temporal_sae.errors import InvalidOption
 from temporal_sae.eval import GroundTruthEvaluation
 from temporal_sae.eval.ground_truth import match
+from temporal_sae.sae import TopKSAE
 from tests.eval.ground_truth.by_hand import dictionary
 
 N = 24
@@ -135,3 +136,15 @@ def unrelated(world):
     taken = {*world.parents.tolist(), *world.children.flatten().tolist()}
     taken |= {*world.true_pairs.flatten().tolist(), *world.spurious_pairs.flatten().tolist()}
     return [n for n in range(N) if n not in taken][:2]
+
+
+def test_memory_grows_with_features_and_with_pairs_of_latents():
+    def planned(n_features, d_sae):
+        source = SyntheticActivations(WorldOptions(n_features=n_features))
+        source.open()
+        items = GroundTruthEvaluation().planned_bytes(source, TopKSAE(64, d_sae, 8))
+        return sum(item.n_bytes for item in items.values())
+
+    few, more_features, more_latents = planned(256, 64), planned(4096, 64), planned(256, 4096)
+    assert more_features - few > 4096 * 64 * 4  # a number for each two in float32, at least
+    assert more_latents - few > 4096 * 4096 * 4
