@@ -159,6 +159,8 @@ VALUES = {
         "sample_tokens": or_null(ints(1, 40)),
         "seed": SEED,
         "n_chunks": or_null(ints(1, 40)),
+        "exponent": floats(0.0, 2.0),
+        "interval": ints(1, 6),
         "beta": floats(-1.0, 1.0),
     },
     "trainer": {

@@ -33,7 +33,7 @@ GROUPS = {
     "activations": ["files", "harvest", "store", "synthetic"],
     "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
-    "loss": ["consecutive", "orthogonality", "ortsae"],
+    "loss": ["c2r", "consecutive", "orthogonality", "ortsae"],
     "trainer": ["default"],
     "eval": [
         "activations",

@@ -208,6 +208,8 @@ RANGES = {
         "ortho_weight": number(),
         "beta": of(("much", "", NAN, INF, True, [0.5], {"a": 1}), null=False),
         "n_chunks": whole(null=True),
+        "exponent": number(),
+        "interval": whole(),
         "seed": whole(0),
         "penalty": choice(),
         "gram": choice(),

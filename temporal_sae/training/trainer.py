@@ -34,7 +34,7 @@ from temporal_sae.training.health import Health
 from temporal_sae.training.initial import check_sample, fit_encoder, geometric_median
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
-from temporal_sae.training.parts import Parts
+from temporal_sae.training.parts import Parts, interval_of
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.snapshots import Snapshots, check_keep_every
 from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore, snapshot
@@ -254,7 +254,8 @@ class Trainer:
             self._track(parts, batch, out)
         losses = {"reconstruction": self._reconstruction(x, out), **out.terms}
         main = torch.stack(list(losses.values())).sum()
-        penalty = backward(parts, main, out, run.stopwatches["penalty"])
+        is_due = (run.step + 1) % interval_of(parts.penalty) == 0
+        penalty = backward(parts, main, out, run.stopwatches["penalty"], is_due)
         losses["orthogonality"] = penalty
         gradient_norm = run.optimizer.step(self._learning_rate_now(parts.sae, run.step))
         run.optimizer.zero_grad()  # now: the next batch's product need not find room beside them

@@ -8,7 +8,12 @@ from rich.console import Console
 
 from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import RunError
-from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
+from temporal_sae.loss import (
+    ChunkedOrthogonalityLoss,
+    ConsecutiveLoss,
+    ConsistencyLoss,
+    OrthogonalityLoss,
+)
 from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
@@ -163,6 +168,7 @@ def assert_no_step_waits(parts, **options):
         OrthogonalityLoss(permuted=True),
         ConsecutiveLoss(),
         ChunkedOrthogonalityLoss(),
+        ConsistencyLoss(interval=1),
     ],
 )
 def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, penalty):

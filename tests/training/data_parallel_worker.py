@@ -20,7 +20,12 @@ from temporal_sae.activations import ActivationBatch, Harvest, LanguageModel, Ro
 from temporal_sae.data import TextFiles
 from temporal_sae.distributed import collectives
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
+from temporal_sae.loss import (
+    ChunkedOrthogonalityLoss,
+    ConsecutiveLoss,
+    ConsistencyLoss,
+    OrthogonalityLoss,
+)
 from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
@@ -71,6 +76,7 @@ SCENARIOS: dict[str, Named] = {
     },
     "consecutive": {"penalty": ConsecutiveLoss(1.0)},
     "chunks": {"penalty": ChunkedOrthogonalityLoss(1.0, 2)},
+    "consistency": {"penalty": ConsistencyLoss(interval=2)},
     "ordered": {"tracker": {"stream": "ordered"}},
     "ordered, batch_topk": {"sae": "batch_topk", "tracker": {"stream": "ordered"}},
     "dead": {"trainer": {"dead_after_tokens": 180, "lr": 0.05}},
