@@ -176,6 +176,7 @@ VALUES = {
         "reconstruction": one_of("fvu", "sse", "norm"),
         "b_dec_init": one_of("geometric_median", "mean", "zeros"),
         "encoder_init": one_of("fitted", "tied"),
+        "constraint": one_of(None, None, None, "aligned", "soft_frozen_decoder", "frozen_encoder"),
         "dead_after_tokens": ints(1, 4000),
         "precision": one_of("float32", "bfloat16"),
         "step": one_of("auto", "sparse", "dense"),

@@ -233,6 +233,7 @@ RANGES = {
         "reconstruction": choice(),
         "b_dec_init": choice(),
         "encoder_init": choice(),
+        "constraint": choice(null=True),
         "dead_after_tokens": whole(null=True),
         "precision": choice(),
         "step": choice(),

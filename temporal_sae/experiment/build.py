@@ -178,6 +178,8 @@ def build_components(
         check_start(planned, cheap.finetune)
     with naming("eval"):
         evaluation.check(source, planned)
+    with naming("trainer"):
+        cheap.trainer.check(planned)
     memory = check_memory(cfg, cheap, evaluation, planned, room)
     torch.manual_seed(cheap.seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=source.d_in).to(cheap.device)
@@ -209,9 +211,14 @@ def build_without_memory(cfg: DictConfig, d_in: int) -> SparseAutoencoder:
 
 def warn_if_idle(cfg: DictConfig, tracker: Any, penalty: Any) -> None:
     """Say so when a penalty is asked for that has no pair to act on."""
-    if penalty.ortho_weight == 0 or not penalty.needs_tracker:
-        return
     idle = f"so loss.ortho_weight={penalty.ortho_weight:g} does nothing"
+    constraint = cfg.trainer.get("constraint")
+    if penalty.ortho_weight == 0:
+        return
+    if constraint == "frozen_decoder" and not penalty.through_latents:
+        log.warning("trainer.constraint=%s: no decoder row moves, %s", constraint, idle)
+    if not penalty.needs_tracker:
+        return
     if not tracker.gives_weights:
         log.warning("tracker=off: no pair has a weight, %s", idle)
     elif tracker.window_size > cfg.trainer.num_tokens:
