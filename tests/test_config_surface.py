@@ -31,7 +31,7 @@ GROUPS = {
     ],
     "data": ["hub", "mixture", "stdlib", "text_files"],
     "activations": ["files", "harvest", "store", "synthetic"],
-    "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
+    "sae": ["batch_topk", "gated", "jumprelu", "lista", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
     "loss": ["c2r", "consecutive", "orthogonality", "ortsae"],
     "trainer": ["default"],

@@ -18,6 +18,7 @@ from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
     JumpReLUSAE,
+    ListaSAE,
     MatryoshkaSAE,
     StandardSAE,
     StepContext,
@@ -34,6 +35,7 @@ D, F, K, B = 64, 512, 8, 256
 ARCHITECTURES = {
     "topk": lambda: TopKSAE(D, F, K),
     "batch_topk": lambda: BatchTopKSAE(D, F, K),
+    "lista": lambda: ListaSAE(D, F, K, n_corrections=2),
     "matryoshka": lambda: MatryoshkaSAE(D, F, K),
     "standard": lambda: StandardSAE(D, F, resample_every=2),
     "jumprelu": lambda: JumpReLUSAE(D, F, l0_target=K),
