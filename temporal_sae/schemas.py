@@ -295,6 +295,7 @@ class CheckpointState(TypedDict):
     batches: dict[str, Any]
     stability: dict[str, Any]
     rng: dict[str, Any]
+    constraint: NotRequired[dict[str, Any]]
 
 
 class StoreKey(TypedDict):

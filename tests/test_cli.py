@@ -90,7 +90,7 @@ BAD = {
     "a sweep with a misspelt key": (["-m", "tracker.windw=1,2"], "tracker.windw: unknown key"),
     "unknown option": (
         ["sae=magic"],
-        "sae=magic: must be one of batch_topk, gated, jumprelu, matryoshka, standard, topk",
+        "sae=magic: must be one of batch_topk, gated, jumprelu, lista, matryoshka, standard, topk",
     ),
     "unknown group": (["seas=topk"], "seas: unknown key; the nearest valid key is"),
     "window of 0": (

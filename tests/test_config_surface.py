@@ -31,9 +31,9 @@ GROUPS = {
     ],
     "data": ["hub", "mixture", "stdlib", "text_files"],
     "activations": ["files", "harvest", "store", "synthetic", "synthsaebench"],
-    "sae": ["batch_topk", "gated", "jumprelu", "matryoshka", "standard", "topk"],
+    "sae": ["batch_topk", "gated", "jumprelu", "lista", "matryoshka", "standard", "topk"],
     "tracker": ["co_activation", "off", "transcript"],
-    "loss": ["consecutive", "orthogonality", "ortsae"],
+    "loss": ["c2r", "consecutive", "orthogonality", "ortsae"],
     "trainer": ["default"],
     "eval": [
         "activations",

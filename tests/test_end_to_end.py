@@ -98,6 +98,7 @@ KILLED = {
     "topk, tokens in order": ("sae.k=8", "tracker.stream=ordered"),
     "batch_topk": ("sae.k=8",),
     "matryoshka": ("sae.k=8",),
+    "lista": ("sae.k=8", "sae.learn_step_size=true"),
     "standard": ("sae.resample_every=10", "sae.l1_warmup_steps=20", "sae.l1_weight=0.1"),
     "jumprelu": ("sae.l0_target=8", "sae.initial_threshold=0.1", "sae.bandwidth=0.1"),
     "gated": ("sae.l1_warmup_steps=20", "sae.l1_weight=0.1"),

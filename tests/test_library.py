@@ -114,6 +114,7 @@ def test_without_the_method_and_with_instances():
         ("jumprelu", {}),
         ("gated", {}),
         ("matryoshka", {"k": 4}),
+        ("lista", {"k": 4, "n_corrections": 2}),
     ],
 )
 def test_every_architecture(sae, options):

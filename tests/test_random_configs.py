@@ -49,6 +49,10 @@ REFUSALS = {
         "activations/harvest",
         "at least trainer.batch_size",
     ),
+    r"trainer\.constraint='frozen_encoder': must be null, aligned or .*": (
+        "trainer/default",
+        "no frozen matrix with sae.resample_every",
+    ),
     r"sae\.k=\d+: must be at most d_sae=\d+": ("sae/topk", "at most d_sae"),
     r"loss\.estimator='sampled': must be exact or auto with .*": (
         "loss/orthogonality",

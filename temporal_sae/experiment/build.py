@@ -178,6 +178,8 @@ def build_components(
         check_start(planned, cheap.finetune)
     with naming("eval"):
         evaluation.check(source, planned)
+    with naming("trainer"):
+        cheap.trainer.check(planned)
     memory = check_memory(cfg, cheap, evaluation, planned, room)
     torch.manual_seed(cheap.seed)
     sae: SparseAutoencoder = build(cfg, "sae", d_in=source.d_in).to(cheap.device)
@@ -212,6 +214,9 @@ def warn_if_idle(cfg: DictConfig, tracker: Any, penalty: Any) -> None:
     if penalty.ortho_weight == 0:
         return
     idle = f"so loss.ortho_weight={penalty.ortho_weight:g} does nothing"
+    constraint = cfg.trainer.get("constraint")
+    if constraint == "frozen_decoder" and not penalty.through_latents:
+        log.warning("trainer.constraint=%s: no decoder row moves, %s", constraint, idle)
     if penalty.needs_tracker and not tracker.gives_weights:
         log.warning("tracker=off: no pair has a weight, %s", idle)
     elif penalty.needs_tracker and tracker.window_size > cfg.trainer.num_tokens:

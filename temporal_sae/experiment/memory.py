@@ -131,6 +131,7 @@ def planned_items(
     # Gradients, moments, batches, buffer and penalty are gone when the evaluation begins.
     in_training = {
         **sae.planned_bytes(cheap.trainer.batch_size // world_size()),
+        **cheap.trainer.planned_bytes(sae),
         **{name: item for name, item in of_source.items() if not item.held},
         **(StabilityMonitor().planned_bytes(sae.d_sae, sae.d_in) if tracker.gives_weights else {}),
         **(loss.planned_bytes(sae.d_sae, sae.d_in) if works else {}),

@@ -56,8 +56,8 @@ def train(
         x: a tensor, array or memory map [..., d_in]; a path of .npy, .safetensors or .parquet
             files; an iterable of batches [n, d_in], of which a list is read again where it ends;
             or an `ActivationSource`.
-        sae: an architecture (`topk`, `batch_topk`, `standard`, `jumprelu`, `gated`, `matryoshka`),
-            or an SAE, which is trained in place; None: that of `finetune`, or `topk`.
+        sae: an architecture (`topk`, `batch_topk`, `standard`, `jumprelu`, `gated`, `matryoshka`,
+            `lista`), or an SAE, which is trained in place; None: that of `finetune`, or `topk`.
         d_sae: number of latents; None: that of `finetune`, or 4096.
         tracker: `co_activation`, its options in a dictionary (`{"window_size": 500}`), a tracker,
             or None for the plain SAE.

@@ -261,7 +261,9 @@ class SparseAutoencoder(nn.Module, ABC):
         return sae
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write `cfg.json` and `sae_weights.safetensors`, which SAELens and `load_sae` read.
+        """Write `cfg.json` and `sae_weights.safetensors`, which `load_sae` reads.
+
+        SAELens reads them too where it knows the `architecture` as a function.
 
         Args:
             folder: is created if missing.

@@ -15,7 +15,7 @@ from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.files import write_atomically
 from temporal_sae.sae.formats.stored import first_line, read_object
-from temporal_sae.sae.saving import CONFIG, WEIGHTS
+from temporal_sae.sae.saving import CONFIG, SAE_LENS, WEIGHTS
 
 CARD = "README.md"
 # As the Hub allows names of owners and repositories.
@@ -91,7 +91,10 @@ def model_card(
     """Return a short README of an SAE, from the content of its `cfg.json`."""
     trained_as = config.get("trained_as") or {}
     facts = {**(config.get("metadata") or {}), **config, **trained_as}
-    lines = ["---", "library_name: saelens", "tags:", "- sparse-autoencoder"]
+    in_sae_lens = config.get("architecture") in SAE_LENS
+    library = "saelens" if in_sae_lens else "temporal_sae"
+    other = "  # or sae_lens.SAE.load_from_disk" if in_sae_lens else ""
+    lines = ["---", f"library_name: {library}", "tags:", "- sparse-autoencoder"]
     model = str(facts.get("model_name"))
     # A folder on somebody's disk is no model that a card can refer to.
     if REPO_ID.fullmatch(model) and not Path(model).exists():
@@ -104,7 +107,7 @@ def model_card(
         "",
         "```python",
         "from huggingface_hub import snapshot_download",
-        "from temporal_sae.sae import load_sae  # or sae_lens.SAE.load_from_disk",
+        f"from temporal_sae.sae import load_sae{other}",
         "",
         f'sae = load_sae(snapshot_download("{repo_id}"){below})',
         "```",

@@ -1,6 +1,7 @@
 """Write an SAE as a folder: `cfg.json` and `sae_weights.safetensors`.
 
-The layout and the keys are those of SAELens 6, so `sae_lens.SAE.load_from_disk(folder)` reads it.
+The layout and the keys are those of SAELens 6, so `sae_lens.SAE.load_from_disk(folder)` reads
+what is of an architecture that SAELens has.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from temporal_sae.files import write_atomically
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
+SAE_LENS = ("gated", "jumprelu", "standard", "topk")  # architectures that SAELens has, too
 # The format written here. Without it SAELens takes the folder for an older one, and reads the
 # metadata from another place.
 FORMAT_VERSION = "6.0.0"

@@ -17,18 +17,24 @@ from temporal_sae.training.parts import DecoderPenalty, Parts
 from temporal_sae.training.stopwatch import Stopwatch
 
 
-def backward(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch) -> Tensor:
+def backward(
+    parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch, is_due: bool = True
+) -> Tensor:
     """Leave the gradient of `main` plus the penalty in the parameters; returns the penalty.
 
     Args:
         main: reconstruction and the architecture's own terms.
         watch: runs while the penalty and its gradient are computed.
+        is_due: whether the penalty acts in this step; otherwise it is 0.
 
     Raises:
         RunError: the decoder is no longer finite.
     """
     try:
-        if parts.penalty.through_latents:
+        if not is_due:
+            main.backward()
+            penalty = main.new_zeros(())
+        elif parts.penalty.through_latents:
             penalty = _through_latents(parts, main, out, watch)
         else:
             penalty = _by_decoder(parts, main, watch)
@@ -71,16 +77,22 @@ def _by_decoder(parts: Parts, main: Tensor, watch: Stopwatch) -> Tensor:
 
 def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch) -> Tensor:
     """A gradient by the latents has to go on through the encoder, together with that of `main`."""
-    values = out.latents.values
+    values, W_dec = out.latents.values, parts.sae.W_dec
     with watch.running():
-        penalty = parts.penalty(parts.sae.W_dec, parts.tracker, latents_of_all(out.latents))
+        penalty = parts.penalty(W_dec, parts.tracker, latents_of_all(out.latents))
         if penalty.requires_grad:
-            (by_values,) = torch.autograd.grad(penalty, [values])
-            by_values = by_values * world_size() if world_size() > 1 else by_values
-    if penalty.requires_grad:
-        torch.autograd.backward([main, values], [None, by_values])
-    else:
+            by_values, by_decoder = torch.autograd.grad(penalty, [values, W_dec], allow_unused=True)
+    if not penalty.requires_grad:
         main.backward()
+        return penalty
+    if by_values is None:
+        main.backward()
+    else:
+        # Each process has the gradient by its own part of the latents, of which the mean is taken.
+        by_values = by_values * world_size() if world_size() > 1 else by_values
+        torch.autograd.backward([main, values], [None, by_values])
+    if by_decoder is not None:
+        W_dec.grad = by_decoder if W_dec.grad is None else W_dec.grad.add_(by_decoder)
     return penalty.detach()
 
 

@@ -12,7 +12,7 @@ from temporal_sae.distributed import all_reduce_mean, world_size
 from temporal_sae.loss.terms import variance
 from temporal_sae.sae import StepOutput
 from temporal_sae.training.loggers import Metrics
-from temporal_sae.training.parts import Parts
+from temporal_sae.training.parts import Parts, interval_of
 from temporal_sae.training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,12 @@ def measure(
 
 
 def warn_if_negligible(parts: Parts, run: TrainingState) -> None:
-    """A penalty that stays far below the reconstruction loss must not go unnoticed."""
+    """A penalty that stays far below the reconstruction loss must not go unnoticed.
+
+    A step in which it is not due says nothing of it.
+    """
+    if run.step % interval_of(parts.penalty):
+        return
     if (
         parts.penalty.ortho_weight == 0
         or not is_at_work(parts)

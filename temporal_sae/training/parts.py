@@ -61,8 +61,9 @@ def in_order(tracker: Tracker) -> bool:
 class PairPenalty(Protocol):
     """A weighted penalty on pairs of latents.
 
-    `through_latents` says whether its gradient goes by the latents' values; if not, it is a
-    `DecoderPenalty`. `needs_tracker` says whether it is 0 before the first window.
+    `through_latents` says whether its gradient goes by the latents' values, and then perhaps by the
+    decoder too; if not, it is a `DecoderPenalty`. `needs_tracker` says whether it is 0 before the
+    first window. One that has an `interval` n acts in the n-th step and every n-th after it.
     """
 
     ortho_weight: float
@@ -71,6 +72,11 @@ class PairPenalty(Protocol):
 
     def planned_bytes(self, n_latents: int, d_in: int) -> dict[str, Planned]: ...
     def __call__(self, W_dec: Tensor, tracker: Any, latents: Latents | None) -> Tensor: ...
+
+
+def interval_of(penalty: PairPenalty) -> int:
+    """Return the steps from one in which a penalty acts to the next."""
+    return int(getattr(penalty, "interval", 1))
 
 
 class DecoderPenalty(PairPenalty, Protocol):

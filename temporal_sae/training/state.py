@@ -11,6 +11,7 @@ from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.processes import whole_state
 from temporal_sae.training.checkpoint import Checkpoints, State
+from temporal_sae.training.constraints import Constraint
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.loggers import Metrics
@@ -38,6 +39,7 @@ class TrainingState:
     metrics: Metrics = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     identity: State = field(default_factory=dict)
+    constraint: Constraint = field(default_factory=Constraint)
 
 
 def load_newest(checkpoints: Checkpoints) -> State | None:
@@ -59,6 +61,7 @@ def load_newest(checkpoints: Checkpoints) -> State | None:
 
 def snapshot(parts: Parts, run: TrainingState) -> State:
     """Everything that later steps depend on."""
+    of_constraint = run.constraint.state_dict()
     return {
         "step": run.step,
         "steps_negligible": run.steps_negligible,
@@ -73,6 +76,7 @@ def snapshot(parts: Parts, run: TrainingState) -> State:
         "identity": run.identity,
         "stability": parts.stability.state_dict() if parts.stability else {},
         "rng": rng_state(parts.sae.W_dec.device),
+        **({"constraint": of_constraint} if of_constraint else {}),
     }
 
 
@@ -141,6 +145,7 @@ def _restore(parts: Parts, run: TrainingState, state: State) -> None:
     if parts.stability:
         parts.stability.load_state_dict(state["stability"])
     set_rng_state(state["rng"], parts.sae.W_dec.device)
+    run.constraint.load_state_dict(state.get("constraint", {}), parts.sae.W_dec.device)
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

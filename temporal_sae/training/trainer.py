@@ -24,17 +24,19 @@ from temporal_sae.errors import (
     check_number,
 )
 from temporal_sae.loss.terms import RECONSTRUCTIONS, reconstruction_loss
+from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.start import start_from
 from temporal_sae.training.backward import backward
 from temporal_sae.training.compiled import compile_step
+from temporal_sae.training.constraints import CONSTRAINTS, check_constraint, make_constraint
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.initial import check_sample, fit_encoder, geometric_median
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
-from temporal_sae.training.parts import Parts, in_order
+from temporal_sae.training.parts import Parts, in_order, interval_of
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.snapshots import Snapshots, check_keep_every
 from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore, snapshot
@@ -70,6 +72,9 @@ class Trainer:
         b_dec_init: `geometric_median`, `mean` (of a sample of activations) or `zeros`.
         encoder_init: the encoder starts as the transpose of the decoder, `tied`; or `fitted`, which
             is that times the one number that makes the first batch's reconstruction best.
+        constraint: `aligned` keeps encoder · decoder at 1 for each latent; `frozen_decoder` and
+            `frozen_encoder` keep that matrix as it begins, and `soft_frozen_decoder` each row at a
+            cosine of at least .8 with its beginning; null for none.
         dead_after_tokens: a latent silent for that long counts as dead; null: a fifth of the
             tokens, at most 10 million.
         precision: `float32`, or `bfloat16` for the matrix products (autocast); parameters, losses,
@@ -102,6 +107,7 @@ class Trainer:
         reconstruction: str = "fvu",
         b_dec_init: str = "geometric_median",
         encoder_init: str = "fitted",
+        constraint: str | None = None,
         dead_after_tokens: int | None = None,
         precision: str = "float32",
         step: str = "auto",
@@ -131,6 +137,7 @@ class Trainer:
             "b_dec_init", b_dec_init, ("geometric_median", "mean", "zeros")
         )
         self.encoder_init = check_choice("encoder_init", encoder_init, ("fitted", "tied"))
+        self.constraint = check_choice("constraint", constraint, (None, *CONSTRAINTS))
         if dead_after_tokens is None:
             n_tokens = self.total_steps * self.batch_size
             dead_after_tokens = min(LONGEST_SILENCE, max(1, n_tokens // 5))
@@ -148,6 +155,14 @@ class Trainer:
             allowed = f"at most the {self.total_steps} steps of the run"
             follows = "trainer.warmup_steps=null follows the length"
             raise InvalidOption("warmup_steps", warmup_steps, f"{allowed}; {follows}")
+
+    def check(self, sae: SparseAutoencoder) -> None:
+        """Raise InvalidOption unless an SAE (shapes will do) can be trained like this."""
+        check_constraint(self.constraint, sae)
+
+    def planned_bytes(self, sae: SparseAutoencoder) -> dict[str, Planned]:
+        """Return what is kept beside the SAE, its gradients and their averages."""
+        return make_constraint(self.constraint).planned_bytes(sae)
 
     def learning_rate(self, sae: SparseAutoencoder) -> float:
         """Return the full learning rate of a run."""
@@ -194,12 +209,14 @@ class Trainer:
         if self.keep_every is not None and parts.snapshots is None:
             raise InvalidOption("keep_every", self.keep_every, "null without Parts.snapshots")
         sae, device = parts.sae, parts.sae.W_dec.device
+        self.check(sae)
         run = TrainingState(
             SAEAdam(sae, self.betas, self.eps, self.grad_clip),
             DeadLatents(sae.d_sae, self.dead_after_tokens, device),
             Health(device, parts.checkpoints.newest_in_words),
             {name: Stopwatch(device) for name in ("tracker", "penalty")},
             identity=identity_of(sae),
+            constraint=make_constraint(self.constraint),
         )
         if self.compile:
             compile_step(sae)
@@ -207,6 +224,7 @@ class Trainer:
         if state is None:
             distributed.on_rank_zero(parts.checkpoints.clear)
             self._initialise(parts)
+            run.constraint.start(sae)
         else:
             restore(parts, run, state)
             run.saved_at = run.step
@@ -254,8 +272,10 @@ class Trainer:
             self._track(parts, batch, out)
         losses = {"reconstruction": self._reconstruction(x, out), **out.terms}
         main = torch.stack(list(losses.values())).sum()
-        penalty = backward(parts, main, out, run.stopwatches["penalty"])
+        is_due = (run.step + 1) % interval_of(parts.penalty) == 0
+        penalty = backward(parts, main, out, run.stopwatches["penalty"], is_due)
         losses["orthogonality"] = penalty
+        run.constraint.before_step(parts.sae)
         gradient_norm = run.optimizer.step(self._learning_rate_now(parts.sae, run.step))
         run.optimizer.zero_grad()  # now: the next batch's product need not find room beside them
         run.step += 1
@@ -264,6 +284,7 @@ class Trainer:
             run.step, {"batch of activations": x, **watched, "gradient": gradient_norm}
         )
         renewed = parts.sae.after_step(x, out, context)
+        run.constraint.after_step(parts.sae)
         run.dead.update(distributed.all_reduce_any(out.fired), len(batch.x))
         if renewed is not None:
             run.optimizer.forget(renewed)

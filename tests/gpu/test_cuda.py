@@ -8,11 +8,17 @@ from rich.console import Console
 
 from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import RunError
-from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
+from temporal_sae.loss import (
+    ChunkedOrthogonalityLoss,
+    ConsecutiveLoss,
+    ConsistencyLoss,
+    OrthogonalityLoss,
+)
 from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
     JumpReLUSAE,
+    ListaSAE,
     MatryoshkaSAE,
     StandardSAE,
     StepContext,
@@ -29,6 +35,7 @@ D, F, K, B = 64, 512, 8, 256
 ARCHITECTURES = {
     "topk": lambda: TopKSAE(D, F, K),
     "batch_topk": lambda: BatchTopKSAE(D, F, K),
+    "lista": lambda: ListaSAE(D, F, K, n_corrections=2),
     "matryoshka": lambda: MatryoshkaSAE(D, F, K),
     "standard": lambda: StandardSAE(D, F, resample_every=2),
     "jumprelu": lambda: JumpReLUSAE(D, F, l0_target=K),
@@ -164,6 +171,7 @@ def assert_no_step_waits(parts, **options):
         OrthogonalityLoss(permuted=True),
         ConsecutiveLoss(),
         ChunkedOrthogonalityLoss(),
+        ConsistencyLoss(interval=1),
     ],
 )
 def test_no_step_waits_for_the_card_but_the_logged_ones(tmp_path, penalty):

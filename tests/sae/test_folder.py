@@ -11,13 +11,14 @@ from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
     JumpReLUSAE,
+    ListaSAE,
     MatryoshkaSAE,
     StandardSAE,
     TopKSAE,
     load_sae,
 )
 
-SAES = [TopKSAE, StandardSAE, JumpReLUSAE, GatedSAE, BatchTopKSAE, MatryoshkaSAE]
+SAES = [TopKSAE, StandardSAE, JumpReLUSAE, GatedSAE, BatchTopKSAE, MatryoshkaSAE, ListaSAE]
 
 
 def made(cls, d_in=6, d_sae=32):

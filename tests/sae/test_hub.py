@@ -83,6 +83,8 @@ def test_the_card_tells_what_the_config_knows(folder):
     for line in shown:
         assert line in card
     assert 'snapshot_download("me/my-sae") + "/layer_12")' in card
+    assert "sae_lens" in card
+    assert "sae_lens" not in hub.model_card({"architecture": "lista"})
     assert "base_model" not in hub.model_card({"metadata": {"model_name": "/home/me/model"}})
     assert "base_model" not in hub.model_card({"metadata": {"model_name": str(CONF)}})
 

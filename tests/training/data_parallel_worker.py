@@ -20,11 +20,17 @@ from temporal_sae.activations import ActivationBatch, Harvest, LanguageModel, Ro
 from temporal_sae.data import TextFiles
 from temporal_sae.distributed import collectives
 from temporal_sae.errors import InvalidOption, RunError
-from temporal_sae.loss import ChunkedOrthogonalityLoss, ConsecutiveLoss, OrthogonalityLoss
+from temporal_sae.loss import (
+    ChunkedOrthogonalityLoss,
+    ConsecutiveLoss,
+    ConsistencyLoss,
+    OrthogonalityLoss,
+)
 from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
     JumpReLUSAE,
+    ListaSAE,
     MatryoshkaSAE,
     StandardSAE,
     TopKSAE,
@@ -49,6 +55,7 @@ SAES: dict[str, Callable[[], Any]] = {
     "topk": lambda: TopKSAE(D, F, K),
     "batch_topk": lambda: BatchTopKSAE(D, F, K),
     "matryoshka": lambda: MatryoshkaSAE(D, F, K, group_fractions=[0.25, 0.25, 0.5]),
+    "lista": lambda: ListaSAE(D, F, K, group_fractions=[0.25, 0.25, 0.5]),
     "standard": lambda: StandardSAE(D, F, 0.01, resample_every=6),
     "jumprelu": lambda: JumpReLUSAE(D, F, 4.0, initial_threshold=0.2, bandwidth=0.2),
     "gated": lambda: GatedSAE(D, F, 0.01),
@@ -71,6 +78,7 @@ SCENARIOS: dict[str, Named] = {
     },
     "consecutive": {"penalty": ConsecutiveLoss(1.0)},
     "chunks": {"penalty": ChunkedOrthogonalityLoss(1.0, 2)},
+    "consistency": {"penalty": ConsistencyLoss(interval=2)},
     "ordered": {"tracker": {"stream": "ordered"}},
     "ordered, batch_topk": {"sae": "batch_topk", "tracker": {"stream": "ordered"}},
     "dead": {"trainer": {"dead_after_tokens": 180, "lr": 0.05}},

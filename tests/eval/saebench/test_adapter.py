@@ -8,6 +8,7 @@ from temporal_sae.sae import (
     BatchTopKSAE,
     GatedSAE,
     JumpReLUSAE,
+    ListaSAE,
     MatryoshkaSAE,
     StandardSAE,
     TopKSAE,
@@ -22,6 +23,7 @@ ARCHITECTURES = {
     "gated": lambda: GatedSAE(D, F),
     "batch_topk": lambda: BatchTopKSAE(D, F, k=5),
     "matryoshka": lambda: MatryoshkaSAE(D, F, k=5),
+    "lista": lambda: ListaSAE(D, F, k=5),
 }
 
 
