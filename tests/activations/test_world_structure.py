@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal, norm
 
 from temporal_sae.activations import SyntheticActivations, World, WorldOptions
 from temporal_sae.errors import InvalidOption
+from tests.test_config_surface import composed
 
 N = 60
 SIZES = {"d_in": 8, "n_features": N, "l0": 5.0, "n_parents": 2, "n_children": 2}
@@ -244,6 +245,20 @@ def test_blocks_are_the_same_whenever_asked_for(depth, n_phases, correlation, or
     found = features.to_dense(N) > 0
     child = (one.truth.parent_of >= 0).nonzero()[:, 0]
     assert not (found[:, child] & ~found[:, one.truth.parent_of[child]]).any()
+
+
+def test_the_twin_has_as_many_active_latents_as_frequent_features_fire():
+    cfg = composed("experiment=twin")
+    world = {key: value for key, value in cfg.activations.world.items() if key[0] != "_"}
+    source = SyntheticActivations(WorldOptions(**world), order=cfg.activations.order)
+    n_features, n_blocks = world["n_features"], 5
+    counts = torch.zeros(n_features)
+    for number in range(n_blocks):
+        fires = source.block("train", 0, number)[1].indices
+        counts += torch.bincount(fires[fires >= 0], minlength=n_features)
+    rates = (counts / (n_blocks * 4096)).sort(descending=True).values
+    assert float(rates.sum()) == pytest.approx(world["l0"], rel=0.03)
+    assert round(float(rates[: cfg.sae.d_sae].sum())) == cfg.sae.k
 
 
 @pytest.mark.parametrize(
