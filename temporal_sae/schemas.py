@@ -366,6 +366,14 @@ class NotedJob(TypedDict):
     reason: NotRequired[str | None]
 
 
+class FixedMetric(TypedDict):
+    """The primary metric of a sweep: when it was fixed, with the hash of all that was planned."""
+
+    metric: str
+    fixed: str
+    sha256: str
+
+
 class SweepNote(TypedDict):
     """`sweep.json`; `slurm_job` is the id of the array of its workers."""
 
@@ -373,6 +381,7 @@ class SweepNote(TypedDict):
     launcher: str
     jobs: list[NotedJob]
     slurm_job: NotRequired[str | None]
+    primary: NotRequired[FixedMetric | None]
 
 
 class JobOutcome(TypedDict):
