@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -61,9 +62,17 @@ def score_intervals(
         seed, n_resamples: of the bootstrap; all scores see the same resamples.
     """
 
+    # All columns of a piece of the resamples, which are the same for every column.
+    pieces: list[Float[np.ndarray, "r scores"]] = []
+
     def interval(column: int) -> list[float]:
+        piece = itertools.count()
+
         def statistic(indices: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
-            return scores_of(row_counts(indices))[:, column]
+            n = next(piece)
+            if n == len(pieces):
+                pieces.append(scores_of(row_counts(indices)))
+            return pieces[n][:, column]
 
         return list(bootstrap_interval(statistic, len(cells), seed, n_resamples, groups=cells))
 
