@@ -147,12 +147,20 @@ class TaskScores(TypedDict):
     scores: dict[str, Number]
 
 
+class ResampledScore(TypedDict):
+    """A score in each resample of the texts; `units` is how many texts or words there are."""
+
+    units: int
+    values: list[Number]
+
+
 class TaskRecord(TypedDict):
     """`eval/tasks_*.json`."""
 
     options: dict[str, Any]
     details: dict[str, Any]
     intervals: dict[str, list[Number] | None]
+    resampled: NotRequired[dict[str, ResampledScore]]
     scores: dict[str, Number]
 
 

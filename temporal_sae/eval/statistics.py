@@ -18,6 +18,25 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 AT_ONCE = 2**20
 
 
+class Interval(tuple[float, float]):
+    """(low, high), and what it was made from.
+
+    Attributes:
+        drawn: value in each resample, [R]; NaN where it is not defined. Two SAEs that are scored on
+            the same units with the same seed have the same units in each.
+        n_units: number of units.
+    """
+
+    drawn: NDArray[np.float64]
+    n_units: int
+
+    def __new__(cls, low: float, high: float, drawn: ArrayLike = (), n_units: int = 0) -> Interval:
+        """Make the pair."""
+        made = super().__new__(cls, (low, high))
+        made.drawn, made.n_units = np.asarray(drawn, dtype=np.float64), n_units
+        return made
+
+
 def bootstrap_interval(
     statistic: Statistic,
     n_units: int,
@@ -25,7 +44,7 @@ def bootstrap_interval(
     n_resamples: int = 1000,
     level: float = 0.95,
     groups: ArrayLike | None = None,
-) -> tuple[float, float]:
+) -> Interval:
     """Percentile interval of a statistic under resampling of its units with replacement.
 
     Args:
@@ -44,7 +63,7 @@ def bootstrap_interval(
         one unit says nothing about how much units differ.
     """
     if n_units < 2:
-        return math.nan, math.nan
+        return Interval(math.nan, math.nan)
     labels = np.zeros(n_units, dtype=np.int64) if groups is None else np.asarray(groups)
     if labels.shape != (n_units,):
         raise ValueError(f"groups has shape {labels.shape}, must have ({n_units},)")
@@ -58,9 +77,9 @@ def bootstrap_interval(
     ).astype(np.float64)
     defined = values[~np.isnan(values)]
     if not defined.size:
-        return math.nan, math.nan
+        return Interval(math.nan, math.nan)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return Interval(float(low), float(high), values, n_units)
 
 
 def resample(
@@ -77,7 +96,7 @@ def resample(
 
 def sum_interval(
     contributions: ArrayLike, seed: int, groups: ArrayLike | None = None, n_resamples: int = 1000
-) -> tuple[float, float]:
+) -> Interval:
     """Interval of a score that is a sum over units, as every mean and mean of group means is.
 
     Args:

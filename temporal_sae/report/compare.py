@@ -12,7 +12,8 @@ from temporal_sae.report.arms import arms_of
 from temporal_sae.report.paired import Comparison, compare_groups, compare_runs
 from temporal_sae.report.primary import Primary, primary_of, primary_of_runs
 from temporal_sae.report.rule import ALPHA, Judged, by_rule
-from temporal_sae.statistics import equivalence, holm
+from temporal_sae.report.texts import Resampled
+from temporal_sae.statistics import Interval, equivalence, holm
 
 EQUIVALENT, NOT_WORSE, NOT_SHOWN = "equivalent", "not worse", "not shown"
 
@@ -41,6 +42,8 @@ class Compared:
         names: what the two columns of means are called.
         rows: every metric of every arm.
         equivalent: by the place of its row, for the metrics that have a margin.
+        over_texts: the interval for other seeds and other texts by the place of its row, where the
+            runs have kept what it takes.
         seeds: shared with the baseline, by arm.
         primary: what was fixed beforehand; None if nothing was.
         notes: lines about what could not be compared.
@@ -49,6 +52,7 @@ class Compared:
     names: tuple[str, str]
     rows: list[Judged]
     equivalent: dict[int, Equivalent]
+    over_texts: dict[int, Interval]
     seeds: dict[str, list[int]]
     primary: Primary | None
     notes: list[str]
@@ -103,7 +107,13 @@ def judged(
     if primary and primary.kept and not any(row.primary for row in rows):
         told.append(f"{primary.metric}: the primary metric is not among the scores of these runs")
     seeds = {arm: c.seeds for arm, c in compared.items()}
-    return Compared(names, rows, equivalents(rows, margins), seeds, primary, told)
+    resampled = Resampled()
+    over_texts = {
+        place: interval
+        for place, found in enumerate(rows)
+        if (interval := resampled.interval(found.row, compared[found.arm].pairs))
+    }
+    return Compared(names, rows, equivalents(rows, margins), over_texts, seeds, primary, told)
 
 
 def equivalents(rows: Sequence[Judged], margins: Mapping[str, float]) -> dict[int, Equivalent]:

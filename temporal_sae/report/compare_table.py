@@ -27,7 +27,8 @@ FORMS: dict[str, Callable[[Table], str]] = {
 }
 FOLDED = ("metric", "arm", "within margin")
 WORDS = (*FOLDED, "verdict")
-LESS = ("d_z", "p", "p (BH)", "detectable")  # what a narrow terminal leaves out
+OVER_TEXTS = "… and texts"
+LESS = (OVER_TEXTS, "d_z", "p", "p (BH)", "detectable")  # what a narrow terminal leaves out
 WIDTH, ENOUGH = 240, 150  # columns of a file or a pipe, which has no width; and for all numbers
 MOST_ROWS = 120  # printed
 
@@ -58,7 +59,8 @@ def header_of(compared: Compared) -> list[str]:
         names.append("A - B")
     else:
         names = ["arm", *names, "difference"]
-    tests = ["95 % interval", "d_z", "p", "p (Holm)", "p (BH)", "n", "detectable"]
+    texts = [OVER_TEXTS] if compared.over_texts else []
+    tests = ["95 % interval", *texts, "d_z", "p", "p (Holm)", "p (BH)", "n", "detectable"]
     margin = ["within margin"] if compared.equivalent else []
     return ["metric", *names, *tests, *margin, "verdict"]
 
@@ -83,7 +85,10 @@ def cells_of(compared: Compared, place: int, exact: bool) -> list[str]:
     signed = (lambda x: f"{x:+.6g}") if exact else (lambda x: f"{x:+.3g}")
     p = form if exact else shown_p
     arm = [printable(found.arm)] if compared.has_arms else []
-    interval = DASH if math.isnan(test.low) else f"{signed(test.low)} … {signed(test.high)}"
+    intervals = [(test.low, test.high)]
+    if compared.over_texts:
+        texts = compared.over_texts.get(place)
+        intervals.append((texts.low, texts.high) if texts else (math.nan, math.nan))
     detectable = detectable_difference(test.deviation, test.n)
     equivalent = compared.equivalent.get(place)
     margin = []
@@ -98,7 +103,7 @@ def cells_of(compared: Compared, place: int, exact: bool) -> list[str]:
         form(row.mean_a),
         form(row.mean_b),
         signed(test.mean),
-        interval,
+        *(DASH if math.isnan(x) else f"{signed(x)} … {signed(y)}" for x, y in intervals),
         *map(form, [test.d_z]),
         *map(p, [test.p, found.holm, found.bh]),
         str(test.n),
@@ -115,10 +120,15 @@ def number_or_dash(value: float) -> str:
 
 def sentences(compared: Compared) -> list[str]:
     """Return what was left out, the primary metric, and what correction was made."""
+    texts = (
+        f"{OVER_TEXTS}: the interval for other texts, too, where the first is for other seeds on "
+        "these texts."
+    )
     return [
         *map(printable, compared.notes),
         sentence_of(compared.primary),
         correction(compared.rows),
+        *([texts] if compared.over_texts else []),
         "d_z: mean over standard deviation of the paired differences; detectable: the true "
         "difference that a single test at 5 % would find four times in five.",
     ]

@@ -64,13 +64,18 @@ class Comparison:
 
     Attributes:
         rows: a metric each.
-        seeds: that both groups have.
+        pairs: the runs of each seed that both groups have, in the order of the differences.
         notes: lines about what could not be compared.
     """
 
     rows: list[Row]
-    seeds: list[int]
+    pairs: list[tuple[Run, Run]]
     notes: list[str]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that both groups have."""
+        return [run.seed for run, _ in self.pairs]
 
 
 def compare_runs(a: Sequence[Path], b: Sequence[Path]) -> Comparison:
@@ -104,7 +109,7 @@ def compare_groups(a: list[Run], b: list[Run]) -> Comparison:
     if not rows:
         command = module_command("temporal_sae.eval")
         raise RunError(f"the runs share no score; evaluate them alike: {command}")
-    return Comparison(rows, seeds, notes)
+    return Comparison(rows, list(zip(first, second, strict=True)), notes)
 
 
 def read_run(folder: Path) -> Run:

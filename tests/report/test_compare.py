@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -159,6 +160,52 @@ def test_files(sweep, tmp_path, capsys):
     assert r"\begin{tabular}" in files["latex"].read_text()
     assert "| core: mse | loss.weighting=rates |" in files["markdown"].read_text()
     assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+
+def keep_resamples(sweep, scale=0.1, units=50):
+    """Leave each run a score with its resamples: every run has the same texts, of some weight."""
+    texts = np.random.default_rng(0).normal(size=(3, 200))
+    for n in range(12):
+        folder = sweep / f"{n}_job"
+        score = 0.5 + 0.001 * n + 0.0001 * n**2
+        options = {"options": {"tpp": {}}}
+        results = json.loads((folder / "results.json").read_text())
+        results["tasks results"] = {"scores": {"tpp_x": score}, **options}
+        (folder / "results.json").write_text(json.dumps(results))
+        values = list(score + scale * texts[n // 4])
+        content = {**options, "details": {}, "intervals": {}, "scores": {}}
+        content["resampled"] = {"tpp_x": {"units": units, "values": values}}
+        (folder / "eval").mkdir(exist_ok=True)
+        (folder / "eval" / "tasks_tpp.json").write_text(json.dumps(content))
+
+
+def test_intervals_for_other_texts_where_runs_have_kept_their_resamples(sweep, capsys):
+    keep_resamples(sweep)
+    found = compare_arms(sweep, ["loss.weighting"], ["tracker=off"], {})
+    places = [n for n, f in enumerate(found.rows) if f.row.name == "tpp_x"]
+    assert list(found.over_texts) == places
+    interval, test = found.over_texts[places[0]], found.rows[places[0]].row.test
+    assert interval.mean == pytest.approx(test.mean)
+    assert interval.error_of_units == pytest.approx(0.1 * 2**0.5, rel=0.15)
+    assert interval.low < test.low - 0.2
+    compare(sweep, *BY)
+    out = capsys.readouterr().out
+    assert "… and texts: the interval for other texts, too" in out
+    line = next(line for line in out.splitlines() if "tpp_x" in line and "rates" in line)
+    assert line.count("…") == 2
+
+
+def test_resamples_of_other_texts_are_not_combined(sweep):
+    keep_resamples(sweep)
+    path = sweep / "5_job/eval/tasks_tpp.json"
+    content = json.loads(path.read_text())
+    content["resampled"]["tpp_x"]["units"] = 49
+    path.write_text(json.dumps(content))
+    found = compare_arms(sweep, ["loss.weighting"], ["tracker=off"], {})
+    assert [found.rows[n].arm for n in found.over_texts] == ["loss.weighting=rates"]
+    path.write_text("{")
+    found = compare_arms(sweep, ["loss.weighting"], ["tracker=off"], {})
+    assert [found.rows[n].arm for n in found.over_texts] == ["loss.weighting=rates"]
 
 
 def test_what_has_not_finished_is_said(sweep, capsys):

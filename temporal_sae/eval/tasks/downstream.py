@@ -194,7 +194,7 @@ class Downstream:
             "ce_increase_others": others,
             "selectivity": own - others,
         }
-        summary = {}
+        summary: dict[str, tuple[float, tuple[float, float]]] = {}
         for name, weight in weights.items():
             shares = (weight * increases).sum(1)
             interval = sum_interval(shares, self.seed, labels, self.n_resamples)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from temporal_sae.eval.statistics import bootstrap_interval
+from temporal_sae.eval.statistics import Interval, bootstrap_interval
 
 
 class Verdicts:
@@ -52,8 +52,8 @@ def score_intervals(
     cells: Int[np.ndarray, " rows"],
     seed: int,
     n_resamples: int,
-) -> dict[str, list[float]]:
-    """[low, high] of each score under resampling of test rows within their cells.
+) -> dict[str, Interval]:
+    """(low, high) of each score under resampling of test rows within their cells.
 
     Args:
         names: of the scores.
@@ -65,7 +65,7 @@ def score_intervals(
     # All columns of a piece of the resamples, which are the same for every column.
     pieces: list[Float[np.ndarray, "r scores"]] = []
 
-    def interval(column: int) -> list[float]:
+    def interval(column: int) -> Interval:
         piece = itertools.count()
 
         def statistic(indices: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
@@ -74,6 +74,6 @@ def score_intervals(
                 pieces.append(scores_of(row_counts(indices)))
             return pieces[n][:, column]
 
-        return list(bootstrap_interval(statistic, len(cells), seed, n_resamples, groups=cells))
+        return bootstrap_interval(statistic, len(cells), seed, n_resamples, groups=cells)
 
     return {name: interval(column) for column, name in enumerate(names)}
