@@ -20,10 +20,10 @@ from temporal_sae.report.tables import Table, number, shown_p, to_csv, to_latex,
 from temporal_sae.report.verdict import is_headline, label_of
 from temporal_sae.statistics import detectable_difference
 
-FORMS: dict[str, Callable[[Table], str]] = {
-    "csv": to_csv,
-    "latex": to_latex,
-    "markdown": lambda table: "\n\n".join([to_markdown(table), *table.notes]) + "\n",
+FORMS: dict[str, Callable[[Compared], str]] = {
+    "csv": lambda compared: to_csv(exact_table(compared)),
+    "latex": lambda compared: to_latex(table_of(compared)),
+    "markdown": lambda compared: as_markdown(table_of(compared)),
 }
 FOLDED = ("metric", "arm", "within margin")
 WORDS = (*FOLDED, "verdict")
@@ -33,13 +33,8 @@ WIDTH, ENOUGH = 240, 150  # columns of a file or a pipe, which has no width; and
 MOST_ROWS = 120  # printed
 
 
-def table_of(compared: Compared, exact: bool = False) -> Table:
-    """Return all rows, the primary metric's first and then metric by metric.
-
-    Args:
-        compared: arms or groups.
-        exact: numbers with six digits, instead of as a person reads them.
-    """
+def table_of(compared: Compared) -> Table:
+    """Return all rows, the primary metric's first and then metric by metric."""
     title = "Every score against the baseline" if compared.has_arms else "A - B"
     seeds = sorted({len(own) for own in compared.seeds.values()})
     over = " to ".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
@@ -47,7 +42,7 @@ def table_of(compared: Compared, exact: bool = False) -> Table:
         "comparison",
         f"{title}, paired over {over} shared seed{'s' if seeds[-1] > 1 else ''}",
         header_of(compared),
-        [cells_of(compared, n, exact) for n in order_of(compared.rows)],
+        [cells_of(compared, n) for n in order_of(compared.rows)],
         sentences(compared),
     )
 
@@ -77,40 +72,76 @@ def order_of(rows: Sequence[Judged]) -> list[int]:
     return sorted(range(len(rows)), key=rank)
 
 
-def cells_of(compared: Compared, place: int, exact: bool) -> list[str]:
+def cells_of(compared: Compared, place: int) -> list[str]:
     """Return the cells of a row."""
-    found = compared.rows[place]
-    row, test = found.row, found.row.test
-    form = (lambda x: DASH if math.isnan(x) else f"{x:.6g}") if exact else number_or_dash
-    signed = (lambda x: f"{x:+.6g}") if exact else (lambda x: f"{x:+.3g}")
-    p = form if exact else shown_p
-    arm = [printable(found.arm)] if compared.has_arms else []
-    intervals = [(test.low, test.high)]
-    if compared.over_texts:
-        texts = compared.over_texts.get(place)
-        intervals.append((texts.low, texts.high) if texts else (math.nan, math.nan))
-    detectable = detectable_difference(test.deviation, test.n)
-    equivalent = compared.equivalent.get(place)
-    margin = []
-    if compared.equivalent:
-        margin = [DASH]
+    found, test = compared.rows[place], compared.rows[place].row.test
+    texts, equivalent = compared.over_texts.get(place), compared.equivalent.get(place)
+    margin = DASH
     if equivalent:
-        told = f"±{equivalent.margin:g}: {equivalent.word}"
-        margin = [told if math.isnan(equivalent.p) else f"{told} (p {p(equivalent.p)})"]
+        p = shown_p(equivalent.p)
+        margin = f"±{equivalent.margin:g}: {equivalent.word} (p {p})"
     return [
-        printable(row.metric) + (" (primary)" if found.primary else ""),
-        *arm,
-        form(row.mean_a),
-        form(row.mean_b),
-        signed(test.mean),
-        *(DASH if math.isnan(x) else f"{signed(x)} … {signed(y)}" for x, y in intervals),
-        *map(form, [test.d_z]),
-        *map(p, [test.p, found.holm, found.bh]),
+        printable(found.row.metric) + (" (primary)" if found.primary else ""),
+        *([printable(found.arm)] if compared.has_arms else []),
+        number(found.row.mean_a),
+        number(found.row.mean_b),
+        f"{test.mean:+.3g}",
+        interval_cell(test.low, test.high),
+        *([interval_cell(texts.low, texts.high) if texts else DASH] if compared.over_texts else []),
+        number_or_dash(test.d_z),
+        *map(shown_p, [test.p, found.holm, found.bh]),
         str(test.n),
-        form(detectable),
-        *margin,
+        number_or_dash(detectable_difference(test.deviation, test.n)),
+        *([margin] if compared.equivalent else []),
         found.verdict,
     ]
+
+
+def interval_cell(low: float, high: float) -> str:
+    """Return an interval, a dash for none."""
+    return DASH if math.isnan(low) else f"{low:+.3g} … {high:+.3g}"
+
+
+def exact_table(compared: Compared) -> Table:
+    """Return all rows with a number in each cell, six digits of it; empty where there is none."""
+    records = [record_of(compared, place) for place in order_of(compared.rows)]
+    rows = [[exact(value) for value in record.values()] for record in records]
+    return Table("comparison", "", list(records[0]), rows, [])
+
+
+def record_of(compared: Compared, place: int) -> dict[str, str | float]:
+    """Return all that is known of a row, by the name of its column."""
+    found, test = compared.rows[place], compared.rows[place].row.test
+    texts, equivalent = compared.over_texts.get(place), compared.equivalent.get(place)
+    return {
+        "metric": printable(found.row.metric),
+        "primary": "true" if found.primary else "false",
+        "arm": printable(found.arm),
+        "mean": found.row.mean_a,
+        "baseline": found.row.mean_b,
+        "difference": test.mean,
+        "low": test.low,
+        "high": test.high,
+        "low_seeds_and_texts": texts.low if texts else math.nan,
+        "high_seeds_and_texts": texts.high if texts else math.nan,
+        "d_z": test.d_z,
+        "p": test.p,
+        "p_holm": found.holm,
+        "p_bh": found.bh,
+        "n": test.n,
+        "detectable": detectable_difference(test.deviation, test.n),
+        "margin": equivalent.margin if equivalent else math.nan,
+        "p_equivalent": equivalent.p if equivalent else math.nan,
+        "equivalence": equivalent.word if equivalent else "",
+        "verdict": found.verdict,
+    }
+
+
+def exact(value: str | float) -> str:
+    """Return a cell of `exact_table`."""
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def number_or_dash(value: float) -> str:
@@ -158,6 +189,11 @@ def print_comparison(compared: Compared, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def as_markdown(table: Table) -> str:
+    """Return a table in Markdown, with the sentences below it."""
+    return "\n\n".join([to_markdown(table), *table.notes]) + "\n"
+
+
 def write_tables(compared: Compared, files: dict[str, Path]) -> list[Path]:
     """Write the table in the forms of FORMS that are asked for; returns the paths.
 
@@ -171,5 +207,5 @@ def write_tables(compared: Compared, files: dict[str, Path]) -> list[Path]:
     for form, path in files.items():
         if not path.parent.is_dir():
             raise RunError(f"--{form}={path}: there is no such folder")
-        write_atomically(path, FORMS[form](table_of(compared, exact=form == "csv")))
+        write_atomically(path, FORMS[form](compared))
     return list(files.values())

@@ -155,7 +155,9 @@ def test_files(sweep, tmp_path, capsys):
     ]
     exact = next(r for r in rows if r["metric"] == "core: mse" and r["arm"].endswith("rates"))
     assert float(exact["difference"]) == pytest.approx(0.05 + 0.0005 * (3 * 0.25 - 0.2), abs=1e-7)
-    assert float(exact["p (Holm)"]) < 0.05
+    assert float(exact["low"]) < float(exact["difference"]) < float(exact["high"])
+    assert float(exact["p"]) < float(exact["p_holm"]) < 0.05
+    assert exact["margin"] == exact["low_seeds_and_texts"] == ""
     assert float(exact["detectable"]) > 0
     assert r"\begin{tabular}" in files["latex"].read_text()
     assert "| core: mse | loss.weighting=rates |" in files["markdown"].read_text()
