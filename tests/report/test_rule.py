@@ -1,5 +1,6 @@
 """The rule by which a difference is called an improvement: what it finds where nothing differs."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from temporal_sae.report.rule import (
 )
 from temporal_sae.statistics import holm, power
 
+EIGHT_SEEDS = Path(__file__).with_name("eight_seeds.csv")
 PRIMARY = "absorption_full"
 N_OTHERS = 64
 TABLES = 200
@@ -83,6 +85,26 @@ def test_where_nothing_differs_at_most_one_table_in_twenty_says_otherwise(n_seed
     assert primary <= MOST_BY_CHANCE
     assert others <= MOST_BY_CHANCE
     assert uncorrected > TABLES / 2  # what the correction is for
+
+
+def test_where_nothing_differs_between_trained_runs():
+    """A/A with real scores: eight seeds of one config with `eval=tasks`, in four pairs by chance.
+
+    eight_seeds.csv: `launch.py -m seed=1,2,3,4,5,6,7,8 trainer.num_tokens=100000 eval=tasks`,
+    all compared scores that are not the same in every run.
+    """
+    with EIGHT_SEEDS.open() as file:
+        names, *rows = csv.reader(file)
+    scores, rng = np.array(rows, dtype=float), np.random.default_rng(0)
+    primary = others = 0
+    for _ in range(TABLES):
+        a, b = scores[rng.permutation(8)].reshape(2, 4, len(names))
+        found = compared(a, b, names, primary=str(rng.choice(names)))
+        primary += any(row.clear for row in found if row.primary)
+        others += any(row.clear for row in found if not row.primary)
+    assert len(set(names)) == len(names) == N_OTHERS
+    assert primary <= MOST_BY_CHANCE
+    assert others <= MOST_BY_CHANCE
 
 
 def test_an_effect_of_one_and_a_fifth_is_found_four_times_in_five_with_eight_seeds():
