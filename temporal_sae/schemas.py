@@ -149,12 +149,20 @@ class TaskScores(TypedDict):
     scores: dict[str, Number]
 
 
+class ResampledScore(TypedDict):
+    """A score in each resample of the texts; `units` is how many texts or words there are."""
+
+    units: int
+    values: list[Number]
+
+
 class TaskRecord(TypedDict):
     """`eval/tasks_*.json`."""
 
     options: dict[str, Any]
     details: dict[str, Any]
     intervals: dict[str, list[Number] | None]
+    resampled: NotRequired[dict[str, ResampledScore]]
     scores: dict[str, Number]
 
 
@@ -369,6 +377,14 @@ class NotedJob(TypedDict):
     reason: NotRequired[str | None]
 
 
+class FixedMetric(TypedDict):
+    """The primary metric of a sweep: when it was fixed, with the hash of all that was planned."""
+
+    metric: str
+    fixed: str
+    sha256: str
+
+
 class SweepNote(TypedDict):
     """`sweep.json`; `slurm_job` is the id of the array of its workers."""
 
@@ -376,6 +392,7 @@ class SweepNote(TypedDict):
     launcher: str
     jobs: list[NotedJob]
     slurm_job: NotRequired[str | None]
+    primary: NotRequired[FixedMetric | None]
 
 
 class JobOutcome(TypedDict):

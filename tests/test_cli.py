@@ -235,6 +235,10 @@ BAD = {
     ),
     "an arm that is none": (["-m", "hydra.sweeper.also=[[x:1]]"], "also='x:1': must be overrides"),
     "a sweep of no lists": (["-m", "hydra.sweeper.also=3"], "hydra.sweeper.also=3: must be"),
+    "a primary metric that is none": (
+        ["-m", "seed=1", "hydra.sweeper.primary=x"],
+        "hydra.sweeper.primary='x': must be a metric",
+    ),
     "a job's folder elsewhere": (
         ["-m", "seed=1", "hydra.sweep.subdir=/tmp/x"],
         "hydra.sweep.subdir='/tmp/x': must be the name of a folder below the sweep's",

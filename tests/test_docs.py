@@ -42,7 +42,7 @@ NOT_RUN = {
     r" (--help|--cfg)(?!\S)": "prints and runs nothing; it is called with the fast tests",
     r"activations=store (?!.*model=)": "needs the store that the command before it has built",
     r"temporal_sae\.atlas ": "needs a finished run; tests/atlas runs it on one",
-    r"temporal_sae\.report (A/|multirun/)": "needs a sweep; tests/report runs it on one",
+    r"temporal_sae\.report (A/|(compare )?multirun/)": "needs a sweep; tests/report runs it on one",
     r"temporal_sae\.activations ": "needs a store; tests/activations runs each of them on one",
     r"^python benchmarks/": "measures for minutes to hours",
     r"^(\.venv/bin/)?(python3? -m (venv|pytest)|pip|ruff|mypy|mkdocs)": "is for .ci/run",

@@ -300,6 +300,7 @@ RANGES = {
         "sparse_probing.k_values": listed(*NUMBERS),
         "scr.n_values": listed(*NUMBERS),
         "tpp.n_values": listed(*NUMBERS),
+        **{f"{task}.equal_norm": number(above=True) for task in ("scr", "tpp", "downstream")},
         "downstream.n_latents": whole(),
         "downstream.batch_texts": whole(),
         **{f"core.{key}": range_ for key, range_ in CORE.items()},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
+from hashlib import sha256
 
 # Options that may differ between two calls of one sweep: they do not change what its jobs compute.
 FREE_TO_CHANGE = (
@@ -39,3 +41,13 @@ def varying_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
 def what_varies(overrides: Sequence[str], varying: Collection[str]) -> str:
     """Return the overrides of a job that tell it from the others."""
     return " ".join(override for override in overrides if key_of(override) in varying)
+
+
+def plan_digest(metric: str, jobs: Sequence[Sequence[str]]) -> str:
+    """Return the SHA-256 of a primary metric and all jobs of a sweep, in whatever order.
+
+    What stands in a plan is what decides about the results: options that are free to change are no
+    part of it.
+    """
+    planned = sorted(sorted(identity(overrides)) for overrides in jobs)
+    return sha256(json.dumps([metric, planned]).encode()).hexdigest()

@@ -3,13 +3,17 @@
     python -m temporal_sae.report FOLDER... [--output FOLDER] [--reference] [--csv --latex --png]
     python -m temporal_sae.report show FOLDER [--reference]
     python -m temporal_sae.report compare FOLDER... --against FOLDER...
+    python -m temporal_sae.report compare SWEEP --by KEY... --baseline OVERRIDE...
 
 The first writes report.html and notes.md: for one run or one sweep into its own folder, for several
 into --output. --csv, --latex and --png add tables and figures for a paper, in `report/` beside the
 page; --reference adds the published runs on gemma-2-2b. `show` prints the table of a run's end
-again. `compare` compares every score that both groups have in pairs of equal seed (A - B), with a
-95 % interval over seeds; a difference is called an improvement only where its interval excludes
-zero. Exit codes: 0 written, shown or compared, 2 wrong input.
+again. `compare` tests every score that both groups have in pairs of equal seed: A against B, or
+the arms of a sweep, told apart by the values of --by, against the runs with the overrides of
+--baseline. A difference is called an improvement only by the rule: the metric that the sweep has
+fixed beforehand (hydra.sweeper.primary) by itself, all others after Holm's correction. --equivalent
+METRIC=MARGIN asks if a difference is too small to matter (TOST); --csv, --latex, --markdown and
+--png FILE write the table and a figure. Exit codes: 0 written, shown or compared, 2 wrong input.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ from rich.console import Console
 from temporal_sae import signals
 from temporal_sae.commands import Parser, exit_on_mistakes, fail, let_readers_leave
 from temporal_sae.report.build import print_summary
-from temporal_sae.report.paired import compare_runs, print_comparison
 from temporal_sae.terminal import wide
 
 
@@ -67,11 +70,32 @@ def _write(words: list[str]) -> None:
 
 
 def _compare(words: list[str]) -> None:
-    parser = _parser("compare FOLDER... --against FOLDER...")
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of group A")
-    parser.add_argument("--against", nargs="+", type=Path, required=True, help="of group B")
+    from temporal_sae.report.compare import compare_arms, compare_two, parse_margins
+    from temporal_sae.report.compare_table import FORMS, print_comparison, write_tables
+    from temporal_sae.report.forest import write_forest
+
+    parser = _parser("compare FOLDER... (--against FOLDER... | --by KEY... --baseline OVERRIDE...)")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of group A, or one of a sweep")
+    parser.add_argument("--against", nargs="+", type=Path, help="folders of group B")
+    parser.add_argument("--by", nargs="+", metavar="KEY", help="keys that tell arms apart")
+    parser.add_argument("--baseline", nargs="+", metavar="OVERRIDE", help="such as tracker=off")
+    parser.add_argument("--equivalent", nargs="+", default=[], metavar="METRIC=MARGIN")
+    for form in (*FORMS, "png"):
+        parser.add_argument(f"--{form}", type=Path, metavar="FILE")
     options = parser.parse_args(words)
-    print_comparison(compare_runs(options.runs, options.against), wide(Console()))
+    of_sweep = bool(options.by and options.baseline) and len(options.runs) == 1
+    if of_sweep == bool(options.against) or bool(options.by) != bool(options.baseline):
+        fail("compare: needs FOLDER... --against FOLDER..., or SWEEP --by KEY --baseline OVERRIDE")
+    margins = parse_margins(options.equivalent)
+    if of_sweep:
+        compared = compare_arms(options.runs[0], options.by, options.baseline, margins)
+    else:
+        compared = compare_two(options.runs, options.against, margins)
+    print_comparison(compared, Console())
+    files = {form: getattr(options, form) for form in FORMS if getattr(options, form)}
+    written = write_tables(compared, files)
+    for path in [*written, *([write_forest(compared, options.png)] if options.png else [])]:
+        print(f"written: {path}")
 
 
 def _show(words: list[str]) -> None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
 from temporal_sae import schemas
 from temporal_sae.activations.stream import OF_TRAINING_ALONE
 from temporal_sae.commands import module_command
-from temporal_sae.errors import RunError, printable
-from temporal_sae.eval.statistics import PairedDifference, paired_difference
-from temporal_sae.metrics import TASKS_SECTION, better_when_higher, finite_leaves, is_compared
-from temporal_sae.report.tables import number
+from temporal_sae.errors import RunError
+from temporal_sae.metrics import TASKS_SECTION, finite_leaves, is_compared
+from temporal_sae.statistics import PairedTest, paired_test
 
-LEVEL = 0.95
 UNDEFINED_IN_SAEBENCH = -1.0  # it writes this for NaN
 
 
@@ -51,12 +45,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric: means of both groups over the pairs, and the difference."""
+    """One metric: means of both groups over the pairs, and the paired test of A - B."""
 
     metric: str
     mean_a: float
     mean_b: float
-    difference: PairedDifference
+    test: PairedTest
+
+    @property
+    def name(self) -> str:
+        """The metric's own name, without the evaluation before it."""
+        return self.metric.rpartition(": ")[2]
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,18 @@ class Comparison:
 
     Attributes:
         rows: a metric each.
-        seeds: that both groups have.
+        pairs: the runs of each seed that both groups have, in the order of the differences.
         notes: lines about what could not be compared.
     """
 
     rows: list[Row]
-    seeds: list[int]
+    pairs: list[tuple[Run, Run]]
     notes: list[str]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that both groups have."""
+        return [run.seed for run, _ in self.pairs]
 
 
 def compare_runs(a: Sequence[Path], b: Sequence[Path]) -> Comparison:
@@ -105,7 +109,7 @@ def compare_groups(a: list[Run], b: list[Run]) -> Comparison:
     if not rows:
         command = module_command("temporal_sae.eval")
         raise RunError(f"the runs share no score; evaluate them alike: {command}")
-    return Comparison(rows, seeds, notes)
+    return Comparison(rows, list(zip(first, second, strict=True)), notes)
 
 
 def read_run(folder: Path) -> Run:
@@ -211,48 +215,10 @@ def left_out_seeds(groups: list[dict[int, Run]], seeds: list[int]) -> list[str]:
 
 def make_row(section: str, name: str, a: list[float], b: list[float]) -> Row:
     """Return one metric compared, from the values of both groups in the same order of seeds."""
-    difference = paired_difference(a, b, 0, better_when_higher(name), LEVEL)
-    return Row(f"{section}: {name}", sum(a) / len(a), sum(b) / len(b), difference)
+    return Row(f"{section}: {name}", sum(a) / len(a), sum(b) / len(b), paired_test(a, b))
 
 
 def short(value: Any) -> str:
     """Return a config value in few characters."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The table, what was left out, and what so many intervals at once mean."""
-    n_seeds = len(comparison.seeds)
-    table = Table(title=f"A - B over {n_seeds} shared seed(s)", title_justify="left")
-    for n, name in enumerate(("metric", "A", "B", "A - B", "95 % interval", "verdict on A")):
-        table.add_column(name, justify="right" if 0 < n < 5 else "left", no_wrap=n in (1, 2, 3, 4))
-    for row in comparison.rows:
-        found = row.difference
-        interval = "–" if math.isnan(found.low) else f"{found.low:+.3g} … {found.high:+.3g}"
-        table.add_row(
-            printable(row.metric),
-            number(row.mean_a),
-            number(row.mean_b),
-            f"{found.mean:+.3g}",
-            interval,
-            found.verdict,
-        )
-    console.print(table)
-    for line in [*comparison.notes, caveat(comparison)]:
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
-
-def caveat(comparison: Comparison) -> str:
-    """Say how many intervals would exclude zero by chance alone."""
-    differences = [row.difference for row in comparison.rows]
-    with_interval = [found for found in differences if found.low < found.high]
-    if not with_interval:
-        return "No metric has an interval: that takes at least two pairs whose differences vary."
-    n_clear = sum(difference.excludes_zero for difference in with_interval)
-    by_chance = (1 - LEVEL) * len(with_interval)
-    return (
-        f"{n_clear} of {len(with_interval)} intervals exclude zero; if the two groups did not "
-        f"differ at all, about {by_chance:.1f} would by chance alone. Metrics are correlated and "
-        "no correction is made: fix the one that matters before looking."
-    )

@@ -24,15 +24,11 @@ def write_png(folder: Path, figures: Sequence[Figure]) -> None:
     Raises:
         RunError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure as Drawing
-    except ImportError as error:
-        told = "--png: needs matplotlib; pip install 'temporal_sae[figures]'"
-        raise RunError(told) from error
+    drawing_of = needs_matplotlib()
     for figure in figures:
         if isinstance(figure.chart, Parallel):
             continue
-        drawing = Drawing(figsize=SIZE, layout="constrained")
+        drawing = drawing_of(figsize=SIZE, layout="constrained")
         axes = drawing.subplots()
         axes.set_title(figure.title, fontsize=9)
         match figure.chart:
@@ -46,6 +42,20 @@ def write_png(folder: Path, figures: Sequence[Figure]) -> None:
         # Without the version and the time, so that the same figure is the same file.
         drawing.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
         write_atomically(folder / f"{figure.name}.png", buffer.getvalue())
+
+
+def needs_matplotlib() -> Any:
+    """Return matplotlib's class of drawings.
+
+    Raises:
+        RunError: it is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure as Drawing
+    except ImportError as error:
+        told = "--png: needs matplotlib; pip install 'temporal_sae[figures]'"
+        raise RunError(told) from error
+    return Drawing
 
 
 def draw_lines(axes: Any, chart: Lines) -> None:

@@ -34,7 +34,7 @@ from temporal_sae.report.sweep_summary import (
     columns_of,
     spread,
 )
-from temporal_sae.report.sweep_verdict import Judged, against_baseline
+from temporal_sae.report.sweep_verdict import SweepVerdict, against_baseline
 from temporal_sae.report.tables import Table
 
 MOST_LINES = 400  # of parallel coordinates
@@ -73,10 +73,10 @@ class SweepFacts:
         return [job for job in self.jobs if job.finished]
 
     @cached_property
-    def judged(self) -> Judged:
+    def judged(self) -> SweepVerdict:
         """The verdict on the method."""
         jobs = self.finished
-        return against_baseline(jobs, self.keys) if jobs else Judged([NOTHING], None)
+        return against_baseline(jobs, self.keys) if jobs else SweepVerdict([NOTHING], None)
 
     @cached_property
     def settings(self) -> list[list[JobFacts]]:

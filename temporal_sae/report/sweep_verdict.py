@@ -8,20 +8,21 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 from temporal_sae.errors import RunError, printable
-from temporal_sae.eval.statistics import IMPROVEMENT, WORSE, PairedDifference
 from temporal_sae.metrics import DASH, TRAINING_SECTION, Metric
 from temporal_sae.report.neighbours import COMMON, seedless
-from temporal_sae.report.paired import LEVEL, Comparison, Run, compare_groups, run_of
+from temporal_sae.report.paired import Comparison, Run, compare_groups, run_of
+from temporal_sae.report.primary import Primary, primary_of_runs, sentence_of
+from temporal_sae.report.rule import IMPROVEMENT, WORSE, Judged, by_rule, correction
 from temporal_sae.report.sweep_facts import JobFacts
 from temporal_sae.report.tables import Table
-from temporal_sae.report.verdict import is_headline, label_of
+from temporal_sae.report.verdict import is_headline, name_of
 from temporal_sae.schemas import ComparedConfig
 
 WEIGHT = Metric(name="ortho_weight", sections=(TRAINING_SECTION,), groups=("config",))
 OF_METHOD = ("tracker", "loss")
 
 
-class Judged(NamedTuple):
+class SweepVerdict(NamedTuple):
     """A verdict on a sweep.
 
     Attributes:
@@ -33,7 +34,7 @@ class Judged(NamedTuple):
     table: Table | None
 
 
-def against_baseline(jobs: Sequence[JobFacts], keys: Sequence[str]) -> Judged:
+def against_baseline(jobs: Sequence[JobFacts], keys: Sequence[str]) -> SweepVerdict:
     """Return what the runs without the penalty say about those with it.
 
     Args:
@@ -44,16 +45,22 @@ def against_baseline(jobs: Sequence[JobFacts], keys: Sequence[str]) -> Judged:
     plain = [job for job in known if not job.value(WEIGHT)]
     others = [job for job in known if job.value(WEIGHT)]
     if not others:
-        return Judged(["No run has the orthogonality penalty: there is nothing to judge."], None)
+        return SweepVerdict(
+            ["No run has the orthogonality penalty: there is nothing to judge."], None
+        )
     if not plain:
         said = "Whether the penalty helped cannot be said: no run here is without it."
-        return Judged([said, "`loss.ortho_weight=0` among the values of a sweep makes one."], None)
+        return SweepVerdict(
+            [said, "`loss.ortho_weight=0` among the values of a sweep makes one."], None
+        )
     reasons: list[str] = []
     found = list(judged(others, plain, keys, reasons))
     if not found:
         said = f"Whether the penalty helped cannot be said: {printable(reasons[0])}."
-        return Judged([said], None)
-    return Judged(sentences(found), table_of(found))
+        return SweepVerdict([said], None)
+    primary = primary_of_runs([job.status.folder for job in jobs])
+    settings = by_setting(found, primary and primary.counts)
+    return SweepVerdict(sentences(settings, primary), table_of(found, settings))
 
 
 def judged(
@@ -102,51 +109,63 @@ def as_run(job: JobFacts) -> Run:
     )
 
 
-def sentences(found: Sequence[tuple[str, Comparison]]) -> list[str]:
+def by_setting(found: Sequence[tuple[str, Comparison]], primary: str | None) -> list[list[Judged]]:
+    """Return the rows of each setting, all judged together."""
+    rows = by_rule({str(n): compared.rows for n, (_, compared) in enumerate(found)}, primary)
+    return [[row for row in rows if row.arm == str(n)] for n in range(len(found))]
+
+
+def sentences(settings: Sequence[Sequence[Judged]], primary: Primary | None) -> list[str]:
     """Return what all comparisons support together."""
-    rows = [row for _, compared in found for row in compared.rows if is_headline(row)]
-    with_interval = [row for row in rows if row.difference.low < row.difference.high]
-    if not with_interval:
+    rows = [row for own in settings for row in own]
+    tested = [row for row in rows if is_told(row) and row.row.test.low < row.row.test.high]
+    if not tested:
         return [
-            f"{len(found)} settings stand beside the same without the penalty, with one seed each "
-            "or without any spread, so no difference below is a result: more values of `seed` "
+            f"{len(settings)} settings stand beside the same without the penalty, with one seed "
+            "each or without any spread, so no difference below is a result: more values of `seed` "
             "would tell."
         ]
     said = []
-    for name in dict.fromkeys(label_of(row) for row in with_interval):
-        own = [row.difference.verdict for row in with_interval if label_of(row) == name]
+    for name in dict.fromkeys(name_of(row) for row in tested):
+        own = [row.verdict for row in tested if name_of(row) == name]
         told = f"better in {own.count(IMPROVEMENT)}, worse in {own.count(WORSE)}"
         said.append(f"{name}: {told} of {len(own)} settings")
-    by_chance = (1 - LEVEL) * len(with_interval)
     return [
-        f"Beside the same without the penalty, by intervals that exclude zero: {'; '.join(said)}.",
-        f"Of {len(with_interval)} intervals about {by_chance:.1f} would exclude zero by chance "
-        "alone if the penalty did nothing; no correction is made.",
+        f"Beside the same without the penalty, after correction: {'; '.join(said)}.",
+        sentence_of(primary),
+        correction(rows),
     ]
 
 
-def table_of(found: Sequence[tuple[str, Comparison]]) -> Table:
-    """Return the differences of headline metrics, with their intervals; a star excludes zero."""
-    names = dict.fromkeys(
-        label_of(row) for _, compared in found for row in compared.rows if is_headline(row)
-    )
+def table_of(
+    found: Sequence[tuple[str, Comparison]], settings: Sequence[Sequence[Judged]]
+) -> Table:
+    """Return the differences of primary and headline metrics; a star is a clear difference."""
+    told = [[row for row in own if is_told(row)] for own in settings]
+    names = dict.fromkeys(name_of(row) for own in told for row in own)
     rows = []
-    for setting, compared in found:
-        cells = {label_of(row): cell(row.difference) for row in compared.rows if is_headline(row)}
+    for (setting, compared), own in zip(found, told, strict=True):
+        cells = {name_of(row): cell(row) for row in own}
         rows.append([setting, str(len(compared.seeds)), *(cells.get(n, DASH) for n in names)])
     return Table(
         "against_baseline",
         "Difference from the same without the penalty",
         ["setting", "seeds", *names],
         rows,
-        ["Difference, and its 95 % interval over seeds; * where that excludes zero."],
+        ["Difference, and its 95 % interval over seeds; * where it is clear after correction."],
     )
 
 
-def cell(difference: PairedDifference) -> str:
+def is_told(found: Judged) -> bool:
+    """Return True for the metrics that a sweep's verdict is about."""
+    return found.primary or is_headline(found)
+
+
+def cell(found: Judged) -> str:
     """Return a difference with its interval."""
-    told = f"{difference.mean:+.3g}"
-    if math.isnan(difference.low):
+    test = found.row.test
+    told = f"{test.mean:+.3g}"
+    if math.isnan(test.low):
         return told
-    mark = " *" if difference.excludes_zero else ""
-    return f"{told} [{difference.low:+.3g}, {difference.high:+.3g}]{mark}"
+    mark = " *" if found.clear else ""
+    return f"{told} [{test.low:+.3g}, {test.high:+.3g}]{mark}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import NamedTuple
+
+from temporal_sae.metrics import DASH
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -21,12 +24,14 @@ LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "–": "--",
+    "…": r"\ldots{}",
     "−": "$-$",
     "±": r"$\pm$",
     "λ": r"$\lambda$",
     "φ": r"$\phi$",
     "²": r"$^2$",
 }
+LEAST_P = 0.001
 FORMULAS = "=+-@\t\r"  # a spreadsheet computes a cell that begins so
 
 
@@ -111,3 +116,10 @@ def number(value: float | None) -> str:
     if value is None:
         return "not reached"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def shown_p(p: float) -> str:
+    """Return a p value with as many digits as it deserves; a dash for none."""
+    if math.isnan(p):
+        return DASH
+    return f"<{LEAST_P}" if p < LEAST_P else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

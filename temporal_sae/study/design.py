@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 ORTHO_WEIGHT = "loss.ortho_weight"
-TUNING, FINAL = "tuning", "final"
 Stage = Literal["tuning", "final"]
+TUNING: Stage = "tuning"
+FINAL: Stage = "final"
+STAGES: tuple[Stage, ...] = (TUNING, FINAL)
 SPREAD = (0.5, 1.0, 2.0)  # times the chosen λ2
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from temporal_sae.errors import RunError
 from temporal_sae.files import read_json, write_json
-from temporal_sae.study.design import FINAL, TUNING, Design, sweep_overrides
+from temporal_sae.study.design import FINAL, STAGES, Design, sweep_overrides
 from temporal_sae.study.table import Row, rows_of_sweep, write_table
 from temporal_sae.study.tuning import choose
 
@@ -34,7 +34,7 @@ def run_study(design: Design, folder: Path, data: Path, extra: Sequence[str] = (
     """
     fix(design, data)
     rows: list[Row] = []
-    for stage in (TUNING, FINAL):
+    for stage in STAGES:
         chosen = choose(design, rows) if stage == FINAL else None
         for setting in design.settings:
             own = folder / design.name / setting.name / stage

@@ -15,6 +15,7 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.overrides.expand import expand
 from temporal_sae.report.sweep_progress import say
 from temporal_sae.sweep.basic import BasicLauncher
+from temporal_sae.sweep.primary import checked_metric, fix_primary
 from temporal_sae.sweep.session import Launcher, Session
 
 LAUNCHERS = ("basic", "local", "slurm")
@@ -34,12 +35,17 @@ class GridSweeper(Sweeper):
     Args:
         params: values by key, as on the command line, which goes before.
         also: further sweeps in the same folder, each a list of overrides.
+        primary: the metric that decides, fixed before the first job begins.
+
+    Raises:
+        InvalidOption: an option is not allowed.
     """
 
     def __init__(
         self,
         params: dict[str, Any] | None = None,
         also: Sequence[Sequence[str]] | None = None,
+        primary: str | None = None,
     ) -> None:
         super().__init__()
         values = checked_params(params)
@@ -47,6 +53,7 @@ class GridSweeper(Sweeper):
         lists = isinstance(also, (list, ListConfig, NoneType))
         if not lists or not all(isinstance(each, (list, ListConfig)) for each in also or ()):
             raise InvalidOption("hydra.sweeper.also", also, "a list of lists of overrides")
+        self.primary = None if primary is None else checked_metric(primary)
         self.also = [[str(override) for override in overrides] for overrides in also or ()]
 
     def setup(
@@ -72,6 +79,8 @@ class GridSweeper(Sweeper):
         session = Session(self.config, self.hydra_context, self.launcher)
         with session.held():
             jobs = session.plan(wanted)
+            if self.primary is not None:
+                say(fix_primary(session.folder, self.primary))
             done = len(jobs) - len(session.to_do(jobs))
             already = f", {done} of them finished already" if done else ""
             n_jobs = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"

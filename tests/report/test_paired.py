@@ -7,10 +7,10 @@ import math
 import pytest
 
 from temporal_sae.errors import RunError
-from temporal_sae.eval.statistics import IMPROVEMENT, TOO_FEW, UNCLEAR, WORSE
 from temporal_sae.metrics import better_when_higher
 from temporal_sae.report.__main__ import main
 from temporal_sae.report.paired import compare_runs
+from temporal_sae.report.rule import IMPROVEMENT, TOO_FEW, UNCLEAR, WORSE, by_rule
 
 CONFIG = {
     "model": {"name": "tiny", "hook_name": "blocks.3.hook_resid_post"},
@@ -59,21 +59,21 @@ def groups(run):
     return a, b
 
 
-def rows_of(comparison):
-    return {row.metric.split(": ")[1]: row for row in comparison.rows}
+def judged(comparison, primary=None):
+    return {found.row.name: found for found in by_rule({"": comparison.rows}, primary)}
 
 
 def test_pairs_by_seed_whatever_the_order(groups):
     a, b = groups
-    rows = rows_of(compare_runs(a, list(reversed(b))))
-    assert rows["ce_loss_score"].difference.mean == pytest.approx(0.05)
-    assert rows["ce_loss_score"].mean_a == pytest.approx(0.85)
-    assert rows["ce_loss_score"].difference.verdict == IMPROVEMENT
-    assert rows["mse"].difference.mean == pytest.approx(-0.02)
-    assert rows["mse"].difference.verdict == IMPROVEMENT
-    assert rows["cossim"].difference.verdict == UNCLEAR
-    turned = rows_of(compare_runs(b, a))
-    assert turned["mse"].difference.verdict == turned["ce_loss_score"].difference.verdict == WORSE
+    rows = judged(compare_runs(a, list(reversed(b))))
+    assert rows["ce_loss_score"].row.test.mean == pytest.approx(0.05)
+    assert rows["ce_loss_score"].row.mean_a == pytest.approx(0.85)
+    assert rows["ce_loss_score"].verdict == IMPROVEMENT
+    assert rows["mse"].row.test.mean == pytest.approx(-0.02)
+    assert rows["mse"].verdict == IMPROVEMENT
+    assert rows["cossim"].verdict == UNCLEAR
+    turned = judged(compare_runs(b, a))
+    assert turned["mse"].verdict == turned["ce_loss_score"].verdict == WORSE
 
 
 def test_the_table(groups, capsys):
@@ -84,15 +84,16 @@ def test_the_table(groups, capsys):
     for part in ("core", "0.85", "0.8", "+0.05", "…", "improvement"):
         assert part in line
     assert "no clear difference" in next(x for x in out.splitlines() if "cossim" in x)
-    assert "2 of 3 intervals exclude zero" in out
-    assert "about 0.2 would by chance alone" in out.replace("\n", " ")
+    assert "Of 3 differences in metrics that are not primary 2 have p < 0.05" in out
+    assert "where 0.2 would by chance if nothing differed; 2 by Holm's" in out
+    assert "No primary metric was fixed before these runs" in out
 
 
 def test_one_shared_seed_says_nothing_about_seeds(groups, capsys):
     a, b = groups
     comparison = compare_runs(a[:2], b[1:])
     assert comparison.seeds == [2]
-    assert {row.difference.verdict for row in comparison.rows} == {TOO_FEW}
+    assert {found.verdict for found in judged(comparison).values()} == {TOO_FEW}
     assert comparison.notes == ["without a partner, left out: seed 1, 3"]
     main(["compare", str(a[1]), "--against", str(b[1])])
     out = capsys.readouterr().out
@@ -239,4 +240,4 @@ def test_no_interval_is_not_printed_as_a_number(run, capsys):
     a, b = run("a", 1, {"mse": 1.0}), run("b", 1, {"mse": 2.0})
     main(["compare", str(a), "--against", str(b)])
     assert "nan" not in capsys.readouterr().out
-    assert math.isnan(compare_runs([a], [b]).rows[0].difference.low)
+    assert math.isnan(compare_runs([a], [b]).rows[0].test.low)

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from temporal_sae.metrics import declared
+from temporal_sae.overrides.keys import plan_digest
 from temporal_sae.report import build_report
 from temporal_sae.report.__main__ import main
 from tests.report.test_build import RECORD, RESULTS
@@ -170,7 +171,7 @@ def test_one_pair_is_no_result(tmp_path):
     assert "without tracker and penalty, with the same seed: CE score 0.900 against 0.100" in told
     assert "no difference here is a result" in told
     row = next(r for r in Cells(page(folder)).rows if r[:3] == ["CE score", "0.900", "0.100"])
-    assert row[3:] == ["+0.8", "–", "too few pairs"]
+    assert row[3:] == ["+0.8", "–", "–", "–", "too few pairs"]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -186,6 +187,29 @@ def test_several_seeds_support_a_verdict(tmp_path, sign):
     assert ("better in no score" in told) == (sign < 0)
     marked = re.search(r'<tr class="marked"><th scope="row">CE score', page(tmp_path / "on2"))
     assert marked
+
+
+def test_a_page_corrects_what_was_not_fixed_beforehand(tmp_path):
+    """One of two scores that vary, with p = .03: clear as the primary metric of its sweep alone."""
+    for seed, more in enumerate((0.030, 0.041, 0.004, 0.035)):
+        leave(tmp_path / f"on{seed}", seed=seed, score=0.5 + more)
+        leave(tmp_path / f"off{seed}", seed=seed, weight=0.0, score=0.5)
+    told = verdict(tmp_path / "on1")
+    assert "better in no score" in told and "No primary metric was fixed" in told
+    jobs = [
+        {"number": n, "folder": path.name, "overrides": [f"x={path.name}"]}
+        for n, path in enumerate(sorted(tmp_path.iterdir()))
+    ]
+    plan = plan_digest("ce_loss_score", [job["overrides"] for job in jobs])
+    fixed = {"metric": "ce_loss_score", "fixed": "2026-01-02T03:04:05+00:00", "sha256": plan}
+    note = {"command": "", "launcher": "", "jobs": jobs, "primary": fixed}
+    (tmp_path / "sweep.json").write_text(json.dumps(note))
+    told = verdict(tmp_path / "on1")
+    assert "better in CE score (primary) (+0.0275" in told
+    assert f"on 2026-01-02T03:04:05+00:00, before the first job began (plan {plan[:12]})" in told
+    (tmp_path / "sweep.json").write_text(json.dumps(note | {"jobs": jobs[:-1]}))
+    told = verdict(tmp_path / "on1")
+    assert "better in no score" in told and "it is not called primary" in told
 
 
 def test_differences_of_noise_are_no_verdict(tmp_path):

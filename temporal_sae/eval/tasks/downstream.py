@@ -5,7 +5,8 @@ of snippet (code, docstring, comment) the latents whose means differ most betwee
 snippets and the others' are set to zero at the hook, the SAE's error is kept, and the
 cross-entropy of the test snippets is compared with that of the untouched model. Latents that carry
 their class raise it there more than elsewhere: `downstream_selectivity`. The control ablates as
-many random latents that are active on the class.
+many random latents that are active on the class. `downstream_equal_norm_*` are the same where every
+class's latents take equally much away (see `equal_norm`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from temporal_sae.activations import LanguageModel
-from temporal_sae.errors import InvalidOption, keep_int
+from temporal_sae.errors import InvalidOption, check_number, keep_int
 from temporal_sae.eval.statistics import sum_interval
 from temporal_sae.eval.tasks.activations import CellActivations, Tokens, tokenize
+from temporal_sae.eval.tasks.equal_norm import token_factors
+from temporal_sae.eval.tasks.options import EQUAL_NORM
 from temporal_sae.eval.tasks.python_sources import KINDS
 from temporal_sae.eval.tasks.snippets import Snippets
 from temporal_sae.metrics import declare, of_tasks
@@ -39,6 +42,9 @@ METRICS = declare(
         better="higher",
         label="cross-entropy that ablating a kind's latents costs it beyond others",
     ),
+    of_tasks(name="downstream_equal_norm_ce_increase"),
+    of_tasks(name="downstream_equal_norm_ce_increase_others"),
+    of_tasks(name="downstream_equal_norm_selectivity", better="higher"),
     of_tasks(name="downstream_control_ce_increase", compared=False),
     of_tasks(
         name="downstream_control_selectivity",
@@ -57,6 +63,7 @@ class Downstream:
         n_latents: latents ablated for each class.
         train_rows: training snippets of each package and kind, by which they are chosen.
         test_rows: test snippets of each package and kind.
+        equal_norm: share of the activations' deviation that is removed where it is made equal.
         batch_texts: snippets in one forward pass.
         n_resamples: of the bootstrap over test snippets.
         seed: of the control's latents and the bootstrap.
@@ -68,6 +75,7 @@ class Downstream:
     n_latents: int = 10
     train_rows: int = 60
     test_rows: int = 12
+    equal_norm: float = EQUAL_NORM
     batch_texts: int = 12
     n_resamples: int = 1000
     seed: int = 0
@@ -80,6 +88,7 @@ class Downstream:
     def __post_init__(self) -> None:
         for option in ("n_latents", "train_rows", "test_rows", "batch_texts", "n_resamples"):
             keep_int(self, option, 1)
+        check_number("equal_norm", self.equal_norm, above=True)
         keep_int(self, "seed", 0)
 
     def check(self, snippets: Snippets, d_sae: int) -> None:
@@ -111,12 +120,14 @@ class Downstream:
             for cell in cells
             for text in activations.snippets.texts("test", cell, 0, self.test_rows)
         ]
-        by_text = self.increases(activations, texts, [*chosen, *control])
+        by_text = self.increases(activations, texts, [*chosen, *control], chosen)
         test_labels = np.repeat(labels, self.test_rows)
-        own, random = np.split(by_text, 2, axis=1)
-        of_chosen = self.summary("downstream_", own, test_labels)
-        of_control = self.summary("downstream_control_", random, test_labels)
-        found_scores = {**of_chosen, **of_control}
+        own, random, scaled = np.split(by_text, 3, axis=1)
+        found_scores = {
+            **self.summary("downstream_", own, test_labels),
+            **self.summary("downstream_control_", random, test_labels),
+            **self.summary("downstream_equal_norm_", scaled, test_labels),
+        }
         return {
             "scores": {name: found_scores[name][0] for name in self.metric_names},
             "intervals": {name: found_scores[name][1] for name in self.metric_names},
@@ -139,19 +150,31 @@ class Downstream:
         activations: CellActivations,
         texts: Sequence[str],
         ablations: Sequence[Int[Tensor, " n"]],
+        scaled: Sequence[Int[Tensor, " n"]] = (),
     ) -> NDArray[np.float64]:
-        """Return the rise of each text's cross-entropy with each set ablated, [texts, ablations].
+        """Return the rise of each text's cross-entropy with each set ablated, [texts, sets].
 
         Texts run together with those of their length, so that little is padding.
+
+        Args:
+            activations: the language model and the SAE.
+            texts: those that are read.
+            ablations: sets of latents that are set to zero.
+            scaled: further sets, of which equally much is taken away; their columns come last.
         """
         tokens = tokenize(texts, activations.source)
-        model = activations.source.language_model
-        lengths = tokens.lengths
-        increases = torch.zeros(len(texts), len(ablations), dtype=torch.float64)
-        for rows in lengths.argsort(stable=True).split(self.batch_texts):
-            longest = int(lengths[rows].max())
-            batch = Tokens(tokens.ids[rows, :longest], tokens.counted[rows, :longest])
-            found = ablated_cross_entropies(model, activations.sae, batch, ablations)
+        model, sae = activations.source.language_model, activations.sae
+        places = tokens.lengths.argsort(stable=True).split(self.batch_texts)
+        batches = []
+        for rows in places:
+            longest = int(tokens.lengths[rows].max())
+            batches.append(Tokens(tokens.ids[rows, :longest], tokens.counted[rows, :longest]))
+        factors = [1.0] * len(ablations)
+        factors += token_factors(model, sae, batches, scaled, self.equal_norm) if scaled else []
+        sets = [*ablations, *scaled]
+        increases = torch.zeros(len(texts), len(sets), dtype=torch.float64)
+        for rows, batch in zip(places, batches, strict=True):
+            found = ablated_cross_entropies(model, sae, batch, sets, factors)
             increases[rows] = found[:, 1:] - found[:, :1]
         return increases.numpy()
 
@@ -171,7 +194,7 @@ class Downstream:
             "ce_increase_others": others,
             "selectivity": own - others,
         }
-        summary = {}
+        summary: dict[str, tuple[float, tuple[float, float]]] = {}
         for name, weight in weights.items():
             shares = (weight * increases).sum(1)
             interval = sum_interval(shares, self.seed, labels, self.n_resamples)
@@ -216,11 +239,13 @@ def ablated_cross_entropies(
     sae: SparseAutoencoder,
     tokens: Tokens,
     ablations: Sequence[Int[Tensor, " n"]],
+    factors: Sequence[float],
 ) -> Float[Tensor, "texts runs"]:
-    """Mean cross-entropy of each text: first untouched, then with each set of latents at zero.
+    """Mean cross-entropy of each text: first untouched, then with each set of latents ablated.
 
-    At counted tokens x becomes x - Σ_j f_j(x) d_j over the set, so that what the SAE does not
-    reconstruct stays. Tokens that do not count are left as they are. Float64, in nats.
+    At counted tokens x becomes x - s Σ_j f_j(x) d_j over the set, with its factor s (1: the latents
+    are set to zero), so that what the SAE does not reconstruct stays. Tokens that do not count are
+    left as they are. Float64, in nats.
     """
     logits, behind_hook = model.plain_pass(tokens.ids)
     results = [cross_entropies(logits, tokens)]
@@ -228,16 +253,16 @@ def ablated_cross_entropies(
     counted = tokens.counted.to(model.device)
     acts: Tensor | None = None
 
-    def without(latents: Tensor, x: Tensor) -> Tensor:
+    def without(latents: Tensor, factor: float, x: Tensor) -> Tensor:
         nonlocal acts
         if acts is None:
             acts = sae.encode_dense(x[counted].to(sae.W_dec.dtype))
         removed = torch.zeros_like(x)
-        removed[counted] = (acts[:, latents] @ sae.W_dec[latents]).to(removed.dtype)
+        removed[counted] = (factor * (acts[:, latents] @ sae.W_dec[latents])).to(removed.dtype)
         return x - removed
 
-    for latents in ablations:
-        results.append(cross_entropies(behind_hook(partial(without, latents)), tokens))
+    for latents, factor in zip(ablations, factors, strict=True):
+        results.append(cross_entropies(behind_hook(partial(without, latents, factor)), tokens))
     return torch.stack(results, dim=1)
 
 

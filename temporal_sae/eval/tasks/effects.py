@@ -14,6 +14,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temporal_sae.eval.tasks.equal_norm import equal_norm_factor
 from temporal_sae.eval.tasks.probes import LinearProbe, Rows
 
 
@@ -54,6 +55,13 @@ def logits_without(
     f: Float[Tensor, "rows d_sae"],
     probe: LinearProbe,
     W_dec: Float[Tensor, "d_sae d_in"],
+    share: float | None = None,
 ) -> Float[Tensor, " rows"]:
-    """Return the probe's logits of pooled activations once some latents are set to zero."""
-    return probe.logits(x) - f[:, ablated] @ (W_dec[ablated] @ probe.weight)
+    """Return the probe's logits of pooled activations once some latents are set to zero.
+
+    With a share, what that takes away is scaled to it; see `equal_norm`.
+    """
+    if share is None:
+        return probe.logits(x) - f[:, ablated] @ (W_dec[ablated] @ probe.weight)
+    removed = f[:, ablated] @ W_dec[ablated]
+    return probe.logits(x) - equal_norm_factor(removed, x, share) * (removed @ probe.weight)

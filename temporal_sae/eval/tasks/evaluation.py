@@ -13,6 +13,7 @@ from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import InvalidOption, RunError, keep_int
 from temporal_sae.eval.core import CoreEvaluation
 from temporal_sae.eval.memory import of_batches
+from temporal_sae.eval.statistics import Interval
 from temporal_sae.eval.subject import Evaluation, Outcome, Subject
 from temporal_sae.eval.tasks.absorption import Absorption
 from temporal_sae.eval.tasks.activations import CellActivations
@@ -26,6 +27,7 @@ from temporal_sae.metrics import TASKS_SECTION, Metric, of_tasks
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder
 
+KEPT_RESAMPLES = 200  # give a deviation to 5 %
 TASKS = ("sparse_probing", "scr", "tpp", "absorption", "downstream")
 
 
@@ -149,7 +151,8 @@ class TasksEvaluation(Evaluation):
             return result
         began = time.monotonic()
         found = own.run(pooled() if own.on_snippets else subject)
-        result = {**found, "options": options}
+        drawn = resampled_scores(found["intervals"])
+        result = {**found, "options": options, "resampled": drawn}
         subject.files.write(name, options, result)
         subject.say(summary_line(name, own.headline, found, time.monotonic() - began))
         return result
@@ -176,6 +179,18 @@ def tasks_section(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for part in ("intervals", "scores"):
         section[part] = {k: v for result in results.values() for k, v in result[part].items()}
     return section
+
+
+def resampled_scores(intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return the scores in the first resamples of the texts, for comparisons of several SAEs."""
+    return {
+        name: {
+            "units": interval.n_units,
+            "values": [float(f"{value:.4g}") for value in interval.drawn[:KEPT_RESAMPLES]],
+        }
+        for name, interval in intervals.items()
+        if isinstance(interval, Interval) and len(interval.drawn)
+    }
 
 
 def summary_line(name: str, headline: str, found: dict[str, Any], seconds: float) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from temporal_sae.errors import InvalidOption, check_int, keep_int
+from temporal_sae.errors import InvalidOption, check_int, check_number, keep_int
+
+EQUAL_NORM = 0.2  # what ablating some twenty latents of the bundled model's SAEs removes
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class AblationOptions:
         n_values: numbers of latents that are ablated.
         train_rows: training snippets of each package and kind.
         test_rows: test snippets of each package and kind.
+        equal_norm: share of the activations' deviation that is removed where it is made equal.
         n_resamples: resamples of the test rows behind an interval.
         seed: which texts stand for other classes, initial probes and the order of their rows;
             resampling.
@@ -28,6 +31,7 @@ class AblationOptions:
     n_values: Sequence[int] = field(default=(2, 5, 10, 20, 50, 100, 500))
     train_rows: int = 100
     test_rows: int = 50
+    equal_norm: float = EQUAL_NORM
     n_resamples: int = 1000
     seed: int = 0
 
@@ -35,6 +39,7 @@ class AblationOptions:
         object.__setattr__(self, "n_values", check_counts("n_values", self.n_values))
         keep_int(self, "train_rows", 2)
         keep_int(self, "test_rows", 1)
+        check_number("equal_norm", self.equal_norm, above=True)
         keep_int(self, "n_resamples", 1)
         keep_int(self, "seed", 0)
 

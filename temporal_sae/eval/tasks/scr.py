@@ -12,6 +12,7 @@ is the share of the loss that is won back; 0 where there is less than 0.001 to w
 for the package and removes the kind, direction 2 the other way round. The score of a pair of
 packages is that of the direction with the lower accuracy before. Where both are equal SAEBench
 reports nothing; here it is the mean of both. Scores are averaged over pairs.
+`scr_equal_norm_metric_*` are the same where every ablation takes equally much away: `equal_norm`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ declare(
         label="SCR, 20 latents ablated (1: the spurious attribute is gone)",
     ),
     of_tasks(name="scr_metric_threshold_*", better="higher"),
+    of_tasks(name="scr_equal_norm_metric_threshold_*", better="higher"),
 )
 
 
@@ -70,7 +72,8 @@ class SpuriousCorrelationRemoval(AblationOptions):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The names of the scores."""
-        return tuple(f"scr_metric_threshold_{n}" for n in self.n_values)
+        scores = ("scr_metric", "scr_equal_norm_metric")
+        return tuple(f"{score}_threshold_{n}" for score in scores for n in self.n_values)
 
     def check(self, snippets: Snippets, d_sae: int) -> None:
         """Refuse what there are too few snippets or latents for.
@@ -102,9 +105,8 @@ class SpuriousCorrelationRemoval(AblationOptions):
             probes = {role: next(trained) for role in plan}
             effects = attribute_effects(train.f, plan, probes, W_dec)
             balanced = test.of(*cells_of(pair), at_most=self.test_rows)
-            judged.append(
-                judge(test.x[balanced], test.f[balanced], probes, effects, self.n_values, W_dec)
-            )
+            rows, shares = (test.x[balanced], test.f[balanced]), (None, self.equal_norm)
+            judged.append(judge(*rows, probes, effects, self.n_values, W_dec, shares))
         columns = [[cells.index(cell) for cell in cells_of(pair)] for pair in pairs]
 
         def scores_of(counts: Float[np.ndarray, "r n"] | None) -> Float[np.ndarray, "... n"]:
@@ -160,8 +162,9 @@ class SpuriousCorrelationRemoval(AblationOptions):
 
     def details(self, accuracies: Float[np.ndarray, " columns"]) -> dict[str, Any]:
         """Accuracies and scores of one pair, all for both directions."""
-        clean, biased, changed = by_role(accuracies)
-        scores = direction_scores(accuracies)
+        own = accuracies[: 2 * (2 + len(self.n_values))]  # without those at equal norm
+        clean, biased, changed = by_role(own)
+        scores = direction_scores(own)
         return {
             "accuracy_unbiased": clean.tolist(),
             "accuracy_before": biased.tolist(),
@@ -206,6 +209,7 @@ def judge(
     effects: Sequence[Float[Tensor, " d_sae"]],
     n_values: Sequence[int],
     W_dec: Float[Tensor, "d_sae d_in"],
+    shares: Sequence[float | None] = (None,),
 ) -> Verdicts:
     """Return the rows of a balanced pair that each probe gets right.
 
@@ -215,22 +219,24 @@ def judge(
         effects: on the probe of the other attribute, for both directions.
         n_values: numbers of latents that are ablated.
         W_dec: the decoder.
+        shares: to which what is removed is scaled; None: not at all.
 
     Returns:
-        The columns are, each for both directions: the unbiased probe, the biased probe, and the
-        biased probe after each number of ablated latents.
+        The columns are, each for both directions: the unbiased probe, the biased probe, and for
+        every share the biased probe after each number of ablated latents.
     """
     n_rows = len(x) // 4
     is_a = torch.tensor([1, 1, 0, 0]).repeat_interleave(n_rows) == 1
     is_docstring = torch.tensor([1, 0, 1, 0]).repeat_interleave(n_rows) == 1
     logits = [probes[role].logits(x) for role in ("package", "kind", "biased", "biased")]
     logits += [
-        logits_without(strongest(effect, n), x, f, probes["biased"], W_dec)
+        logits_without(strongest(effect, n), x, f, probes["biased"], W_dec, share)
+        for share in shares
         for n in n_values
         for effect in effects
     ]
     answers = torch.stack(logits, dim=1) > 0
-    labels = torch.stack([is_a, is_docstring], dim=1).repeat(1, 2 + len(n_values))
+    labels = torch.stack([is_a, is_docstring], dim=1).repeat(1, answers.shape[1] // 2)
     right = (answers == labels).numpy()
     return Verdicts(right, np.ones_like(right))
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temporal_sae.errors import keep_int
+from temporal_sae.eval.statistics import Interval
 from temporal_sae.eval.tasks.activations import CellActivations
 from temporal_sae.eval.tasks.options import check_counts
 from temporal_sae.eval.tasks.probes import (
@@ -146,7 +147,7 @@ class SparseProbing:
         test = activations.table("test", cells, self.test_rows)
         cell_of_row = np.arange(len(test.x)) // self.test_rows
         scores: dict[str, float] = {}
-        intervals: dict[str, list[float]] = {}
+        intervals: dict[str, Interval] = {}
         details: dict[str, Any] = {"rows_of_a_cell": [self.train_rows, self.test_rows]}
         for question in QUESTIONS:
             classes = classes_of(question, cells)
@@ -168,7 +169,7 @@ class SparseProbing:
             details[question] = {"accuracy_per_class": per_class}
         return {"scores": scores, "intervals": intervals, "details": details}
 
-    def interval(self, verdicts: Verdicts, cell_of_row: Int[np.ndarray, " n"]) -> list[float]:
+    def interval(self, verdicts: Verdicts, cell_of_row: Int[np.ndarray, " n"]) -> Interval:
         """Of the mean accuracy over classes."""
 
         def mean(counts: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r 1"]:

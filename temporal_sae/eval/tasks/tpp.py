@@ -6,7 +6,8 @@ with the strongest effect on one package's probe are ablated. That shall cost th
 
     total = intended - unintended,
 
-averaged over packages. Every package is half docstrings and half code. SAEBench draws the rows that
+averaged over packages. `tpp_equal_norm_*` are the same where every ablation takes equally much away
+(see `equal_norm`). Every package is half docstrings and half code. SAEBench draws the rows that
 stand for the other classes anew for each measurement; here one draw serves all, so that differences
 are between the same rows.
 """
@@ -38,6 +39,7 @@ from temporal_sae.metrics import declare, of_tasks
 from temporal_sae.registry import component
 
 SCORES = ("tpp_total", "tpp_intended", "tpp_unintended")
+SCORES_AT_EQUAL_NORM = tuple(score.replace("tpp_", "tpp_equal_norm_") for score in SCORES)
 
 
 declare(
@@ -49,6 +51,9 @@ declare(
     of_tasks(name="tpp_total_threshold_*", better="higher"),
     of_tasks(name="tpp_intended_threshold_*", better="higher"),
     of_tasks(name="tpp_unintended_threshold_*", better="lower"),
+    of_tasks(name="tpp_equal_norm_total_threshold_*", better="higher"),
+    of_tasks(name="tpp_equal_norm_intended_threshold_*", better="higher"),
+    of_tasks(name="tpp_equal_norm_unintended_threshold_*", better="lower"),
 )
 
 
@@ -64,7 +69,8 @@ class TargetedProbePerturbation(AblationOptions):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The names of the scores."""
-        return tuple(f"{score}_threshold_{n}" for score in SCORES for n in self.n_values)
+        scores = (*SCORES, *SCORES_AT_EQUAL_NORM)
+        return tuple(f"{score}_threshold_{n}" for score in scores for n in self.n_values)
 
     def check(self, snippets: Snippets, d_sae: int) -> None:
         """Refuse what there are too few snippets or latents for.
@@ -84,17 +90,20 @@ class TargetedProbePerturbation(AblationOptions):
         test = activations.table("test", cells_of(packages), self.test_rows)
         W_dec = activations.sae.W_dec.detach().float().cpu()
         generator = torch.Generator().manual_seed(self.seed)
-        verdicts = judge(train, test, packages, self.n_values, W_dec, generator)
+        shares = (None, self.equal_norm)
+        verdicts = judge(train, test, packages, self.n_values, W_dec, generator, shares)
         shape = (len(packages), len(self.n_values))
 
         def scores_of(counts: Float[np.ndarray, "r n"] | None) -> Float[np.ndarray, "... s"]:
-            differences = accuracy_differences(verdicts.accuracies(counts), *shape)
-            scores = perturbation_scores(differences).mean(-1)
-            return scores.reshape(*scores.shape[:-2], -1)
+            parts = []
+            for accuracies in by_share(verdicts.accuracies(counts), len(packages), len(shares)):
+                scores = perturbation_scores(accuracy_differences(accuracies, *shape)).mean(-1)
+                parts.append(scores.reshape(*scores.shape[:-2], -1))
+            return np.concatenate(parts, axis=-1)
 
         names = self.metric_names
         cell_of_row = np.arange(len(test.x)) // self.test_rows
-        accuracies = verdicts.accuracies()
+        accuracies, _ = by_share(verdicts.accuracies(), len(packages), len(shares))
         by_class = perturbation_scores(accuracy_differences(accuracies, *shape))
         return {
             "scores": dict(zip(names, scores_of(None).tolist(), strict=True)),
@@ -121,6 +130,7 @@ def judge(
     n_values: Sequence[int],
     W_dec: Float[Tensor, "d_sae d_in"],
     generator: torch.Generator,
+    shares: Sequence[float | None] = (None,),
 ) -> Verdicts:
     """Return the test rows that each probe gets right.
 
@@ -131,10 +141,11 @@ def judge(
         W_dec: the decoder.
         generator: rows and probes, in SAEBench's order: for each class its rows and its probe; the
             test rows of each class; the training rows of each class's effects.
+        shares: to which what is removed is scaled; None: not at all.
 
     Returns:
-        The columns are, each for all probes: as it is; then for every class whose latents are
-        ablated, for every number of them.
+        The columns are, each for all probes: as it is; then for every share, for every class whose
+        latents are ablated, for every number of them.
     """
     classes = [[table.of(*cells_of([p])) for p in packages] for table in (train, test)]
     plans = []
@@ -147,14 +158,25 @@ def judge(
         class_effects(train.f, one_against_rest(classes[0], n, generator), probe, W_dec)
         for n, probe in enumerate(probes)
     ]
-    ablations = [torch.zeros(0, dtype=torch.int64)]
-    ablations += [strongest(own, n) for own in effects for n in n_values]
+    ablations: list[tuple[Tensor, float | None]] = [(torch.zeros(0, dtype=torch.int64), None)]
+    ablations += [
+        (strongest(own, n), share) for share in shares for own in effects for n in n_values
+    ]
     columns = [
-        logits_without(ablated, test.x, test.f, probe, W_dec) > 0
-        for ablated in ablations
+        logits_without(ablated, test.x, test.f, probe, W_dec, share) > 0
+        for ablated, share in ablations
         for probe in probes
     ]
     return verdicts_of(torch.stack(columns, dim=1), asked, len(ablations))
+
+
+def by_share(
+    accuracies: Float[np.ndarray, "... columns"], n_classes: int, n_shares: int
+) -> list[Float[np.ndarray, "... own_columns"]]:
+    """Return the accuracies as they are and with the ablations of each share."""
+    clean, ablated = accuracies[..., :n_classes], accuracies[..., n_classes:]
+    parts = np.split(ablated, n_shares, axis=-1)
+    return [np.concatenate([clean, part], axis=-1) for part in parts]
 
 
 def verdicts_of(positive: Tensor, asked: Sequence[Rows], repeats: int) -> Verdicts:

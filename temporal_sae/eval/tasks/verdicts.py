@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from temporal_sae.eval.statistics import bootstrap_interval
+from temporal_sae.eval.statistics import Interval, bootstrap_interval
 
 
 class Verdicts:
@@ -51,8 +52,8 @@ def score_intervals(
     cells: Int[np.ndarray, " rows"],
     seed: int,
     n_resamples: int,
-) -> dict[str, list[float]]:
-    """[low, high] of each score under resampling of test rows within their cells.
+) -> dict[str, Interval]:
+    """(low, high) of each score under resampling of test rows within their cells.
 
     Args:
         names: of the scores.
@@ -61,10 +62,18 @@ def score_intervals(
         seed, n_resamples: of the bootstrap; all scores see the same resamples.
     """
 
-    def interval(column: int) -> list[float]:
-        def statistic(indices: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
-            return scores_of(row_counts(indices))[:, column]
+    # All columns of a piece of the resamples, which are the same for every column.
+    pieces: list[Float[np.ndarray, "r scores"]] = []
 
-        return list(bootstrap_interval(statistic, len(cells), seed, n_resamples, groups=cells))
+    def interval(column: int) -> Interval:
+        piece = itertools.count()
+
+        def statistic(indices: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+            n = next(piece)
+            if n == len(pieces):
+                pieces.append(scores_of(row_counts(indices)))
+            return pieces[n][:, column]
+
+        return bootstrap_interval(statistic, len(cells), seed, n_resamples, groups=cells)
 
     return {name: interval(column) for column, name in enumerate(names)}

@@ -74,7 +74,7 @@ SURE, UNSURE = math.log(math.exp(5) + N_TOKENS - 1) - 5, math.log(N_TOKENS)
 def test_ablation_by_hand():
     tokens = tokens_of([BOS, 1, 1, 1], [BOS, 2, 2, 2])
     latents = [torch.tensor([1]), torch.tensor([2, 7]), torch.tensor([9])]
-    found = ablated_cross_entropies(EchoModel(), axes_sae(), tokens, latents)
+    found = ablated_cross_entropies(EchoModel(), axes_sae(), tokens, latents, [1.0] * 3)
     # The first token is predicted from BOS, where e_0 makes all others unlikely.
     first = math.log(math.exp(5) + N_TOKENS - 1)
     clean, ablated = (first + 2 * SURE) / 3, (first + 2 * UNSURE) / 3
@@ -87,7 +87,7 @@ def test_a_silent_latent_costs_exactly_nothing(small_model):
     sae.b_enc.data[:5] = -1e6
     ids = torch.randint(2, 2048, (3, 12))
     found = ablated_cross_entropies(
-        small_model, sae, Tokens(ids, ids > 1), [torch.arange(5), torch.arange(64)]
+        small_model, sae, Tokens(ids, ids > 1), [torch.arange(5), torch.arange(64)], [1.0, 1.0]
     )
     assert torch.equal(found[:, 0], found[:, 1])
     assert not torch.equal(found[:, 0], found[:, 2])
@@ -96,7 +96,7 @@ def test_a_silent_latent_costs_exactly_nothing(small_model):
 def test_the_error_of_the_sae_is_kept():
     """With latents that hold 0.6 of the direction, ablation leaves the other 0.4."""
     found = ablated_cross_entropies(
-        EchoModel(), axes_sae(0.6), tokens_of([BOS, 3, 3]), [torch.tensor([3])]
+        EchoModel(), axes_sae(0.6), tokens_of([BOS, 3, 3]), [torch.tensor([3])], [1.0]
     )
     first = math.log(math.exp(5) + N_TOKENS - 1)
     left = math.log(math.exp(2) + N_TOKENS - 1) - 2
@@ -105,7 +105,7 @@ def test_the_error_of_the_sae_is_kept():
 
 def test_special_tokens_are_left_alone():
     found = ablated_cross_entropies(
-        EchoModel(), axes_sae(), tokens_of([BOS, 4]), [torch.tensor([BOS])]
+        EchoModel(), axes_sae(), tokens_of([BOS, 4]), [torch.tensor([BOS])], [1.0]
     )
     assert torch.equal(found[:, 0], found[:, 1])
 

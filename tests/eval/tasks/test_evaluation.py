@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -77,7 +78,11 @@ def test_sections_and_files(subject):
         assert find_objective(name, json.loads(json.dumps(outcome.sections))) == score
     for task_name in POOLED:
         content = json.loads((subject.files.folder / f"tasks_{task_name}.json").read_text())
-        assert set(content) == {"scores", "intervals", "details", "options"}
+        assert set(content) == {"scores", "intervals", "details", "options", "resampled"}
+        for name, drawn in content["resampled"].items():
+            assert drawn["units"] > 1
+            within = np.quantile(drawn["values"], [0, 1])
+            assert within[0] <= content["scores"][name] <= within[1]
         assert content["scores"].items() <= section["scores"].items()
     assert [line.split(":")[0] for line in said(subject)] == [f"tasks_{t}" for t in POOLED]
 

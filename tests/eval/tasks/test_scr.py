@@ -61,7 +61,7 @@ def test_removing_the_bias_wins_all_back(planted):
 def test_an_sae_of_zeros_removes_nothing(planted):
     found = OPTIONS.run(planted(package=1.5, kind=3.0, zeros=True))
     assert set(found["scores"].values()) == {0.0}
-    assert all(interval == [0.0, 0.0] for interval in found["intervals"].values())
+    assert all(tuple(interval) == (0.0, 0.0) for interval in found["intervals"].values())
 
 
 def test_every_score_has_an_interval(planted):

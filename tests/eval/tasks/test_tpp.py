@@ -49,7 +49,7 @@ def test_ablating_a_class_hurts_it_alone(planted):
 def test_an_sae_of_zeros_changes_nothing(planted):
     found = OPTIONS.run(planted(zeros=True))
     assert set(found["scores"].values()) == {0.0}
-    assert all(interval == [0.0, 0.0] for interval in found["intervals"].values())
+    assert all(tuple(interval) == (0.0, 0.0) for interval in found["intervals"].values())
 
 
 def test_shuffled_labels_leave_nothing_to_perturb(planted):
