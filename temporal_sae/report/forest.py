@@ -59,6 +59,7 @@ def draw(axes: Any, rows: Sequence[Judged], with_arms: bool) -> None:
         face = SHADE if found.clear else "white"
         axes.plot(test.mean, height, "o", ms=4.5, mfc=face, mec=SHADE)
     axes.axvline(0, color="grey", lw=0.6)
+    axes.locator_params(axis="x", nbins=4)
     axes.set_yticks(range(len(rows)), [printable(f.arm) for f in rows] if with_arms else [])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     primary = " (primary)" if rows[0].primary else ""
