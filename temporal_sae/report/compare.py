@@ -65,8 +65,8 @@ class Compared:
 
 def compare_two(a: Sequence[Path], b: Sequence[Path], margins: Mapping[str, float]) -> Compared:
     """Return the runs in the folders `a` against those in `b`; raises what `compare_runs` does."""
-    primary = primary_of_runs([*a, *b])
-    return judged(("A", "B"), {"": compare_runs(a, b)}, primary, [], margins)
+    compared, primary = compare_runs(a, b), primary_of_runs([*a, *b])
+    return judged(("A", "B"), {"": compared}, primary, compared.notes, margins)
 
 
 def compare_arms(
@@ -103,7 +103,7 @@ def judged(
 ) -> Compared:
     """Return comparisons with the verdicts that they support together."""
     rows = by_rule({arm: c.rows for arm, c in compared.items()}, primary and primary.counts)
-    told = list(notes) or [note for c in compared.values() for note in c.notes]
+    told = list(notes)
     if primary and primary.kept and not any(row.primary for row in rows):
         told.append(f"{primary.metric}: the primary metric is not among the scores of these runs")
     seeds = {arm: c.seeds for arm, c in compared.items()}

@@ -41,12 +41,13 @@ def write_forest(compared: Compared, path: Path) -> Path:
 
 
 def panels_of(compared: Compared) -> list[list[Judged]]:
-    """Return the rows of each metric that is drawn: those of tables, or else the first ones."""
+    """Return the rows of each metric that is drawn: headlines that vary, or else the first ones."""
     by_metric: dict[str, list[Judged]] = {}
     for place in order_of(compared.rows):
         found = compared.rows[place]
         by_metric.setdefault(found.row.metric, []).append(found)
-    chosen = [rows for rows in by_metric.values() if rows[0].primary or is_headline(rows[0])]
+    vary = [own for own in by_metric.values() if any(found.row.test.deviation > 0 for found in own)]
+    chosen = [rows for rows in vary if rows[0].primary or is_headline(rows[0])]
     return (chosen or list(by_metric.values()))[:MOST_PANELS]
 
 
@@ -59,6 +60,7 @@ def draw(axes: Any, rows: Sequence[Judged], with_arms: bool) -> None:
         face = SHADE if found.clear else "white"
         axes.plot(test.mean, height, "o", ms=4.5, mfc=face, mec=SHADE)
     axes.axvline(0, color="grey", lw=0.6)
+    axes.locator_params(axis="x", nbins=4)
     axes.set_yticks(range(len(rows)), [printable(f.arm) for f in rows] if with_arms else [])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     primary = " (primary)" if rows[0].primary else ""

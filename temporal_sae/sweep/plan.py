@@ -1,6 +1,7 @@
 """The folder of a sweep: which jobs it has, and who works in it.
 
-    sweep.json             the command, the launcher, and every job's number, folder and overrides
+    sweep.json             the command, the launcher, every job's number, folder and overrides, and
+                           the primary metric if one was fixed
     .lock                  held by the sweep that is running
     .sweep/configs.json    the whole config of every job that is to do; workers compose nothing
     .sweep/N.json          how often job N was tried, and how it has ended; see `claims`

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from temporal_sae.statistics import interval_of_seeds_and_units
 
@@ -51,6 +52,26 @@ def test_the_parts_add_up_as_in_the_design():
     truth = 0.04 / 6 + 1 / 40 + 1 / 240
     assert np.mean(variances) == pytest.approx(truth, rel=0.25)
     assert np.mean(errors) > 1.96**2 * 0.9 * truth
+
+
+def test_variances_by_hand():
+    """Texts that move all seeds by ± 1, so V_s = 1/3 and V_u = 4/3 add up; 2 and 3 of freedom."""
+    shift = np.array([1.0, -1.0, 1.0, -1.0])
+    found = interval_of_seeds_and_units([1, 2, 3], np.array([[1], [2], [3]]) + shift, 4)
+    assert found.error_of_seeds**2 == pytest.approx(1 / 3)
+    assert found.error_of_units**2 == pytest.approx(4 / 3)
+    assert found.freedom == pytest.approx((5 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 3) ** 2 / 3))
+    half = stats.t.ppf(0.975, found.freedom) * math.sqrt(5 / 3)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+
+
+def test_what_seeds_and_texts_share_counts_once():
+    """One seed of two moves by ± 2: V_s = 9, V_u = V_su = 4/3, so 9 is left."""
+    moved = np.array([[3.0, -1.0, 3.0, -1.0], [7.0] * 4])
+    found = interval_of_seeds_and_units([1, 7], moved, 4)
+    assert (found.error_of_seeds, found.error_of_units**2) == (3, pytest.approx(4 / 3))
+    half = stats.t.ppf(0.975, found.freedom) * 3
+    assert found.high - found.mean == pytest.approx(half)
 
 
 def test_texts_that_do_not_matter_leave_the_interval_of_the_seeds():
