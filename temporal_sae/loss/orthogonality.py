@@ -60,7 +60,8 @@ class OrthogonalityLoss:
             silent are alike), so that how often the latents of a pair are active stays, too. The
             penalty is 0 until then. The uniform part is the same either way.
         start_tokens: the penalty is 0 until the tracker has seen that many tokens, so that arms
-            whose weights begin at different times can start together.
+            whose weights begin at different times can start together. A tracker that reads the
+            stream in order is ahead of the training by the shuffle buffer.
         floor: u ≥ 0 mixes a uniform part in: w / Σ_{i≠j} w + u / (F (F - 1)).
         estimator: `exact` (every pair that carries weight: those of the window's tokens, or all
             pairs in blocks, whichever are fewer), `sampled` (the pairs of `sample_tokens` tokens

@@ -128,7 +128,7 @@ class PairReader:
         """Return totals of some pairs; `found` has n_ij and Σ n_ij² where they are known."""
         totals = self.totals
         assert totals is not None
-        n, squares = totals.counts(i, j) if found is None else found
+        n, squares = totals.checked_counts(i, j) if found is None else found
         return LongCounts(i, j, n, squares, totals.n, totals.n_tokens, totals.n_windows)
 
     def relative_weights(

@@ -203,7 +203,7 @@ def of_totals(tracker: Any) -> dict[str, float]:
     if totals is None or totals.n_windows < 2:
         return {}
     measured = {}
-    if tracker.n_latents <= KEPT_LATENTS:
+    if tracker.n_latents <= KEPT_LATENTS and bool(totals.long_rate_sum() > 0):
         measured["bursty_share"] = float(tracker.weight_share("bursty"))
     frequent = totals.n >= MIN_COUNT * totals.n_windows
     if totals.own_squares is not None and bool(frequent.any()):

@@ -95,13 +95,17 @@ class Totals:
             ValueError: for i or j of another kind, or on different devices.
         """
         check_pair(i, j, self.n_latents)
-        device, i, j = i.device, i.to(self.n.device).long(), j.to(self.n.device).long()
-        low, high = torch.minimum(i, j), torch.maximum(i, j)
-        found = torch.stack(self.storage.lookup(low, high))
+        n, squares = self.checked_counts(i.to(self.n.device), j.to(self.n.device))
+        return n.to(i.device), squares.to(i.device)
+
+    def checked_counts(self, i: Tensor, j: Tensor) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:
+        """Return the same of pairs that are known to be right, on the device of the totals."""
+        i, j = i.long(), j.long()
+        n, squares = self.storage.lookup(torch.minimum(i, j), torch.maximum(i, j))
         if self.rows != (0, self.n_latents):
-            found = all_reduce_sum(found)
-        n, squares = torch.where(i == j, 0, found)
-        return torch.where(i == j, self.n[i], n).to(device), squares.to(device)
+            n, squares = all_reduce_sum(torch.stack((n, squares)))
+        same = i == j
+        return torch.where(same, self.n[i], n), squares.masked_fill(same, 0)
 
     def of_rows(self, lo: int, hi: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """Return n_ij and Σ n_ij² of `upper_pairs` of some rows; not to be written to."""

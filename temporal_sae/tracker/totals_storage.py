@@ -59,9 +59,12 @@ class DenseTotals:
 
     def lookup(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
         """Return the totals of pairs i < j; 0 for rows that are not held."""
-        held = (i >= self.lo) & (i < self.hi)
         if not len(self.n):
             return torch.zeros_like(i), torch.zeros_like(i)
+        if (self.lo, self.hi) == (0, self.n_latents):
+            places = self._places(i, j)
+            return self.n[places], self.squares[places]
+        held = (i >= self.lo) & (i < self.hi)
         places = torch.where(held, self._places(i, j), 0)
         return self.n[places] * held, self.squares[places] * held
 

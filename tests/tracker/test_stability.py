@@ -196,3 +196,6 @@ def test_what_totals_tell_of_time_is_observed_and_summed_up():
     assert measured.items() >= of_totals(tracker).items()
     assert monitor.summary(tracker)["bursty_share"] == measured["bursty_share"]
     assert of_totals(tracker_after([400, 0], [0, 400])) == {}
+    alone = CoActivationTracker(6, window_size=4, totals_from=0)
+    alone.update(torch.zeros(8, 1, dtype=torch.int64))
+    assert of_totals(alone) == {}  # no pair, and no latent with ten counts
