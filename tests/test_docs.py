@@ -128,7 +128,7 @@ def tiny(words, folder):
     typed = [word for word in words if not word.startswith("-")]
     keys = {word.split("=")[0] for word in typed} - set(GIVEN)
     sizes = [*small(folder), *(o for word in typed for o in SMALLER.get(word, ()))]
-    if any(word.startswith("experiment=") and word != "experiment=toy" for word in typed):
+    if any(w.startswith("experiment=") and not re.search(NO_MODEL, w) for w in typed):
         sizes += NEEDS_NO_NETWORK
     unknown = [start for word, start in UNKNOWN_TO.items() if re.search(word, " ".join(typed))]
     sizes = [o for o in sizes if not o.startswith(tuple(unknown)) and o.split("=")[0] not in keys]
