@@ -207,7 +207,7 @@ class OrthogonalityLoss:
         if self.needs_tracker:
             tokens.append(tracker.tokens_before_weights(self.weighting))
         if self._relabelling.permuted == "rates" and tracker.warmup is not None:
-            tokens.append(tracker.warmup.n_windows * tracker.warmup.window_size)
+            tokens.append(tracker.tokens_before(tracker.warmup.n_windows))
         return max(tokens)
 
     def _term(

@@ -216,6 +216,10 @@ class CoActivationTracker(PairReader):
         windows = found.totals_windows or 1
         if found.totals_windows and self.warmup is not None:
             windows += self.warmup.n_windows
+        return self.tokens_before(windows)
+
+    def tokens_before(self, windows: int) -> int:
+        """Return the tokens that `update` must have been given for so many windows to close."""
         return windows * self.window_size + (0 if self._pool is None else self._pool.n_rows)
 
     def _window_number(self) -> int:

@@ -154,9 +154,13 @@ class NoTracker:
         """Return False."""
         return False
 
-    def tokens_before_weights(self, weighting: str = "instability") -> int:
-        """Return more than any run has."""
+    def tokens_before(self, windows: int) -> int:
+        """Return more than any run has: there are no windows."""
         return 2**63
+
+    def tokens_before_weights(self, weighting: str = "instability") -> int:
+        """Return as many."""
+        return self.tokens_before(1)
 
     def planned_bytes(self, n_latents: int, k: int, device: torch.device) -> dict[str, Planned]:
         """Nothing is held."""

@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from temporal_sae.errors import InvalidOption
+from temporal_sae.experiment.build import warn_if_idle
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.tracker import CoActivationTracker, NoTracker, TranscriptTracker, all_weightings
@@ -384,3 +386,26 @@ def test_tokens_with_very_many_latents_are_sampled_less(k, pairs_from):
     by_default = OrthogonalityLoss(estimator="sampled")(W_dec, tracker)
     asked = OrthogonalityLoss(estimator="sampled", sample_tokens=pairs_from)(W_dec, tracker)
     assert torch.equal(by_default, asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "of_tracker", "begins"),
+    [
+        ({"start_tokens": 501}, {}, 501),
+        ({"start_tokens": 501, "weighting": "uniform"}, {}, 501),
+        ({"weighting": "stable"}, {"totals_from": 401}, 700),
+        ({"permuted": "rates"}, {"totals_from": 501}, 600),
+        ({}, {"stream": "permuted", "permuted_tokens": 401}, 501),
+        (
+            {"permuted": "rates"},
+            {"stream": "permuted", "permuted_tokens": 401, "totals_from": 501},
+            1001,
+        ),
+    ],
+)
+def test_a_penalty_that_begins_after_the_end_is_told_of(caplog, options, of_tracker, begins):
+    tracker, loss = CoActivationTracker(4, 100, **of_tracker), OrthogonalityLoss(**options)
+    for num_tokens in (begins, begins - 1):
+        assert not caplog.records
+        warn_if_idle(OmegaConf.create({"trainer": {"num_tokens": num_tokens}}), tracker, loss)
+    assert f"the penalty begins after {begins:,} tokens, more than" in caplog.text
