@@ -38,6 +38,7 @@ NOT_RUN = {
     r"activations (fetch|check)": "asks the hub; tests/activations/test_fetch.py has its own",
     r"EleutherAI": "needs the hub and SAEBench; tests/bench runs it on a model of its own",
     r"sweep=full": "is 93 runs; tests/test_config_surface.py composes each kind of them",
+    r"temporal_sae\.study ": "takes hours, and writes docs; tests/study runs a small study",
     r"train_tiny": "trains for minutes; tests/assets trains a smaller model",
     r" (--help|--cfg)(?!\S)": "prints and runs nothing; it is called with the fast tests",
     r"activations=store (?!.*model=)": "needs the store that the command before it has built",
@@ -196,7 +197,7 @@ def test_a_launch_runs_to_its_end(typed, desk, random_gemma, command):
 def test_the_words_of_a_module_are_understood_as_far_as_the_folder(typed, desk, capsys):
     """No folder is there yet, which each says in one line; a word it does not know is another."""
     name, words = re.match(MODULE, without_venv(typed))[1], desk(typed)
-    if "train_tiny" in name:
+    if "train_tiny" in name or "study" in name:
         check_flags(Path(import_module(name).__file__), typed)
         return
     if "build" in words:

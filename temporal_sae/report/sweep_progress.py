@@ -22,6 +22,7 @@ COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "
 # Which rows stay when there are more of them than lines.
 FIRST_SHOWN = ("running", "failed", "stopped", "queued", "missing", "finished")
 SECONDS_BETWEEN_PICTURES = 0.5
+SHARE_OF_LOOKING = 0.02  # of a core, that the jobs could use: hundreds of folders take a while
 LINES_AROUND = 6  # head and foot of the table, a line below it, and the prompt
 
 
@@ -40,7 +41,7 @@ class LiveTable:
         self.statuses, self.console = statuses, console
         self._live: Live | None = None
         self._told: dict[int, str] = {}
-        self._last = float("-inf")
+        self._next = float("-inf")
 
     def __enter__(self) -> LiveTable:
         if self.console.is_terminal:
@@ -62,10 +63,12 @@ class LiveTable:
 
     def update(self, *, now: bool = False) -> None:
         """Look at the jobs and show what is new; does nothing if it has just been done."""
-        if not now and time.monotonic() - self._last < SECONDS_BETWEEN_PICTURES:
+        began = time.monotonic()
+        if not now and began < self._next:
             return
-        self._last = time.monotonic()
         statuses = self.statuses()
+        took = time.monotonic() - began
+        self._next = began + max(SECONDS_BETWEEN_PICTURES, took / SHARE_OF_LOOKING)
         if self._live:
             lines = max(3, self.console.height - LINES_AROUND)
             self._live.update(table_of(statuses, lines), refresh=True)

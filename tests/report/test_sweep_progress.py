@@ -91,3 +91,19 @@ def test_on_a_terminal_the_table_is_no_higher_than_the_screen():
 
 def test_durations():
     assert [duration(s) for s in (0.4, 99, 600, 11100)] == ["0 s", "99 s", "10 min", "3 h 05"]
+
+
+def test_jobs_that_take_long_to_look_at_are_looked_at_less_often(monkeypatch):
+    clock, looks = [0.0], []
+
+    def statuses():
+        clock[0] += 0.4  # as hundreds of folders take
+        looks.append(clock[0])
+        return JOBS
+
+    monkeypatch.setattr("temporal_sae.report.sweep_progress.time.monotonic", lambda: clock[0])
+    table = LiveTable(statuses, printed()[0])
+    for _ in range(100):
+        table.update()
+        clock[0] += 0.5
+    assert len(looks) <= 4

@@ -1,0 +1,91 @@
+"""The committed table, and the page that comes from it."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from temporal_sae.errors import RunError
+from temporal_sae.study.designs import DESIGNS
+from temporal_sae.study.introduction import INTRODUCTION
+from temporal_sae.study.page import write_page
+from temporal_sae.study.run import fix
+from temporal_sae.study.table import read_table, write_table
+from tests.study.designs import MADE_UP, run
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def made_up_rows():
+    rows = []
+    for setting in ("here", "there"):
+        for seed in (1, 2, 3):
+            rows.append(run("no penalty", None, seed, 0.9, 0.5 + seed / 100, setting=setting))
+            for weight, cost in ((1, 0.85), (10, 0.75)):
+                score = 0.6 + seed**2 / 1000
+                rows.append(run("pairs", weight, seed, cost, score, setting=setting))
+                rows.append(run("pairs + 1", weight, seed, cost + 0.2, 0.7, setting=setting))
+    return rows
+
+
+def test_a_table_is_the_same_bytes_in_whatever_order_its_runs_come(tmp_path):
+    rows = made_up_rows()
+    write_table(tmp_path / "a.csv", MADE_UP, rows)
+    write_table(tmp_path / "b.csv", MADE_UP, rows[::-1])
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    found = read_table(tmp_path / "a.csv", MADE_UP)
+    assert len(found) == len(rows)
+    assert {(r.arm, r.seed, r.setting) for r in found} == {(r.arm, r.seed, r.setting) for r in rows}
+
+
+def test_what_was_not_measured_is_empty_and_comes_back_as_nan(tmp_path):
+    write_table(tmp_path / "a.csv", MADE_UP, [run("no penalty", None, 1, 0.9, math.nan)])
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "final,here,no penalty,,1,0.9,"
+    (found,) = read_table(tmp_path / "a.csv", MADE_UP)
+    assert math.isnan(found.weight)
+    assert math.isnan(found.metrics["ground_truth.mcc"])
+
+
+def test_a_table_of_another_design_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("stage,setting\n")
+    with pytest.raises(RunError, match=r"a\.csv: has other columns than the study made_up"):
+        read_table(tmp_path / "a.csv", MADE_UP)
+    with pytest.raises(
+        RunError, match=r"missing; python -m temporal_sae\.study run made_up writes"
+    ):
+        read_table(tmp_path / "b.csv", MADE_UP)
+
+
+def test_the_page_shows_arms_contrasts_and_figures(tmp_path):
+    data, page = tmp_path / "data", tmp_path / "page.md"
+    fix(MADE_UP, data)
+    write_table(data / "made_up.csv", MADE_UP, made_up_rows())
+    write_page((MADE_UP,), data, "# Title\n", page)
+    text = page.read_text()
+    assert "| pairs | 0.800 ± 0.000 | 0.605 ± 0.004 |" in text
+    assert "| pairs + 1* | 0.950 ± 0.000 | 0.700 ± 0.000 |" in text  # never as dear as the budget
+    assert "| a floor: pairs + 1 against pairs | mcc | 0.700 | 0.605 | +0.095 |" in text
+    assert MADE_UP.digest() in text
+    for name in re.findall(r"\]\((data/\S+\.svg)\)", text):
+        assert (tmp_path / name).read_text().startswith("<svg")
+    assert text.count(".svg)") == 2
+    before = {path: path.read_bytes() for path in (page, *data.iterdir())}
+    write_page((MADE_UP,), data, "# Title\n", page)
+    assert before == {path: path.read_bytes() for path in (page, *data.iterdir())}
+
+
+def test_a_study_without_a_table_is_said_to_be_open(tmp_path):
+    write_page((MADE_UP,), tmp_path / "data", "# Title\n", tmp_path / "page.md")
+    assert "This study has not been run yet." in (tmp_path / "page.md").read_text()
+
+
+def test_the_committed_page_comes_from_the_committed_tables(tmp_path):
+    data = tmp_path / "study"
+    data.mkdir()
+    for path in (DOCS / "study").glob("*.[cj]s*"):  # tables and notes of their designs
+        (data / path.name).write_bytes(path.read_bytes())
+    write_page(tuple(DESIGNS.values()), data, INTRODUCTION, tmp_path / "study.md")
+    assert (tmp_path / "study.md").read_text() == (DOCS / "study.md").read_text()
+    for figure in data.glob("*.svg"):
+        assert figure.read_bytes() == (DOCS / "study" / figure.name).read_bytes()
