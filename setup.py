@@ -16,6 +16,7 @@ setup(
             "assets/page/*",
             "atlas/site/assets/*",
             "report/templates/*",
+            "study/*.md",
         ],
         "temporal_sae.conf": ["*.yaml", "**/*.yaml"],
     },

@@ -19,8 +19,7 @@ from temporal_sae import signals
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import check_choice
 from temporal_sae.study.designs import DESIGNS
-from temporal_sae.study.introduction import INTRODUCTION
-from temporal_sae.study.page import write_page
+from temporal_sae.study.page import INTRODUCTION, write_page
 from temporal_sae.study.run import run_study
 
 DATA, PAGE, FOLDER = Path("docs/study"), Path("docs/study.md"), Path("multirun/study")
@@ -32,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parsed(arguments)
     with signals.ending(), exit_on_mistakes():
         if options.command == "report":
-            write_page(tuple(DESIGNS.values()), options.data, INTRODUCTION, options.page)
+            introduction = INTRODUCTION.read_text()
+            write_page(tuple(DESIGNS.values()), options.data, introduction, options.page)
             print(f"written: {options.page}")
             return
         name = check_choice("NAME", options.name, tuple(DESIGNS))

@@ -16,6 +16,8 @@ from temporal_sae.study.figure import pareto
 from temporal_sae.study.run import noted_digest
 from temporal_sae.study.table import Row, read_table
 
+INTRODUCTION = Path(__file__).parent / "introduction.md"
+
 
 def write_page(designs: Sequence[Design], data: Path, introduction: str, page: Path) -> None:
     """Write the page and its figures.

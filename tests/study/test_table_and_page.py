@@ -8,8 +8,7 @@ import pytest
 
 from temporal_sae.errors import RunError
 from temporal_sae.study.designs import DESIGNS
-from temporal_sae.study.introduction import INTRODUCTION
-from temporal_sae.study.page import write_page
+from temporal_sae.study.page import INTRODUCTION, write_page
 from temporal_sae.study.run import fix
 from temporal_sae.study.table import read_table, write_table
 from tests.study.designs import MADE_UP, run
@@ -85,7 +84,7 @@ def test_the_committed_page_comes_from_the_committed_tables(tmp_path):
     data.mkdir()
     for path in (DOCS / "study").glob("*.[cj]s*"):  # tables and notes of their designs
         (data / path.name).write_bytes(path.read_bytes())
-    write_page(tuple(DESIGNS.values()), data, INTRODUCTION, tmp_path / "study.md")
+    write_page(tuple(DESIGNS.values()), data, INTRODUCTION.read_text(), tmp_path / "study.md")
     assert (tmp_path / "study.md").read_text() == (DOCS / "study.md").read_text()
     for figure in data.glob("*.svg"):
         assert figure.read_bytes() == (DOCS / "study" / figure.name).read_bytes()
