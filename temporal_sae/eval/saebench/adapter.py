@@ -53,22 +53,25 @@ class SAEBenchConfig:
 class SAEBenchSAE(nn.Module):
     """One of our SAEs with the methods and attributes that sae_bench uses.
 
-    Rows of the decoder are made unit vectors here, and the latents grow by what the rows lose, so
-    that the reconstruction stays what it was. A row of zeros stays one, and its latent, which adds
-    nothing, counts as off.
+    Rows of the decoder are unit vectors here, and the latents grow by what the rows lose, so that
+    the reconstruction stays what it was. A row of zeros stays one, and its latent, which adds
+    nothing, counts as off. The SAE keeps its own rows, which its encoder may read.
 
     Args:
-        sae: any architecture; its decoder is changed in place.
+        sae: any architecture.
         job: the model and the place in it.
     """
 
     _scale: Float[Tensor, " F"] | None
+    _unit_rows: Float[Tensor, "F D"] | None
 
     def __init__(self, sae: SparseAutoencoder, job: Job) -> None:
         super().__init__()
         self.sae = sae.requires_grad_(False)
         self.observer: Observer | None = None  # is shown every input with its latents
-        self.register_buffer("_scale", make_unit_decoder(sae))
+        norms, unit_rows = lengths_and_unit_rows(sae.W_dec)
+        self.register_buffer("_scale", norms)
+        self.register_buffer("_unit_rows", unit_rows)
         self.cfg = SAEBenchConfig(
             model_name=job.model_name,
             d_in=sae.d_in,
@@ -83,8 +86,10 @@ class SAEBenchSAE(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         """Return the SAE's weights, those of the encoder as they belong to the unit rows."""
-        if name in ("W_dec", "b_dec"):
-            return getattr(self.sae, name)
+        if name == "W_dec":
+            return self.sae.W_dec if self._unit_rows is None else self._unit_rows
+        if name == "b_dec":
+            return self.sae.b_dec
         if name in ("W_enc", "b_enc", "b_mag"):  # b_mag: of a gated SAE only
             return self._scaled(getattr(self.sae, name))
         return super().__getattr__(name)
@@ -114,7 +119,7 @@ class SAEBenchSAE(nn.Module):
     def decode(self, acts: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
         """Return acts W_dec + b_dec."""
         flat = acts.reshape(-1, acts.shape[-1]).to(self.device, self.dtype)
-        return self.sae.decode_dense(flat).view(*acts.shape[:-1], -1)
+        return torch.addmm(self.b_dec, flat, self.W_dec).view(*acts.shape[:-1], -1)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Encode and decode."""
@@ -125,13 +130,14 @@ class SAEBenchSAE(nn.Module):
 
 
 @torch.no_grad()
-def make_unit_decoder(sae: SparseAutoencoder) -> Float[Tensor, " F"] | None:
-    """Divide the decoder's rows by their lengths, in place; None where all are 1 already."""
-    norms = torch.linalg.vector_norm(sae.W_dec, dim=-1, dtype=torch.float32)
+def lengths_and_unit_rows(
+    W_dec: Float[Tensor, "F D"],
+) -> tuple[Float[Tensor, " F"] | None, Float[Tensor, "F D"] | None]:
+    """Return the lengths of rows and the rows without them; None twice where all are 1 already."""
+    norms = torch.linalg.vector_norm(W_dec, dim=-1, dtype=torch.float32)
     if bool(((norms - 1).abs() <= UNIT_TOLERANCE).all()):
-        return None
-    sae.W_dec.div_(torch.where(norms > 0, norms, 1.0)[:, None])
-    return norms
+        return None, None
+    return norms, W_dec / torch.where(norms > 0, norms, 1.0).to(W_dec.dtype)[:, None]
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -25,7 +25,6 @@ ARCHITECTURES = {
     "matryoshka": lambda: MatryoshkaSAE(D, F, k=5),
     "lista": lambda: ListaSAE(D, F, k=5),
 }
-READS_ITS_DECODER = ("lista",)  # in encoding, and so has unit rows from the start
 
 
 def randomized(name):
@@ -35,8 +34,6 @@ def randomized(name):
         parameter.data = torch.randn_like(parameter)
     if hasattr(sae, "threshold"):
         sae.threshold.data.abs_()
-    if name in READS_ITS_DECODER:
-        sae.W_dec.data = torch.nn.functional.normalize(sae.W_dec.data, dim=-1)
     return sae.requires_grad_(False)
 
 
