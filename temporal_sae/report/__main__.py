@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -76,10 +77,11 @@ def _compare(words: list[str]) -> None:
 
     parser = _parser("compare FOLDER... (--against FOLDER... | --by KEY... --baseline OVERRIDE...)")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of group A, or one of a sweep")
-    parser.add_argument("--against", nargs="+", type=Path, help="folders of group B")
-    parser.add_argument("--by", nargs="+", metavar="KEY", help="keys that tell arms apart")
-    parser.add_argument("--baseline", nargs="+", metavar="OVERRIDE", help="such as tracker=off")
-    parser.add_argument("--equivalent", nargs="+", default=[], metavar="METRIC=MARGIN")
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of a flag given twice, all
+    parser.add_argument("--against", **several, type=Path, help="folders of group B")
+    parser.add_argument("--by", **several, metavar="KEY", help="keys that tell arms apart")
+    parser.add_argument("--baseline", **several, metavar="OVERRIDE", help="such as tracker=off")
+    parser.add_argument("--equivalent", **several, default=[], metavar="METRIC=MARGIN")
     for form in (*FORMS, "png"):
         parser.add_argument(f"--{form}", type=Path, metavar="FILE")
     options = parser.parse_args(words)

@@ -184,15 +184,35 @@ def by_seed(runs: list[Run]) -> dict[int, Run]:
 
 
 def check_subjects(runs: list[Run]) -> None:
-    """Refuse runs that were not trained on activations of the same place, model and text."""
-    for run in runs[1:]:
-        for key in {**runs[0].subject, **run.subject}:  # not every source has a language model
-            expected, found = (of.subject.get(key) for of in (runs[0], run))
-            if found != expected:
-                raise RunError(
-                    f"{runs[0].folder} and {run.folder} differ in {key}: "
-                    f"{short(expected)} against {short(found)}"
-                )
+    """Refuse runs that were not trained on activations of the same place, model and text.
+
+    Runs of different seeds may have a source of another seed each, as worlds of their own.
+    """
+    first: dict[int, Run] = {}
+    for run in runs:
+        known = first.setdefault(run.seed, run)
+        check_pair_of_subjects(known, run, known.subject, run.subject)
+        own, others = (without_seeds(r.subject) for r in (runs[0], run))
+        check_pair_of_subjects(runs[0], run, own, others)
+
+
+def without_seeds(value: Any) -> Any:
+    """Return options without those called `seed`, at any depth."""
+    if not isinstance(value, dict):
+        return value
+    return {k: without_seeds(v) for k, v in value.items() if k != "seed"}
+
+
+def check_pair_of_subjects(
+    first: Run, run: Run, wanted: dict[str, Any], own: dict[str, Any]
+) -> None:
+    """Raise RunError for the first option in which two runs differ."""
+    for key in {**wanted, **own}:  # not every source has a language model
+        if wanted.get(key) != own.get(key):
+            raise RunError(
+                f"{first.folder} and {run.folder} differ in {key}: "
+                f"{short(wanted.get(key))} against {short(own.get(key))}"
+            )
 
 
 def comparable_sections(runs: list[Run], notes: list[str]) -> Iterator[tuple[str, list[str]]]:

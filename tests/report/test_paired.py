@@ -169,6 +169,29 @@ def of_a_store():
     return {"config": {"activations": {"_target_": "Files"}}}
 
 
+def in_a_world(seed, size=128):
+    world = {"_target_": "Synthetic", "seed": seed, "world": {"n_features": size}}
+    return {"config": {"activations": world}}
+
+
+def test_every_seed_may_have_a_world_of_its_own_but_a_pair_has_one(run):
+    def group(name, *records):
+        return [
+            run(f"{name}{seed}", seed, {"mse": float(seed)}, record=record)
+            for seed, record in enumerate(records, start=1)
+        ]
+
+    a = group("a", in_a_world(1), in_a_world(2))
+    assert compare_runs(a, group("b", in_a_world(1), in_a_world(2))).seeds == [1, 2]
+    with pytest.raises(RunError, match="differ in data"):
+        compare_runs(a, group("c", in_a_world(1), in_a_world(3)))
+    with pytest.raises(RunError, match="differ in data"):
+        compare_runs(
+            group("d", in_a_world(1), in_a_world(2, 64)),
+            group("e", in_a_world(1), in_a_world(2, 64)),
+        )
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
