@@ -142,9 +142,6 @@ def train(
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     forward = torch.compile(model)
-    # Where attention is sure its other probabilities are below the smallest normal number, with
-    # which a CPU is many times slower.
-    torch.set_flush_denormal(True)
     running, n_tokens, start = 0.0, 0, time.perf_counter()
     for step, tokens in enumerate(itertools.islice(all_batches, steps)):
         loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
