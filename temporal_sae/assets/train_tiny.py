@@ -2,13 +2,12 @@
 
 A small causal language model of the Gemma-2 architecture with a byte-level BPE of 2048 tokens. It
 is large enough for its activations to be worth an SAE and small enough to live in the repository.
-It is trained on the sources of the Python standard library, and then on these sources and facts
-about the spelling of words together (word_facts.py). The held-out files are those of `data=stdlib`,
-so neither the model nor an SAE trained on it has seen them.
+It is trained on the sources of the Python standard library, then on facts about the spelling of
+words (word_facts.py), and then mostly on the sources again. The held-out files are those of
+`data=stdlib`, so neither the model nor an SAE trained on it has seen them.
 
-Hidden matrices are trained by Muon, everything else by AdamW. The learning rate warms up, stays,
-and falls linearly to zero over the last 40 % of the steps on sources; with facts it falls from the
-start. Needs torch >= 2.9 (for Muon).
+Hidden matrices are trained by Muon, everything else by AdamW; in each stage the learning rate warms
+up, stays, and falls linearly to zero. Needs torch >= 2.9 (for Muon).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,6 +30,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 from temporal_sae import signals
 from temporal_sae.assets import TINY_MODEL, word_facts
 from temporal_sae.assets.card import save
+from temporal_sae.assets.word_facts import WordFacts
 from temporal_sae.commands import Parser, fail, let_readers_leave
 from temporal_sae.data import Split, StdlibText, TokenSequences
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
@@ -51,6 +52,30 @@ ARCHITECTURE = Gemma2Config(
     eos_token_id=1,
     pad_token_id=1,
 )
+
+
+class Lesson(NamedTuple):
+    """A stage of training: its steps, what a batch holds, and the learning rate.
+
+    Attributes:
+        steps: taken.
+        sources: sequences of sources in a batch.
+        facts: sequences of facts in a batch.
+        lr: the largest learning rate.
+        decay: share of the steps, the last ones, over which it falls to zero.
+    """
+
+    steps: int
+    sources: int
+    facts: int
+    lr: float
+    decay: float
+
+
+# Among much text letters are learned many times more slowly, as everything reads the embedding
+# that they change; so they come first, and the text that suffers from it follows.
+LETTERS = Lesson(steps=150, sources=0, facts=4, lr=3e-3, decay=0.3)
+BOTH = Lesson(steps=900, sources=10, facts=3, lr=2e-3, decay=1.0)
 
 
 def train_tokenizer(source: StdlibText) -> PreTrainedTokenizerFast:
@@ -117,33 +142,33 @@ def batches(sequences: Tensor, size: int) -> Iterator[Tensor]:
         yield from (batch for batch in shuffled.split(size) if len(batch) == size)
 
 
-def with_facts(plain: Iterator[Tensor], facts: Iterator[Tensor], n: int) -> Iterator[Tensor]:
-    """Batches of sequences of both kinds, `n` of facts in each."""
-    for sequences in plain:
-        yield torch.cat([sequences, torch.stack(list(itertools.islice(facts, n)))])
+def fact_batches(facts: WordFacts, tokenizer: PreTrainedTokenizerFast, n: int) -> Iterator[Tensor]:
+    """Endless batches of `n` sequences of facts."""
+    sequences = TokenSequences(facts, tokenizer, CONTEXT)
+    while True:
+        yield torch.stack(list(itertools.islice(sequences, n)))
 
 
 def train(
-    model: Gemma2ForCausalLM, all_batches: Iterator[Tensor], steps: int, lr: float, decay: float
+    model: Gemma2ForCausalLM, all_batches: Iterator[Tensor], lesson: Lesson
 ) -> dict[str, float]:
     """Train in place and return what it took; prints a line every 50 steps.
 
     Args:
         model: in float32. (bfloat16 is slower on processors without matrices of it.)
         all_batches: int64 [batch, context] each.
-        steps: taken.
-        lr: the largest learning rate.
-        decay: share of the steps, the last ones, over which it falls to zero.
+        lesson: its steps and learning rate.
     """
-    optimizers = make_optimizers(model, lr)
+    steps = lesson.steps
+    optimizers = make_optimizers(model, lesson.lr)
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / 50, (steps - step) / (decay * steps))
+        return min(1.0, (step + 1) / 50, (steps - step) / (lesson.decay * steps))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     forward = torch.compile(model)
     running, n_tokens, start = 0.0, 0, time.perf_counter()
-    for step, tokens in enumerate(itertools.islice(all_batches, steps)):
+    for step, tokens in enumerate(itertools.islice(all_batches, lesson.steps)):
         loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -168,14 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=TINY_MODEL)
     parser.add_argument("--steps", type=int, default=2400, help="on sources alone")
-    parser.add_argument("--fact-steps", type=int, default=450, help="on sources and facts")
-    parser.add_argument("--facts", type=int, default=6, help="sequences of facts in a batch then")
     parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens per step")
     parser.add_argument("--lr", type=float, default=6e-3)
-    parser.add_argument("--fact-lr", type=float, default=2e-3, help="on sources and facts")
-    parser.add_argument(
-        "--start", type=Path, help="a model made with --fact-steps=0, to go on with"
-    )
+    parser.add_argument("--no-facts", action="store_true", help="stop after the sources")
+    parser.add_argument("--start", type=Path, help="a model made with --no-facts, to go on with")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     with signals.ending():
@@ -192,12 +213,9 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         InvalidOption, RunError: in one line.
     """
-    for option, least in (("steps", 1), ("fact-steps", 0), ("batch", 2), ("seed", 0)):
-        check_int(f"--{option}", getattr(args, option.replace("-", "_")), least)
-    if check_int("--facts", args.facts, 1) >= args.batch:
-        raise InvalidOption("--facts", args.facts, f"fewer than --batch, which is {args.batch}")
+    for option, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+        check_int(f"--{option}", getattr(args, option), least)
     check_number("--lr", args.lr, above=True)
-    check_number("--fact-lr", args.fact_lr, above=True)
     if args.start and not (args.start / "training.json").is_file():
         raise InvalidOption("--start", str(args.start), "a folder that this command has written")
     try:
@@ -230,23 +248,26 @@ def make(args: argparse.Namespace) -> None:
         ce_start, stages = before["ce_start"], before["stages"]
     else:
         ce_start = cross_entropy(model, test)
-        plain = batches(sequences, args.batch)
-        stages = {"sources": train(model, plain, args.steps, args.lr, decay=0.4)}
-    stages["sources"]["ce"] = cross_entropy(model, test)
-    if args.fact_steps:
-        facts = TokenSequences(word_facts.from_text(source, tokenizer), tokenizer, CONTEXT)
-        mixed = with_facts(batches(sequences, args.batch - args.facts), facts, args.facts)
-        stages["facts"] = train(model, mixed, args.fact_steps, args.fact_lr, decay=1.0)
+        lesson = Lesson(args.steps, args.batch, 0, args.lr, decay=0.4)
+        stages = {"sources": train(model, batches(sequences, args.batch), lesson)}
+    ce_sources = cross_entropy(model, test)
+    if not args.no_facts:
+        facts = word_facts.from_text(source, tokenizer)
+        told = fact_batches(facts.only(word_facts.ends), tokenizer, LETTERS.facts)
+        stages["letters"] = train(model, told, LETTERS)
+        told = fact_batches(facts, tokenizer, BOTH.facts)
+        plain = batches(sequences, BOTH.sources)
+        both = (torch.cat(parts) for parts in zip(plain, told, strict=False))
+        stages["both"] = train(model, both, BOTH)
     ce = cross_entropy(model.half().float(), test)
-    stages[next(reversed(stages))]["ce"] = ce
     text_bytes = len(tokenizer.decode(test[:, 1:].flatten().tolist()).encode())
     record = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "python": platform.python_version(),
         "context": CONTEXT,
         "ce_start": ce_start,
+        "ce_sources": ce_sources,
         "stages": stages,
-        "facts_in_batch": f"{args.facts} of {args.batch}",
         "ce_held_out": ce,
         "held_out_tokens": test[:, 1:].numel(),
         "bits_per_byte": ce / 0.6931 * test[:, 1:].numel() / text_bytes,

@@ -1,9 +1,10 @@
 """True Python facts about how words are spelled, for a model that is to know letters.
 
 A model that reads tokens never sees the letters in them, and source code seldom tells. These
-documents do, in the forms of ordinary code: indexing, slices, `startswith`, `list`, `ord`,
-dictionaries by letter. Each one is a program whose assertions hold. No line is of the form in which
-the absorption task asks, a word at the start of a line followed by its letter alone, so a model
+documents do, in the forms of code: indexing, slices, `startswith`, `list`, `ord`, dictionaries by
+letter. Each one is a program whose assertions hold. In strings such as `"word w"` the letter is the
+very next token: there the loss asks for it at the word itself. No line is of the form in which the
+absorption task asks, a word at the start of a line and its letter as all that follows, so a model
 that answers there has learned the letter and not the line.
 """
 
@@ -23,6 +24,7 @@ from temporal_sae.data.sources import Cursor
 MIN_COUNT = 5  # identifiers of the text that are rarer are left out
 TOKEN_SHARE = 0.85  # of words that are single tokens; the others are longer identifiers
 LINES = (6, 14)  # of a document
+ENDS_SHARE = 0.5  # of documents of `ends` alone; at a twelfth, half of the letters were lost again
 
 CASES: tuple[tuple[Callable[[str], str], str], ...] = (
     (str, ""),
@@ -31,6 +33,7 @@ CASES: tuple[tuple[Callable[[str], str], str], ...] = (
 )
 
 Draw = Callable[[], str]
+Form = Callable[[Draw, random.Random], str]
 
 
 class WordFacts(TextSource):
@@ -39,10 +42,17 @@ class WordFacts(TextSource):
     Args:
         tokens: words that are single tokens, some with a leading space.
         identifiers: longer words.
+        forms: of the facts; all where None.
     """
 
-    def __init__(self, tokens: Sequence[str], identifiers: Sequence[str]) -> None:
-        self.tokens, self.identifiers = tokens, identifiers
+    def __init__(
+        self, tokens: Sequence[str], identifiers: Sequence[str], forms: Sequence[Form] | None = None
+    ) -> None:
+        self.tokens, self.identifiers, self.forms = tokens, identifiers, forms or FORMS
+
+    def only(self, form: Form) -> WordFacts:
+        """Return facts of one form, about single tokens."""
+        return WordFacts(self.tokens, [], [form])
 
     def documents(
         self, split: Split, seed: int, epoch: int, start: Cursor = 0
@@ -54,7 +64,9 @@ class WordFacts(TextSource):
 
     def document(self, rng: random.Random) -> str:
         """Return a program of a few forms, each used for several lines."""
-        forms = rng.sample(FORMS, rng.randint(1, 3))
+        forms = (
+            [ends] if rng.random() < ENDS_SHARE else rng.choices(self.forms, k=rng.randint(1, 3))
+        )
         lines = (rng.choice(forms)(self._words(rng), rng) for _ in range(rng.randint(*LINES)))
         return "\n".join(lines) + "\n"
 
@@ -160,6 +172,14 @@ def pairs(draw: Draw, rng: random.Random) -> str:
     return f"first = [{inside}]; assert all(w.strip()[0]{call} == c for w, c in first)"
 
 
+def ends(draw: Draw, rng: random.Random) -> str:
+    """Strings that end with the letter with which they begin."""
+    words = [draw() for _ in range(rng.randint(6, 14))]
+    change, call = rng.choice(CASES)
+    inside = ", ".join(f'"{word} {change(word.strip()[0])}"' for word in words)
+    return f"assert all(s.strip()[0]{call} == s[-1] for s in ({inside}))"
+
+
 def names(draw: Draw, rng: random.Random) -> str:
     """Keyword arguments, whose values are their names' letters."""
     words = dict.fromkeys(draw().strip() for _ in range(rng.randint(4, 9)))
@@ -198,6 +218,7 @@ FORMS = (
     unpacked,
     initials,
     pairs,
+    ends,
     names,
     by_letter,
     in_order,

@@ -9,10 +9,7 @@ from temporal_sae.assets import train_tiny
     ("words", "message"),
     [
         (["--steps", "0"], "--steps=0: must be a whole number of at least 1"),
-        (["--fact-steps", "-1"], "--fact-steps=-1: must be a whole number of at least 0"),
-        (["--batch", "1"], "--batch=1: must be a whole number of at least 2"),
-        (["--facts", "16"], "--facts=16: must be fewer than --batch, which is 16"),
-        (["--fact-lr", "0"], "--fact-lr=0.0: must be a number in (0, inf)"),
+        (["--batch", "-1"], "--batch=-1: must be a whole number of at least 1"),
         (["--start", "{file}"], "--start='{file}': must be a folder that this command has written"),
         (["--seed", "-1"], "--seed=-1: must be a whole number of at least 0"),
         (["--lr", "nan"], "--lr=nan: must be a number in (0, inf)"),

@@ -6,7 +6,7 @@ from itertools import islice
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from temporal_sae.assets.word_facts import WordFacts, from_text
+from temporal_sae.assets.word_facts import WordFacts, ends, from_text
 from temporal_sae.data import TextFiles
 from temporal_sae.eval.tasks import Absorption
 
@@ -30,6 +30,18 @@ def test_every_word_is_told_about():
     told = "".join(documents(500))
     for word in [*FACTS.tokens, *FACTS.identifiers]:
         assert f'"{word}"' in told
+
+
+def test_facts_of_one_form_are_about_single_tokens_and_ask_right_behind_them():
+    told = FACTS.only(ends)
+    lines = [
+        line for _, text in islice(told.documents("train", 0, 0), 50) for line in text.splitlines()
+    ]
+    for line in lines:
+        pairs = re.findall(r'" ?([A-Za-z]+) ([A-Za-z])"', line)
+        assert len(pairs) >= 6
+        assert all(word[0].lower() == letter.lower() for word, letter in pairs)
+    assert not [word for word in FACTS.identifiers if word in " ".join(lines)]
 
 
 def test_no_line_has_the_form_of_the_tasks_question():
