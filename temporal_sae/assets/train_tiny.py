@@ -1,12 +1,13 @@
 """Train the bundled language model: `python -m temporal_sae.assets.train_tiny [--out FOLDER]`.
 
-A small causal language model of the Gemma-2 architecture, trained on the sources of the Python
-standard library with a byte-level BPE of 2048 tokens. It is large enough for its activations to be
-worth an SAE and small enough to live in the repository. The held-out files are those of
+A small causal language model of the Gemma-2 architecture with a byte-level BPE of 2048 tokens. It
+is large enough for its activations to be worth an SAE and small enough to live in the repository.
+It is trained on the sources of the Python standard library, then on facts about the spelling of
+words (word_facts.py), and then mostly on the sources again. The held-out files are those of
 `data=stdlib`, so neither the model nor an SAE trained on it has seen them.
 
-Hidden matrices are trained by Muon, everything else by AdamW; the learning rate warms up, stays,
-and falls linearly to zero over the last 40 % of the steps. Needs torch >= 2.9 (for Muon).
+Hidden matrices are trained by Muon, everything else by AdamW; in each stage the learning rate warms
+up, stays, and falls linearly to zero. Needs torch >= 2.9 (for Muon).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,7 +28,9 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from temporal_sae import signals
-from temporal_sae.assets import TINY_MODEL
+from temporal_sae.assets import TINY_MODEL, word_facts
+from temporal_sae.assets.card import save
+from temporal_sae.assets.word_facts import WordFacts
 from temporal_sae.commands import Parser, fail, let_readers_leave
 from temporal_sae.data import Split, StdlibText, TokenSequences
 from temporal_sae.errors import InvalidOption, RunError, check_int, check_number
@@ -49,6 +52,30 @@ ARCHITECTURE = Gemma2Config(
     eos_token_id=1,
     pad_token_id=1,
 )
+
+
+class Lesson(NamedTuple):
+    """A stage of training: its steps, what a batch holds, and the learning rate.
+
+    Attributes:
+        steps: taken.
+        sources: sequences of sources in a batch.
+        facts: sequences of facts in a batch.
+        lr: the largest learning rate.
+        decay: share of the steps, the last ones, over which it falls to zero.
+    """
+
+    steps: int
+    sources: int
+    facts: int
+    lr: float
+    decay: float
+
+
+# Among much text letters are learned many times more slowly, as everything reads the embedding
+# that they change; so they come first, and the text that suffers from it follows.
+LETTERS = Lesson(steps=150, sources=0, facts=4, lr=3e-3, decay=0.3)
+BOTH = Lesson(steps=900, sources=10, facts=3, lr=2e-3, decay=1.0)
 
 
 def train_tokenizer(source: StdlibText) -> PreTrainedTokenizerFast:
@@ -111,73 +138,53 @@ def make_optimizers(model: Gemma2ForCausalLM, lr: float) -> list[torch.optim.Opt
 def batches(sequences: Tensor, size: int) -> Iterator[Tensor]:
     """Endless batches; every pass shuffles the sequences of all files anew."""
     while True:
-        yield from sequences[torch.randperm(len(sequences))].split(size)
+        shuffled = sequences[torch.randperm(len(sequences))]
+        yield from (batch for batch in shuffled.split(size) if len(batch) == size)
 
 
-def train(model: Gemma2ForCausalLM, sequences: Tensor, steps: int, batch: int, lr: float) -> None:
-    """Train in place; prints a line every 50 steps."""
-    optimizers = make_optimizers(model, lr)
+def fact_batches(facts: WordFacts, tokenizer: PreTrainedTokenizerFast, n: int) -> Iterator[Tensor]:
+    """Endless batches of `n` sequences of facts."""
+    sequences = TokenSequences(facts, tokenizer, CONTEXT)
+    while True:
+        yield torch.stack(list(itertools.islice(sequences, n)))
+
+
+def train(
+    model: Gemma2ForCausalLM, all_batches: Iterator[Tensor], lesson: Lesson
+) -> dict[str, float]:
+    """Train in place and return what it took; prints a line every 50 steps.
+
+    Args:
+        model: in float32. (bfloat16 is slower on processors without matrices of it.)
+        all_batches: int64 [batch, context] each.
+        lesson: its steps and learning rate.
+    """
+    steps = lesson.steps
+    optimizers = make_optimizers(model, lesson.lr)
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
+        return min(1.0, (step + 1) / 50, (steps - step) / (lesson.decay * steps))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     forward = torch.compile(model)
-    running, start = 0.0, time.perf_counter()
-    full_batches = (b for b in batches(sequences, batch) if len(b) == batch)
-    for step, tokens in enumerate(itertools.islice(full_batches, steps)):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
+    running, n_tokens, start = 0.0, 0, time.perf_counter()
+    for step, tokens in enumerate(itertools.islice(all_batches, lesson.steps)):
+        loss = forward(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-        running += float(loss.detach())
+        running, n_tokens = running + float(loss.detach()), n_tokens + tokens.numel()
         if (step + 1) % 50 == 0:
-            rate_now = (step + 1) * tokens.numel() / (time.perf_counter() - start)
+            speed = n_tokens / (time.perf_counter() - start)
             print(
-                f"step {step + 1}/{steps}  ce {running / 50:.3f}  {rate_now:,.0f} tokens/s",
-                flush=True,
+                f"step {step + 1}/{steps}  ce {running / 50:.3f}  {speed:,.0f} tokens/s", flush=True
             )
             running = 0.0
-
-
-def save(
-    model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, facts: dict[str, Any]
-) -> None:
-    """Write weights (float16), tokenizer and model card."""
-    model.half().save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    config = json.loads((out / "tokenizer_config.json").read_text())
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows too
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (out / "README.md").write_text(CARD.format(**facts))
-
-
-CARD = """# tiny: a Gemma-2 of {parameters:,} parameters
-
-Made by `python -m temporal_sae.assets.train_tiny` for experiments with sparse autoencoders that
-need neither a network nor a GPU. It writes things that look like Python and is good for nothing
-else.
-
-| fact | value |
-|---|---|
-| architecture | Gemma-2: 6 layers, d_model 128, 4 heads (2 key-value), MLP 512, tied embedding |
-| tokenizer | byte-level BPE, 2048 tokens, `<bos>` and `<eos>` |
-| text | sources of the standard library of CPython {python}, files of the training split |
-| training tokens | {training_tokens:,} ({epochs:.1f} passes), context {context} |
-| training time | {minutes:.0f} minutes on {threads} CPU threads |
-| cross-entropy at the start | {ce_start:.3f} nats a token |
-| **held-out cross-entropy** | **{ce_held_out:.3f} nats a token** on {held_out_tokens:,} tokens |
-| held-out bits a byte | {bits_per_byte:.3f} |
-| weights | float16 safetensors, seed {seed} |
-
-Held-out files are those of `data=stdlib` (10 % by a hash of the path), never seen in training.
-The text is covered by the PSF licence; the weights carry the licence of this repository.
-"""
+    minutes = (time.perf_counter() - start) / 60
+    return {"tokens": n_tokens, "minutes": minutes, "threads": torch.get_num_threads()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -185,9 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     let_readers_leave()
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=TINY_MODEL)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2400, help="on sources alone")
     parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens per step")
     parser.add_argument("--lr", type=float, default=6e-3)
+    parser.add_argument("--no-facts", action="store_true", help="stop after the sources")
+    parser.add_argument("--start", type=Path, help="a model made with --no-facts, to go on with")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     with signals.ending():
@@ -207,6 +216,8 @@ def check(args: argparse.Namespace) -> None:
     for option, least in (("steps", 1), ("batch", 1), ("seed", 0)):
         check_int(f"--{option}", getattr(args, option), least)
     check_number("--lr", args.lr, above=True)
+    if args.start and not (args.start / "training.json").is_file():
+        raise InvalidOption("--start", str(args.start), "a folder that this command has written")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()
@@ -219,35 +230,51 @@ def make(args: argparse.Namespace) -> None:
     """Train, measure and save the model."""
     torch.manual_seed(args.seed)
     source = StdlibText(max_document_chars=None)
-    tokenizer = train_tokenizer(source)
-    model = make_model()
+    if args.start:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.start)
+        model = Gemma2ForCausalLM.from_pretrained(
+            args.start, dtype=torch.float32, attn_implementation="eager"
+        )
+    else:
+        tokenizer, model = train_tokenizer(source), make_model()
     sequences = all_sequences(source, tokenizer, "train")
     if args.batch > len(sequences):
         raise InvalidOption("--batch", args.batch, f"at most {len(sequences)}, all there are")
     held_out = all_sequences(source, tokenizer, "held_out")
-    test = held_out[torch.randperm(len(held_out))[:1000]]
-    ce_start = cross_entropy(model, test)
-    start = time.perf_counter()
-    train(model, sequences, args.steps, args.batch, args.lr)
-    minutes = (time.perf_counter() - start) / 60
+    chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(args.seed))
+    test = held_out[chosen[:1000]]
+    if args.start:
+        before = json.loads((args.start / "training.json").read_text())
+        ce_start, stages = before["ce_start"], before["stages"]
+    else:
+        ce_start = cross_entropy(model, test)
+        lesson = Lesson(args.steps, args.batch, 0, args.lr, decay=0.4)
+        stages = {"sources": train(model, batches(sequences, args.batch), lesson)}
+    ce_sources = cross_entropy(model, test)
+    if not args.no_facts:
+        facts = word_facts.from_text(source, tokenizer)
+        told = fact_batches(facts.only(word_facts.ends), tokenizer, LETTERS.facts)
+        stages["letters"] = train(model, told, LETTERS)
+        told = fact_batches(facts, tokenizer, BOTH.facts)
+        plain = batches(sequences, BOTH.sources)
+        both = (torch.cat(parts) for parts in zip(plain, told, strict=False))
+        stages["both"] = train(model, both, BOTH)
     ce = cross_entropy(model.half().float(), test)
     text_bytes = len(tokenizer.decode(test[:, 1:].flatten().tolist()).encode())
-    facts = {
+    record = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "python": platform.python_version(),
-        "training_tokens": args.steps * args.batch * CONTEXT,
-        "epochs": args.steps * args.batch / len(sequences),
         "context": CONTEXT,
-        "minutes": minutes,
-        "threads": torch.get_num_threads(),
         "ce_start": ce_start,
+        "ce_sources": ce_sources,
+        "stages": stages,
         "ce_held_out": ce,
         "held_out_tokens": test[:, 1:].numel(),
         "bits_per_byte": ce / 0.6931 * test[:, 1:].numel() / text_bytes,
         "seed": args.seed,
     }
-    save(model, tokenizer, args.out, facts)
-    print(json.dumps(facts, indent=2))
+    save(model, tokenizer, args.out, record)
+    print(json.dumps(record, indent=2))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from temporal_sae.assets import train_tiny
     [
         (["--steps", "0"], "--steps=0: must be a whole number of at least 1"),
         (["--batch", "-1"], "--batch=-1: must be a whole number of at least 1"),
+        (["--start", "{file}"], "--start='{file}': must be a folder that this command has written"),
         (["--seed", "-1"], "--seed=-1: must be a whole number of at least 0"),
         (["--lr", "nan"], "--lr=nan: must be a number in (0, inf)"),
         (["--out", "{file}"], "--out={file}: must be a folder that can be written (File exists)"),
