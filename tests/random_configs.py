@@ -109,6 +109,7 @@ VALUES = {
         "world.child_rate": floats(0.0, 1.0),
         "world.n_true_pairs": ints(0, 8),
         "world.n_spurious_pairs": ints(0, 8),
+        "world.orthogonal_steps": or_zero(ints(1, 20)),
         "world.pair_rate": floats(0.0, 1.0),
         "world.n_topics": ints(5, 9),  # more than the gain
         "world.topical_share": floats(0.0, 1.0),
@@ -231,6 +232,7 @@ VALUES = {
         "absorption.min_probe_f1": floats(0.0, 0.7),
         "absorption.min_letters": ints(1, 3),
         "absorption.batch_prompts": ints(8, 64),
+        **{f"{task}.equal_norm": floats(0.01, 1.0) for task in ("scr", "tpp", "downstream")},
         "downstream.n_latents": ints(1, 8),
         "downstream.batch_texts": ints(4, 16),
         **{f"{task}.{k}": v for task in ("sparse_probing", "scr", "tpp") for k, v in ROWS.items()},

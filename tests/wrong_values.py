@@ -170,6 +170,7 @@ RANGES = {
         **{f"world.{key}": whole() for key in ("correlation_rank", "n_phases")},
         "world.active_phases": whole(1, 8),
         "world.phase_rows": whole(0),
+        "world.orthogonal_steps": whole(0),
         "world.phase_gain": number(1, 2),
         "world.depth": whole(1, 32),
         "world.rank_by": choice(),

@@ -15,6 +15,7 @@ from typing import Any
 from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource
 from temporal_sae.errors import RunError
+from temporal_sae.experiment.new_options import with_new_options
 from temporal_sae.experiment.source_record import LISTING, changes_of
 from temporal_sae.files import (
     remove_all,
@@ -115,7 +116,8 @@ class RunFolder:
         if record is None:
             self._refuse_files_of_no_run()
             return None
-        changed = differing_keys(comparable(record["config"]), comparable(config))
+        before = with_new_options(record["config"], config)
+        changed = differing_keys(comparable(before), comparable(config))
         other_data = None
         if source is not None and source.changed == "refuse":
             other_data = self.changes_of_source(source, record, config)

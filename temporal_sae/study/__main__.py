@@ -1,13 +1,15 @@
 """Run the experiments behind docs/study.md, or write that page from their tables.
 
     python -m temporal_sae.study run NAME [--folder FOLDER] [--data FOLDER] [key=value ...]
+    python -m temporal_sae.study describe RUN [--data FOLDER]
     python -m temporal_sae.study report [--data FOLDER] [--page FILE]
 
 `run` does what is missing of a study: first the tuning of every arm's weight on seeds of its own,
 then the runs that count. Further overrides go to its sweeps, such as hydra.launcher.workers=1 or
-hydra/launcher=slurm. Its design is fixed, with a hash, by the first call. `report` writes the page
-and its figures, the same bytes from the same tables. Exit codes: 0 done, 2 wrong input or some runs
-have failed.
+hydra/launcher=slurm. Its design is fixed, with a hash, by the first call. `describe` writes the
+table of the bursts of a run's latents, whose atlas must be there. `report` writes the page and its
+figures, the same bytes from the same tables. Exit codes: 0 done, 2 wrong input or some runs have
+failed.
 """
 
 from __future__ import annotations
@@ -35,6 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
             write_page(tuple(DESIGNS.values()), options.data, introduction, options.page)
             print(f"written: {options.page}")
             return
+        if options.command == "describe":
+            from temporal_sae.study.bursts import describe
+
+            print(f"written: {describe(options.run, options.data)}")
+            return
         name = check_choice("NAME", options.name, tuple(DESIGNS))
         run_study(DESIGNS[name], options.folder, options.data, options.overrides)
 
@@ -51,9 +58,11 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("name", metavar="NAME", help=f"one of {', '.join(DESIGNS)}")
     run.add_argument("overrides", nargs="*", help="for its sweeps, key=value")
     run.add_argument("--folder", type=Path, default=FOLDER, help="of its sweeps")
+    describe = commands.add_parser("describe", help="tell of the bursts of a run's latents")
+    describe.add_argument("run", type=Path, help="its folder")
     report = commands.add_parser("report", help="write the page")
     report.add_argument("--page", type=Path, default=PAGE)
-    for command in (run, report):
+    for command in (run, describe, report):
         command.add_argument("--data", type=Path, default=DATA, help="of the tables")
     return parser.parse_args(arguments)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from temporal_sae.files import write_atomically
+from temporal_sae.study import bursts
 from temporal_sae.study.analysis import AtBudget, Compared, at_budget, compare, mean, paths
 from temporal_sae.study.design import Arm, Design, Setting
 from temporal_sae.study.figure import Path as ArmPath
@@ -38,6 +39,8 @@ def write_page(designs: Sequence[Design], data: Path, introduction: str, page: P
             parts += section(design, read_table(table, design), data)
         else:
             parts += [f"## {design.name}\n", "This study has not been run yet.\n"]
+    if (data / bursts.FILE).exists():
+        parts += bursts.section(data / bursts.FILE)
     write_atomically(page, "\n".join(parts))
 
 

@@ -46,7 +46,7 @@ def test_other_options_may_not_change_on_the_way(command):
     assert command(*TOY, "trainer.num_tokens=2560", "hydra.run.dir=a")[0] == 0
     code, _, err = command(*TOY, "trainer.num_tokens=5120", "sae.k=4", "hydra.run.dir=a")
     assert code == 2
-    assert "sae.k: 8 → 4" in err
+    assert "sae.k: 5 → 4" in err
 
 
 def test_finetune_starts_from_a_saved_sae(command, tmp_path):
