@@ -51,6 +51,7 @@ class Totals:
         storage: of the pairs.
         rows: lo and hi that it holds.
         device: where n lives.
+        sharded: every process holds some rows, and all answer together.
 
     Attributes:
         n: tokens in which each latent was active, int64 [F].
@@ -67,8 +68,9 @@ class Totals:
         storage: Storage,
         rows: tuple[int, int],
         device: torch.device,
+        sharded: bool = False,
     ) -> None:
-        self.n_latents, self.first_token = n_latents, first_token
+        self.n_latents, self.first_token, self.sharded = n_latents, first_token, sharded
         self.storage, self.rows = storage, rows
         self.n = torch.zeros(n_latents, dtype=torch.int64, device=device)
         self.own_squares: Int[Tensor, " F"] | None = torch.zeros_like(self.n)
@@ -102,7 +104,7 @@ class Totals:
         """Return the same of pairs that are known to be right, on the device of the totals."""
         i, j = i.long(), j.long()
         n, squares = self.storage.lookup(torch.minimum(i, j), torch.maximum(i, j))
-        if self.rows != (0, self.n_latents):
+        if self.sharded:  # one shard may have all rows, and has to take part all the same
             n, squares = all_reduce_sum(torch.stack((n, squares)))
         same = i == j
         return torch.where(same, self.n[i], n), squares.masked_fill(same, 0)
@@ -110,7 +112,7 @@ class Totals:
     def of_rows(self, lo: int, hi: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """Return n_ij and Σ n_ij² of `upper_pairs` of some rows; not to be written to."""
         n, squares = self.storage.rows(lo, hi)
-        if self.rows != (0, self.n_latents):
+        if self.sharded:
             n, squares = all_reduce_sum(torch.stack((n, squares)))
         return n, squares
 
@@ -218,13 +220,19 @@ def whole_totals(own: dict[str, Any], n_latents: int) -> dict[str, Any]:
 
 
 def new_totals(
-    storage: str, n_latents: int, first_token: int, rows: tuple[int, int], device: torch.device
+    storage: str,
+    n_latents: int,
+    first_token: int,
+    rows: tuple[int, int],
+    device: torch.device,
+    sharded: bool = False,
 ) -> Totals:
     """Return totals of no window yet.
 
     Args:
         storage: `dense`, `sparse`, or `reference`, which is dense here.
-        n_latents, first_token, rows, device: see `Totals`.
+        n_latents, first_token, rows, device, sharded: see `Totals`.
     """
     kind = SparseTotals if storage == "sparse" else DenseTotals
-    return Totals(n_latents, first_token, kind(n_latents, device, rows), rows, device)
+    held = kind(n_latents, device, rows)
+    return Totals(n_latents, first_token, held, rows, device, sharded)

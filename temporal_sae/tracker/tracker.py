@@ -230,7 +230,8 @@ class CoActivationTracker(PairReader):
 
     def _new_totals(self, first_token: int) -> Totals:
         rows = shard_rows(self.n_latents) if self.sharded else (0, self.n_latents)
-        return new_totals(self.storage, self.n_latents, first_token, rows, self.device)
+        sizes = self.storage, self.n_latents, first_token
+        return new_totals(*sizes, rows, self.device, self.sharded)
 
     def nbytes(self) -> int:
         """Bytes held: averages, totals, the last closed window with its index, and the open one."""
