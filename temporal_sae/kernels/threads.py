@@ -36,7 +36,12 @@ def on_threads(loop: Callable[..., object], *arguments: Any) -> None:
             how many there are must not change what they write.
         arguments: numbers, arrays, and tuples of arrays.
     """
-    parts = torch.get_num_threads() if _nbytes(arguments) >= LEAST_BYTES else 1
+    parts = torch.get_num_threads()
+    if parts > 1 and _nbytes(arguments) < LEAST_BYTES:
+        parts = 1
+    if parts == 1:
+        loop(0, 1, *arguments)
+        return
     in_parts(lambda part: loop(part, parts, *arguments), parts)
 
 
