@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 TOY = ("experiment=toy", "tracker=off", "eval.n_sequences=256")
 PLAIN = "loss.ortho_weight=0"
 JOBS = {
-    "topk": [PLAIN],
-    "c2r": ["loss=c2r"],
+    "plain": [PLAIN],
+    "c2r": ["loss=c2r", "loss.ortho_weight=0.1"],  # 5 is for far larger SAEs
     "aligned": ["trainer.constraint=aligned", PLAIN],
     "frozen": ["trainer.constraint=frozen_decoder", PLAIN],
     "soft": ["trainer.constraint=soft_frozen_decoder", PLAIN],
@@ -27,7 +27,7 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Runs of 488 steps, trained side by side."""
+    """Runs of 976 steps, trained side by side."""
     place = tmp_path_factory.mktemp("rivals")
     requests = []
     for name, options in JOBS.items():
@@ -57,17 +57,17 @@ def nearest(folder):
 
 
 def test_c2r_lowers_the_largest_positive_cosines(folders):
-    assert nearest(folders["c2r"]) < nearest(folders["topk"]) - 0.05
+    assert nearest(folders["c2r"]) < nearest(folders["plain"]) - 0.05
 
 
 def test_encoder_and_decoder_are_aligned(folders):
     dots = {
         name: (sae.W_enc.T * sae.W_dec).sum(-1).detach()
-        for name in ("topk", "aligned")
+        for name in ("plain", "aligned")
         for sae in [load_sae(folders[name] / "sae")]
     }
     assert torch.allclose(dots["aligned"], torch.ones(128), atol=1e-3)
-    assert float((dots["topk"] - 1).abs().mean()) > 0.1
+    assert float((dots["plain"] - 1).abs().mean()) > 0.1
     assert explained(folders["aligned"]) > 0.6
 
 
@@ -77,11 +77,11 @@ def test_frozen_matrices_stay_and_a_random_decoder_finds_no_features(folders, sc
     assert 0.8 - 1e-5 < cosine.min().item() < 0.81
     ratio = saes["frozen_encoder"].W_enc.T / saes["frozen"].W_dec
     assert ratio.std().item() < 1e-4  # the decoder's transpose, times the number that fits
-    mcc = [scores[name]["mcc"] for name in ("frozen", "soft", "topk")]
+    mcc = [scores[name]["mcc"] for name in ("frozen", "soft", "plain")]
     assert mcc == sorted(mcc)
     assert mcc[0] < mcc[2] - 0.2
 
 
-def test_two_corrections_find_more_features_than_topk_does(scores):
-    assert scores["lista"]["f1"] > scores["topk"]["f1"] + 0.01
-    assert scores["lista"]["f1"] > scores["lista, no correction"]["f1"] + 0.05
+def test_two_corrections_find_more_features_than_none_do(scores):
+    assert scores["lista"]["f1"] > scores["plain"]["f1"] + 0.01
+    assert scores["lista"]["f1"] > scores["lista, no correction"]["f1"] + 0.02
