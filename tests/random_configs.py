@@ -14,7 +14,11 @@ from tests.test_config_surface import GROUPS, composed
 # set other keys.
 LEFT_OUT = {
     *(("activations", option) for option in ("files", "store", "synthsaebench")),
-    *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
+    *(
+        ("model", option)
+        for option in GROUPS["model"]
+        if option not in ("hf", "tiny", "tiny_speller")
+    ),
     ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
 }

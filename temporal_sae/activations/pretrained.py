@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 from temporal_sae.activations.loading import Loaded, LoadOptions, load_model
-from temporal_sae.assets import TINY_MODEL
+from temporal_sae.assets import BUNDLED
 from temporal_sae.errors import InvalidOption, printable
 from temporal_sae.files import LONGEST_JSON
 from temporal_sae.network import switched_off, unreachable, without_waiting
@@ -87,7 +87,7 @@ def where_is(name: str) -> str:
     """
     if not isinstance(name, str) or not name:
         raise InvalidOption("name", name, EXPECTED)
-    folder = TINY_MODEL if name == "tiny" else Path(os.path.expanduser(name))
+    folder = BUNDLED.get(name) or Path(os.path.expanduser(name))
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not folder.is_dir():
         raise InvalidOption("name", name, EXPECTED)

@@ -11,7 +11,7 @@ from typing import Any
 
 from temporal_sae.activations.language_model import LanguageModel
 from temporal_sae.activations.store.shards import BFLOAT16, DTYPES
-from temporal_sae.assets import TINY_MODEL
+from temporal_sae.assets import BUNDLED
 from temporal_sae.data import TextSource
 from temporal_sae.data.kinds import check_kinds
 from temporal_sae.data.sources import hash_of
@@ -99,7 +99,7 @@ def folder_of(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    folder = TINY_MODEL if name == "tiny" else Path(os.path.expanduser(name))
+    folder = BUNDLED.get(name) or Path(os.path.expanduser(name))
     if folder.is_dir():
         return folder
     try:

@@ -1,5 +1,6 @@
 """Absorption: the criteria by hand, the probes by their conditions, the task on planted words."""
 
+from string import ascii_lowercase
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoTokenizer
 
+from temporal_sae.activations import LanguageModel
 from temporal_sae.assets import TINY_MODEL
 from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.eval.tasks.absorbed import absorption_by_concept, absorption_of_words
-from temporal_sae.eval.tasks.absorption import Absorption
+from temporal_sae.eval.tasks.absorption import ENOUGH_LETTERS, Absorption
 from temporal_sae.eval.tasks.absorption_probes import (
     LinearProbes,
     f1_scores,
@@ -19,6 +21,7 @@ from temporal_sae.eval.tasks.absorption_probes import (
     sparse_weights,
     true_probes,
 )
+from temporal_sae.eval.tasks.words import concepts_of
 from temporal_sae.sae import StandardSAE
 
 PROBE = torch.tensor([2.0, 0.0])  # its length does not matter
@@ -282,6 +285,22 @@ def test_a_model_that_knows_no_letters(small_model):
         assert 0 <= low <= found["scores"][name] <= high <= 1
     n_letters = int(found["scores"]["absorption_letters"])
     assert f"the model knows {n_letters} first letters" in said[-1]
+
+
+@pytest.mark.slow
+def test_the_bundled_speller_knows_its_letters():
+    """By the task's own definition, on words that no probe was trained on."""
+    model = LanguageModel("tiny_speller", "blocks.3.hook_resid_post")
+    subject, _ = subject_of(model, StandardSAE(model.d_in, 16))
+    task = Absorption()
+    words, train, test = task.choose_words(model.tokenizer)
+    x = task.activations(subject, words, words.take(train))
+    names, labels = concepts_of(words, train, test)
+    probes = true_probes(x[train], labels[train], task.probe_weight_decay)
+    f1 = f1_scores(probes.scores(x[test]) > 0, labels[test])
+    known = {name for name, score in zip(names, f1, strict=True) if score > task.min_probe_f1}
+    assert len(known & set(ascii_lowercase)) >= ENOUGH_LETTERS
+    assert {"space", "capital"} <= known
 
 
 def test_checked_before_any_work(small_model):
