@@ -14,13 +14,14 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from temporal_sae.activations import Harvest
+from temporal_sae.activations.source import LANGUAGE_MODEL
 from temporal_sae.atlas import Atlas
 from temporal_sae.errors import RunError
 from temporal_sae.eval.tasks.activations import CellActivations
@@ -69,10 +70,10 @@ def describe(folder: Path, data: Path) -> Path:
     latents = Atlas(folder / "atlas").latents
     burstiness, density = (latents[name].to_numpy() for name in ("burstiness", "density"))
     sae, source, _ = opened_pass(folder, [], folder / "atlas")
-    if not isinstance(source, Harvest):
-        raise RunError(f"{folder}: is of no language model, which reads the snippets")
+    if reason := source.why_not(LANGUAGE_MODEL):
+        raise RunError(f"{folder}: cannot read the snippets ({reason})")
     snippets = standard_library(SnippetOptions())
-    found = probe_latents(CellActivations(snippets, sae, source, TEXTS))
+    found = probe_latents(CellActivations(snippets, sae, cast(Harvest, source), TEXTS))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
