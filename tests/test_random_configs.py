@@ -36,6 +36,8 @@ MAY_BE_NULL = {
     *("layer", "lm_name", "submodule_name"),  # of activations without a language model
     # What a run is too short to measure.
     *("top_pairs_half_life_windows", "fano_factor_median", "decoder_drift", "absorption"),
+    *("joint_overlap_ap", "cosine_ap", "mean_abs_phi", "fractional_absorption", "hedging"),
+    *("leakage", "leakage_true", "bursty_share", "burstiness_median"),
 }
 
 FINISHED = "finished"
@@ -54,6 +56,10 @@ REFUSALS = {
         "no frozen matrix with sae.resample_every",
     ),
     r"sae\.k=\d+: must be at most d_sae=\d+": ("sae/topk", "at most d_sae"),
+    r"tracker\.stream='permuted': must be one of shuffled, ordered": (
+        "tracker/transcript",
+        "shuffled | ordered",
+    ),
     r"loss\.estimator='sampled': must be exact or auto with .*": (
         "loss/orthogonality",
         "not with gram=activations, weighting=long_average, tracker=transcript",

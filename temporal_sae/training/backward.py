@@ -79,9 +79,13 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
     """A gradient by the latents has to go on through the encoder, together with that of `main`."""
     values, W_dec = out.latents.values, parts.sae.W_dec
     with watch.running():
-        penalty = parts.penalty(W_dec, parts.tracker, latents_of_all(out.latents))
+        # A leaf: the values may depend on the decoder, and `main` still needs their graph.
+        leaf = values.detach().requires_grad_(values.requires_grad)
+        penalty = parts.penalty(
+            W_dec, parts.tracker, latents_of_all(Latents(leaf, out.latents.indices))
+        )
         if penalty.requires_grad:
-            by_values, by_decoder = torch.autograd.grad(penalty, [values, W_dec], allow_unused=True)
+            by_values, by_decoder = torch.autograd.grad(penalty, [leaf, W_dec], allow_unused=True)
     if not penalty.requires_grad:
         main.backward()
         return penalty

@@ -155,9 +155,11 @@ def test_zero_weight_is_the_plain_sae_to_the_bit(tmp_path):
         ConsecutiveLoss,
     ],
 )
-def test_gradients_are_those_of_the_summed_loss(tmp_path, make_penalty):
+@pytest.mark.parametrize("architecture", ["topk", "lista"])  # whose encoder reads the decoder
+def test_gradients_are_those_of_the_summed_loss(tmp_path, make_penalty, architecture):
     """The penalty's backward pass runs apart, to be timed; the sum of both is the gradient."""
-    parts = make_parts(tmp_path, penalty=make_penalty(), stability=False)
+    sae = ARCHITECTURES[architecture]()
+    parts = make_parts(tmp_path, sae=sae, penalty=make_penalty(), stability=False)
     first = torch.randint(F // 2, F, (200,))
     parts.tracker.update(torch.stack([first, first % (F // 2)], 1))
     x = next(parts.batches).x
