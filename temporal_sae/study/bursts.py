@@ -80,6 +80,7 @@ def describe(folder: Path, data: Path) -> Path:
     for question, name, latent in found:
         values = (f"{column[latent]:.6g}" for column in (burstiness, density))
         writer.writerow([question, name, latent, *values])
+    data.mkdir(parents=True, exist_ok=True)
     write_atomically(data / FILE, text.getvalue())
     return data / FILE
 
