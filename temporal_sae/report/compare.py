@@ -20,7 +20,7 @@ EQUIVALENT, NOT_WORSE, NOT_SHOWN = "equivalent", "not worse", "not shown"
 
 @dataclass(frozen=True)
 class Equivalent:
-    """What can be said of a difference that shall not matter.
+    """A verdict on a difference that shall not matter.
 
     Attributes:
         margin: the largest that does not matter.

@@ -1,4 +1,4 @@
-"""What a paired design can find, and what it can rule out: power, and equivalence."""
+"""Power and equivalence: the effects that a paired design can find, and those it can rule out."""
 
 from __future__ import annotations
 

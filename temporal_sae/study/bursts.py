@@ -1,4 +1,4 @@
-"""Whether bursts tell latents of a topic from latents of syntax, without any penalty.
+"""Bursts as a sign that a latent is of a topic and not of syntax, without any penalty.
 
 A latent's burstiness D is how much more its count varies between windows than it would by chance
 (variance = μ + D μ² over windows of mean μ). The latents that tell a package of the standard

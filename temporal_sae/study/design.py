@@ -43,7 +43,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the arms are tried, by overrides."""
+    """A place where the arms are tried, by overrides."""
 
     name: str
     overrides: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a tracker says of pairs: rates, averages, and weights by any weighting."""
+"""Reading a tracker: rates, averages, and weights of pairs by any weighting."""
 
 from __future__ import annotations
 

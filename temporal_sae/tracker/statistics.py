@@ -1,4 +1,4 @@
-"""What a weighting may ask of some pairs: the last window, running averages, and totals."""
+"""Statistics of pairs for a weighting: the last window, running averages, and totals."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_hand_example():
 
 
 def test_latents_that_never_share_a_token_are_penalised_all_the_same():
-    """Which is what makes it a penalty by marginal activity."""
+    """So it is a penalty by marginal activity."""
     W_dec = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     apart = Latents(torch.ones(2, 1), torch.tensor([[0], [1]]))
     together = Latents(torch.tensor([[1.0, 1.0], [0, 0]]), torch.tensor([[0, 1], [-1, -1]]))

@@ -96,7 +96,7 @@ class Detection:
         }
 
     def _parts(self) -> Int[Tensor, " n_features"]:
-        """How many parts each feature has."""
+        """Return the number of parts of each feature."""
         found = self._of_latents()
         recall = found["latent_recall"]
         is_part = found["latent_precision"] >= LEAST_PRECISION

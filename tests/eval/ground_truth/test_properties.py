@@ -1,4 +1,4 @@
-"""What holds for any dictionary, and agreement with other code that measures the same."""
+"""Properties of any dictionary, and agreement with other code that measures the same."""
 
 import numpy as np
 import pytest
