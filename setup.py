@@ -12,7 +12,6 @@ setup(
     package_data={
         "temporal_sae": [
             "assets/tiny/*",
-            "assets/tiny_speller/*",
             "assets/reference/*.json",
             "assets/page/*",
             "atlas/site/assets/*",

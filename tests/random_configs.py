@@ -17,7 +17,7 @@ LEFT_OUT = {
     *(
         ("model", option)
         for option in GROUPS["model"]
-        if option not in ("hf", "tiny", "tiny_speller")
+        if option not in ("hf", "tiny")
     ),
     ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),

@@ -28,7 +28,6 @@ GROUPS = {
         "pythia_70m",
         "qwen3_0_6b",
         "tiny",
-        "tiny_speller",
     ],
     "data": ["hub", "mixture", "stdlib", "text_files"],
     "activations": ["files", "harvest", "store", "synthetic", "synthsaebench"],

@@ -47,7 +47,7 @@ class LanguageModel:
     """A causal language model and the place in it that an SAE reads.
 
     Args:
-        name: `tiny` or `tiny_speller` (bundled), a local folder, or a name on the Hugging Face hub.
+        name: `tiny` (bundled), a local folder, or a name on the Hugging Face hub.
         hook_name: TransformerLens' name of a place, such as `blocks.L.hook_resid_post`, or a
             module path; it reads back as the former where the place has one.
         dtype: of the weights and of the activations: float32, bfloat16 or float16.

@@ -3,6 +3,6 @@
 from pathlib import Path
 
 TINY_MODEL = Path(__file__).parent / "tiny"
-BUNDLED = {"tiny": TINY_MODEL, "tiny_speller": Path(__file__).parent / "tiny_speller"}
+BUNDLED = {"tiny": TINY_MODEL}
 REFERENCE = Path(__file__).parent / "reference"
 PAGE = Path(__file__).parent / "page"

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from temporal_sae import signals
-from temporal_sae.assets import BUNDLED, word_facts
+from temporal_sae.assets import TINY_MODEL, word_facts
 from temporal_sae.assets.card import save
 from temporal_sae.assets.word_facts import WordFacts
 from temporal_sae.commands import Parser, fail, let_readers_leave
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; a mistake is one line and exit code 2, before any work."""
     let_readers_leave()
     parser = Parser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=BUNDLED["tiny_speller"])
+    parser.add_argument("--out", type=Path, default=TINY_MODEL)
     parser.add_argument("--steps", type=int, default=2400, help="on sources alone")
     parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens per step")
     parser.add_argument("--lr", type=float, default=6e-3)

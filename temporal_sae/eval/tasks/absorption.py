@@ -6,10 +6,10 @@ Lower is better. What differs from SAEBench is what a small vocabulary needs: wo
 test set that holds every letter, one prompt a word for all stages, and probes that are trained to
 their minimum (absorption_probes.py).
 
-A small model hardly knows letters: on the bundled `tiny`, probes tell no common letter, while
-`tiny_speller` was trained on facts about spelling, none of them in the form of the template. The
-same scores are therefore also taken of two concepts that any model of code knows, that a word
-begins with a space and that it begins with a capital: `absorption_shape_*`.
+A small model that has read code alone hardly knows letters; the bundled one was also trained on
+facts about spelling, none of them in the form of the template. The same scores are taken of two
+concepts that any model of code knows, that a word begins with a space and that it begins with a
+capital: `absorption_shape_*`.
 """
 
 from __future__ import annotations

@@ -288,9 +288,9 @@ def test_a_model_that_knows_no_letters(small_model):
 
 
 @pytest.mark.slow
-def test_the_bundled_speller_knows_its_letters():
+def test_the_bundled_model_knows_its_letters():
     """By the task's own definition, on words that no probe was trained on."""
-    model = LanguageModel("tiny_speller", "blocks.3.hook_resid_post")
+    model = LanguageModel("tiny", "blocks.3.hook_resid_post")
     subject, _ = subject_of(model, StandardSAE(model.d_in, 16))
     task = Absorption()
     words, train, test = task.choose_words(model.tokenizer)
