@@ -14,11 +14,7 @@ from tests.test_config_surface import GROUPS, composed
 # set other keys.
 LEFT_OUT = {
     *(("activations", option) for option in ("files", "store", "synthsaebench")),
-    *(
-        ("model", option)
-        for option in GROUPS["model"]
-        if option not in ("hf", "tiny")
-    ),
+    *(("model", option) for option in GROUPS["model"] if option not in ("hf", "tiny")),
     ("data", "mixture"),
     *(("eval", option) for option in GROUPS["eval"] if option.startswith("saebench")),
 }

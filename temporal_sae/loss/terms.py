@@ -68,7 +68,10 @@ def variance(x: Float[Tensor, "tokens d"]) -> Float[Tensor, ""]:
     x = x.detach()
     if distributed.world_size() > 1:
         return _variance_of_all(x).clamp(min=1e-12)
-    return x.var(0, correction=0).sum().clamp(min=1e-12)
+    if x.device.type != "cpu" or not len(x):
+        return x.var(0, correction=0).sum().clamp(min=1e-12)
+    centered = (x - x.mean(0)).flatten()  # torch's own variance over rows takes ten times as long
+    return (centered.dot(centered) / len(x)).clamp(min=1e-12)
 
 
 def is_constant(variance: float, square: float) -> bool:

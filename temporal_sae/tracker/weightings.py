@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -92,8 +93,13 @@ def weighting(
 
 def all_weightings() -> Mapping[str, Weighting]:
     """Return all weightings by name, those of imported plug-ins among them."""
-    components("tracker")  # imports the modules of this room
+    _import_room()
     return _announced
+
+
+@cache
+def _import_room() -> None:
+    components("tracker")
 
 
 def find_weighting(name: str) -> Weighting:

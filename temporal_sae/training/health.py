@@ -41,7 +41,7 @@ class Health:
             RunError: see `raise_if_not_finite`; on the CPU.
         """
         names = tuple(numbers)
-        finite = torch.stack([number.detach().isfinite().all() for number in numbers.values()])
+        finite = torch.stack([_all_finite(number.detach()) for number in numbers.values()])
         first, before = self._found.get(names, (finite.new_full((), -1, dtype=torch.int64), finite))
         new = (first < 0) & ~finite.all()
         self._found[names] = (torch.where(new, step, first), torch.where(new, finite, before))
@@ -71,6 +71,13 @@ class Health:
             f"step {step}: the {name} is not finite; {ADVICE.get(name, LOWER)}; "
             f"{self._last_checkpoint()}"
         )
+
+
+def _all_finite(numbers: Tensor) -> Bool[Tensor, ""]:
+    """Look at the extremes, which a NaN would be; `isfinite` of all takes ten times as long."""
+    if numbers.ndim and numbers.numel():
+        numbers = torch.stack(numbers.aminmax())
+    return numbers.isfinite().all()
 
 
 NEVER = 2**62

@@ -35,34 +35,32 @@ def kth_largest(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, ""]:
     # Some of the rows show above which value it lies; if that leaves too few, all are searched.
     array = as_array(pre_acts)
     some = array[::ROWS_PER_SAMPLE]
-    guess = CAUTION * _as_value(_kth_key(some, 0.0, max(1, n * len(some) // len(array))))
+    guess = CAUTION * _as_value(_kth(_keys_above(some, 0.0), max(1, n * len(some) // len(array))))
     least = guess if math.isfinite(guess) else 0.0
-    key = _kth_key(array, least, n)
-    if key < 0 < least:
-        key = _kth_key(array, 0.0, n)
-    return torch.tensor(_as_value(key))
+    keys = _keys_above(array, least)
+    if len(keys) < n and least:
+        keys = _keys_above(array, 0.0)
+    return torch.tensor(_as_value(_kth(keys, n)))
 
 
 def _as_value(key: int) -> float:
-    return float(np.array([max(key, 0)], np.int32).view(np.float32)[0])
+    return float(np.array([key], np.int32).view(np.float32)[0])
 
 
-def _kth_key(array: np.ndarray, least: float, n: int) -> int:
-    """Return the n-th largest key of the entries above `least`, -1 if there are fewer."""
-    prefix, above, left = 0, 31, n
-    for shift in SHIFTS:
-        counts = np.zeros((torch.get_num_threads(), BUCKETS), np.int64)
-        searched = (array, np.float32(least), prefix, above, shift)
-        on_threads(_count_keys_loop, *searched, counts)
-        from_the_top = counts.sum(0)[::-1].cumsum()
-        place = int(np.searchsorted(from_the_top, left))
-        if place == BUCKETS:
-            return -1
-        left -= int(from_the_top[place - 1]) if place else 0
-        bucket = BUCKETS - 1 - place
-        prefix = prefix << (above - shift) | bucket & ((1 << (above - shift)) - 1)
-        above = shift
-    return prefix
+def _kth(keys: np.ndarray, n: int) -> int:
+    """Return the n-th largest of some keys, 0 if there are fewer."""
+    return int(np.partition(keys, -n)[-n]) if 0 < n <= len(keys) else 0
+
+
+def _keys_above(array: np.ndarray, least: float) -> np.ndarray:
+    """Return the keys of all entries above a value, and of those that are NaN."""
+    sizes = np.empty(len(array), np.int64)
+    thresholds = np.full(array.shape[1], least, np.float32)
+    on_threads(_count_above_loop, array, thresholds, sizes)
+    ends = sizes.cumsum()
+    keys = np.empty(ends[-1] if len(ends) else 0, np.int32)
+    on_threads(_keys_above_loop, array, np.float32(least), ends, keys)
+    return keys
 
 
 def list_above(
@@ -175,25 +173,6 @@ def _write_largest(row, keys, places, last, values, indices):
 
 
 @compiled
-def _count_keys_loop(part, parts, pre_acts, least, prefix, above, shift, counts):
-    """Count the entries above `least` that have each value of the 11 bits from `shift` on.
-
-    Args:
-        prefix: only entries whose bits from `above` on are these count.
-        counts: [parts, BUCKETS], one sum a part.
-    """
-    n_rows, n = pre_acts.shape
-    count = counts[part]
-    for r in range(part, n_rows, parts):
-        for j in range(n):
-            z = pre_acts[r, j]
-            if not z <= least:
-                key = _key(z)
-                if key >> above == prefix:
-                    count[(key >> shift) & (BUCKETS - 1)] += 1
-
-
-@compiled
 def _count_above_loop(part, parts, pre_acts, thresholds, sizes):
     """Count the entries of each row that exceed the thresholds, or are NaN."""
     for r in range(part, sizes.size, parts):
@@ -212,3 +191,14 @@ def _list_above_loop(part, parts, pre_acts, thresholds, indices):
             if not pre_acts[r, j] <= thresholds[j]:
                 indices[r, written] = j
                 written += 1
+
+
+@compiled
+def _keys_above_loop(part, parts, pre_acts, least, ends, keys):
+    """Write the keys of the entries above `least`, those of each row before its end."""
+    for r in range(part, ends.size, parts):
+        place = ends[r]
+        for j in range(pre_acts.shape[1]):
+            if not pre_acts[r, j] <= least:
+                place -= 1
+                keys[place] = _key(pre_acts[r, j])

@@ -34,39 +34,32 @@ def list_by_latent(indices: Int[Tensor, "B K"], d_sae: int) -> ByLatent:
 def decode_rows(
     values: Float[Tensor, "B K"], indices: Int[Tensor, "B K"], W: Float[Tensor, "F d"]
 ) -> Float[Tensor, "B d"]:
-    starts, columns, filled = _by_token(indices)
-    kept = values.flatten() if filled is None else values.flatten()[filled]
-    return _gather_sum(starts, columns, kept, W)
+    out = buffer_pool.empty(len(indices), W.shape[1])
+    slots = as_array(indices), as_array(values)
+    for lo, hi, block in _blocks(as_array(W), indices.numel()):
+        on_threads(_decode_loop, *slots, block, lo, hi, out.numpy())
+    return out
 
 
 def dot_rows(
     G: Float[Tensor, "B d"], indices: Int[Tensor, "B K"], W: Float[Tensor, "F d"]
 ) -> Float[Tensor, "B K"]:
-    starts, columns, filled = _by_token(indices)
-    dots = torch.zeros(len(columns))
-    for lo, hi, block in _blocks(as_array(W), len(columns)):
-        gathered = (starts, columns, as_array(G), block, lo, hi)
-        on_threads(_gather_dot_loop, *gathered, dots.numpy())
-    if filled is None:
-        return dots.view(indices.shape)
-    out = torch.zeros(indices.numel())
-    out[filled] = dots
-    return out.view(indices.shape)
+    out = torch.zeros(indices.shape)
+    sides = as_array(indices), as_array(G)
+    for lo, hi, block in _blocks(as_array(W), indices.numel()):
+        on_threads(_dot_loop, *sides, block, lo, hi, out.numpy())
+    return out
 
 
 def sum_by_latent(
     lists: ByLatent, values: Float[Tensor, "B K"], X: Float[Tensor, "B d"]
 ) -> Float[Tensor, "F d"]:
-    slots = lists.slots[: int(lists.starts[-1])]
-    tokens = (slots // max(1, values.shape[1])).to(torch.int32)
-    return _gather_sum(lists.starts.numpy(), tokens.numpy(), values.flatten()[slots.long()], X)
-
-
-def _gather_sum(starts: np.ndarray, columns: np.ndarray, values: Tensor, matrix: Tensor) -> Tensor:
-    out = buffer_pool.empty(len(starts) - 1, matrix.shape[1])
-    for lo, hi, block in _blocks(as_array(matrix), len(columns)):
-        gathered = (starts, columns, as_array(values), block, lo, hi)
-        on_threads(_gather_sum_loop, *gathered, out.numpy())
+    starts, slots = as_array(lists.starts), as_array(lists.slots)
+    tokens, kept = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    on_threads(_take_slots_loop, slots, as_array(values), tokens, kept)
+    out = buffer_pool.empty(len(starts) - 1, X.shape[1])
+    for lo, hi, block in _blocks(as_array(X), len(tokens)):
+        on_threads(_sum_loop, starts, tokens, kept, block, lo, hi, out.numpy())
     return out
 
 
@@ -84,19 +77,6 @@ def _blocks(matrix: np.ndarray, n_gathers: int) -> Iterator[tuple[int, int, np.n
         yield lo, hi, block
 
 
-def _by_token(indices: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
-    """Return starts and latents of the filled slots, and which slots those are unless all."""
-    n_tokens, width = indices.shape
-    filled = indices >= 0
-    columns = indices.to(torch.int32).flatten()
-    if bool(filled.all()):
-        return np.arange(n_tokens + 1) * width, columns.numpy(), None
-    ends = filled.sum(-1).cumsum(0)
-    starts = torch.cat([ends.new_zeros(1), ends])
-    filled = filled.flatten()
-    return starts.numpy(), columns[filled].numpy(), filled
-
-
 def _block_width(n_rows: int, d: int, n_gathers: int) -> int:
     """Return the columns of a block: not by the machine, since the order of sums depends on it."""
     fitting = BLOCK_BYTES // (4 * max(1, n_rows)) // 32 * 32
@@ -111,12 +91,68 @@ def _copy_columns_loop(part, parts, matrix, lo, hi, block):
 
 
 @compiled(fastmath=FAST)
-def _gather_sum_loop(part, parts, starts, columns, values, block, lo, hi, out):
-    """Set out[r, lo:hi] = Σ values[e] block[columns[e]] over starts[r] <= e < starts[r + 1]."""
+def _decode_loop(part, parts, indices, values, block, lo, hi, out):
+    """Set out[r, lo:hi] = Σ_s values[r, s] block[indices[r, s]] over the filled slots."""
+    width = indices.shape[1]
+    columns, kept = np.empty(width, indices.dtype), np.empty(width, values.dtype)
+    for r in range(part, len(indices), parts):
+        total = out[r, lo:hi]
+        total[:] = 0
+        if _all_filled(indices[r]):
+            _add_rows(total, block, indices[r], values[r], 0, width)
+            continue
+        n = 0
+        for s in range(width):
+            if indices[r, s] >= 0:
+                columns[n], kept[n] = indices[r, s], values[r, s]
+                n += 1
+        _add_rows(total, block, columns, kept, 0, n)
+
+
+@compiled(fastmath=FAST)
+def _dot_loop(part, parts, indices, vectors, block, lo, hi, out):
+    """Add to out[r, s] vectors[r, lo:hi] · block[indices[r, s]] over the filled slots."""
+    width = indices.shape[1]
+    columns, places = np.empty(width, indices.dtype), np.empty(width, np.int64)
+    dots = np.empty(width, out.dtype)
+    for r in range(part, len(indices), parts):
+        if _all_filled(indices[r]):
+            _add_dots(out[r], vectors[r, lo:hi], block, indices[r], 0, width)
+            continue
+        n = 0
+        for s in range(width):
+            if indices[r, s] >= 0:
+                columns[n], places[n], dots[n] = indices[r, s], s, 0
+                n += 1
+        _add_dots(dots, vectors[r, lo:hi], block, columns, 0, n)
+        for e in range(n):
+            out[r, places[e]] += dots[e]
+
+
+@compiled(fastmath=FAST)
+def _all_filled(indices):
+    bits = indices.dtype.type(0)
+    for index in indices:
+        bits |= index
+    return bits >= 0
+
+
+@compiled(fastmath=FAST)
+def _take_slots_loop(part, parts, slots, values, tokens, kept):
+    """Write the token and the value of each slot, in their order."""
+    width = values.shape[1]
+    flat = values.reshape(-1)
+    for e in range(part * tokens.size // parts, (part + 1) * tokens.size // parts):
+        tokens[e], kept[e] = slots[e] // width, flat[slots[e]]
+
+
+@compiled(fastmath=FAST)
+def _sum_loop(part, parts, starts, tokens, values, block, lo, hi, out):
+    """Set out[r, lo:hi] = Σ values[e] block[tokens[e]] over starts[r] <= e < starts[r + 1]."""
     for r in range(part, starts.size - 1, parts):
         total = out[r, lo:hi]
         total[:] = 0
-        _add_rows(total, block, columns, values, starts[r], starts[r + 1])
+        _add_rows(total, block, tokens, values, starts[r], starts[r + 1])
 
 
 @compiled(fastmath=FAST)
@@ -134,13 +170,6 @@ def _add_rows(total, block, columns, values, start, end):
         for j in range(total.size):
             total[j] += p * block[a, j]
         e += 1
-
-
-@compiled(fastmath=FAST)
-def _gather_dot_loop(part, parts, starts, columns, vectors, block, lo, hi, out):
-    """Add to out[e] vectors[r, lo:hi] · block[columns[e]] for starts[r] <= e < starts[r + 1]."""
-    for r in range(part, starts.size - 1, parts):
-        _add_dots(out, vectors[r, lo:hi], block, columns, starts[r], starts[r + 1])
 
 
 @compiled(fastmath=FAST)
