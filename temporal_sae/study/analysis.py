@@ -16,7 +16,7 @@ from temporal_sae.statistics import (
     paired_test,
     value_at,
 )
-from temporal_sae.study.design import FINAL, Arm, Contrast, Design
+from temporal_sae.study.design import FINAL, TUNING, Arm, Contrast, Design, Stage
 from temporal_sae.study.table import Row
 
 LEVEL = 0.05
@@ -66,13 +66,21 @@ class Compared(NamedTuple):
         return "better" if (self.test.mean > 0) == bool(higher) else "worse"
 
 
+def stage_of(design: Design, setting: str) -> tuple[Stage, tuple[int, ...]]:
+    """Return the stage and the seeds by which a setting is judged."""
+    if setting in design.only_tuned:
+        return TUNING, design.tuning_seeds
+    return FINAL, design.seeds
+
+
 def at_budget(design: Design, rows: Sequence[Row], setting: str, arm: Arm) -> AtBudget:
     """Return an arm at the explained variance of the plain SAE of the same seed less the budget."""
-    own = [row for row in rows if (row.stage, row.setting) == (FINAL, setting)]
+    stage, seeds = stage_of(design, setting)
+    own = [row for row in rows if (row.stage, row.setting) == (stage, setting)]
     plain = {row.seed: row for row in own if row.arm == design.plain.name}
     values: dict[str, list[float]] = {name: [] for name in design.metrics}
     reached = 0
-    for seed in design.seeds:
+    for seed in seeds:
         path = sorted(
             (r for r in own if (r.arm, r.seed) == (arm.name, seed)), key=lambda r: r.weight
         )
@@ -99,7 +107,9 @@ def nearest(path: Sequence[Row], costs: Sequence[float], target: float) -> Row:
 
 
 def compare(design: Design, rows: Sequence[Row], setting: str) -> list[Compared]:
-    """Return the contrasts of a setting, corrected for each other (Holm)."""
+    """Return the contrasts of a setting, corrected for each other (Holm); none if only tuned."""
+    if setting in design.only_tuned:
+        return []
     arms = {arm.name: arm for arm in (design.plain, *design.arms)}
     wanted = {name for c in design.contrasts for name in (c.arm, c.control)}
     found = {name: at_budget(design, rows, setting, arms[name]) for name in wanted}
@@ -122,8 +132,9 @@ def paths(
     design: Design, rows: Sequence[Row], setting: str
 ) -> Iterator[tuple[Arm, list[tuple[float, dict[str, float]]]]]:
     """Yield every arm with its λ2 and the means of its metrics over the seeds that count."""
+    stage, _ = stage_of(design, setting)
     for arm in (design.plain, *design.arms):
-        own = [r for r in rows if (r.stage, r.setting, r.arm) == (FINAL, setting, arm.name)]
+        own = [r for r in rows if (r.stage, r.setting, r.arm) == (stage, setting, arm.name)]
         weights = sorted({r.weight for r in own if not math.isnan(r.weight)}) or [math.nan]
         yield (
             arm,

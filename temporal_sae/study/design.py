@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 ORTHO_WEIGHT = "loss.ortho_weight"
@@ -81,6 +81,8 @@ class Design:
         budget: that much of it may be lost against `plain`.
         metrics: kept of every run, as `sweep.csv` names them.
         contrasts: fixed beforehand.
+        spread: values of λ2 of the runs that count, as multiples of the chosen one.
+        only_tuned: names of settings that get the tuning alone, and no contrast.
     """
 
     name: str
@@ -94,6 +96,12 @@ class Design:
     budget: float
     metrics: tuple[str, ...]
     contrasts: tuple[Contrast, ...]
+    spread: tuple[float, ...] = SPREAD
+    only_tuned: tuple[str, ...] = ()
+
+    def settings_of(self, stage: Stage) -> tuple[Setting, ...]:
+        """Return the settings that have runs of a stage."""
+        return tuple(s for s in self.settings if stage == TUNING or s.name not in self.only_tuned)
 
     def arm_of(self, options: Mapping[str, str]) -> Arm | None:
         """Return the arm that a run's options choose; of several that fit the most special one."""
@@ -101,8 +109,13 @@ class Design:
         return max(fitting, key=lambda arm: len(arm.overrides), default=None)
 
     def digest(self) -> str:
-        """Return a hash of all that has to be fixed before the first run."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a hash of all that has to be fixed before the first run.
+
+        What has its default is left out, so that an option that comes later changes no hash.
+        """
+        usual = {field.name: field.default for field in fields(self)}
+        told = {key: value for key, value in asdict(self).items() if value != usual[key]}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 Chosen = Mapping[tuple[str, str], Sequence[float]]  # λ2 of (setting, arm)

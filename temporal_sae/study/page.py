@@ -10,7 +10,15 @@ import numpy as np
 
 from temporal_sae.files import write_atomically
 from temporal_sae.study import bursts
-from temporal_sae.study.analysis import AtBudget, Compared, at_budget, compare, mean, paths
+from temporal_sae.study.analysis import (
+    AtBudget,
+    Compared,
+    at_budget,
+    compare,
+    mean,
+    paths,
+    stage_of,
+)
 from temporal_sae.study.design import Arm, Design, Setting
 from temporal_sae.study.figure import Path as ArmPath
 from temporal_sae.study.figure import pareto
@@ -54,7 +62,8 @@ def section(design: Design, rows: Sequence[Row], data: Path) -> Iterator[str]:
         f"`python -m temporal_sae.study run {design.name}` makes the table again.\n"
     )
     for setting in design.settings:
-        if any(row.setting == setting.name and row.stage == "final" for row in rows):
+        stage, _ = stage_of(design, setting.name)
+        if any((row.setting, row.stage) == (setting.name, stage) for row in rows):
             yield from setting_section(design, rows, setting, data)
 
 
@@ -64,13 +73,14 @@ def setting_section(
     """Yield the tables and figures of a setting."""
     arms = (design.plain, *design.arms)
     found = {arm.name: at_budget(design, rows, setting.name, arm) for arm in arms}
+    _, numbers = stage_of(design, setting.name)
     yield f"### {design.name}, {setting.name}\n"
     yield (
-        f"Mean ± standard deviation over seeds, each arm at the {plainly(design.cost)} of the "
-        f"plain SAE of the same seed less {design.budget:g} (an asterisk: not all seeds reach "
-        "that, and the nearest run counts).\n"
+        f"Mean ± standard deviation over {len(numbers)} seeds, each arm at the "
+        f"{plainly(design.cost)} of the plain SAE of the same seed less {design.budget:g} (an "
+        "asterisk: not all seeds reach that, and the nearest run counts).\n"
     )
-    yield arm_table(design, found)
+    yield arm_table(design, found, len(numbers))
     compared = compare(design, rows, setting.name)
     if compared:
         yield "Contrasts, fixed beforehand, at the same cost; p after Holm over all rows.\n"
@@ -100,12 +110,12 @@ def figure(
     return pareto(title, plainly(design.cost), plainly(metric), drawn)
 
 
-def arm_table(design: Design, found: dict[str, AtBudget]) -> str:
+def arm_table(design: Design, found: dict[str, AtBudget], n_seeds: int) -> str:
     """Return a row for each arm."""
     lines = [row("arm", *map(plainly, design.metrics)), row("---", *["---:"] * len(design.metrics))]
     for name, arm in found.items():
         is_plain = name == design.plain.name
-        star = "" if is_plain or arm.reached == len(design.seeds) else "*"
+        star = "" if is_plain or arm.reached == n_seeds else "*"
         lines.append(row(name + star, *(spread(arm.values[metric]) for metric in design.metrics)))
     return "\n".join(lines) + "\n"
 

@@ -36,7 +36,7 @@ def run_study(design: Design, folder: Path, data: Path, extra: Sequence[str] = (
     rows: list[Row] = []
     for stage in STAGES:
         chosen = choose(design, rows) if stage == FINAL else None
-        for setting in design.settings:
+        for setting in design.settings_of(stage):
             own = folder / design.name / setting.name / stage
             overrides = sweep_overrides(design, setting, stage, chosen)
             sweep(own, [*overrides, *extra])

@@ -13,22 +13,22 @@ from itertools import pairwise
 
 import numpy as np
 
-from temporal_sae.study.design import SPREAD, TUNING, Design
+from temporal_sae.study.design import FINAL, TUNING, Design
 from temporal_sae.study.table import Row
 
 
 def choose(design: Design, rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:
-    """Return three values of λ2 for every setting and arm, from the runs of the tuning."""
+    """Return the values of λ2 for every setting and arm, from the runs of the tuning."""
     tuning = [row for row in rows if row.stage == TUNING]
     chosen = {}
-    for setting in design.settings:
+    for setting in design.settings_of(FINAL):
         plain = mean_cost(design, tuning, setting.name, design.plain.name, math.nan)
         for arm in design.arms:
             if not arm.grid:
                 continue
             costs = [mean_cost(design, tuning, setting.name, arm.name, w) for w in arm.grid]
             best = last_within(arm.grid, costs, plain - design.budget)
-            chosen[setting.name, arm.name] = [float(f"{best * s:.3g}") for s in SPREAD]
+            chosen[setting.name, arm.name] = [float(f"{best * s:.3g}") for s in design.spread]
     return chosen
 
 

@@ -27,8 +27,10 @@ def test_whatever_is_fixed_changes_the_hash():
         replace(MADE_UP, seeds=(1, 2)),
         replace(MADE_UP, arms=MADE_UP.arms[:-1]),
         replace(MADE_UP, contrasts=()),
+        replace(MADE_UP, spread=(1.0,)),
+        replace(MADE_UP, only_tuned=("there",)),
     ]
-    assert len({MADE_UP.digest(), *(design.digest() for design in changed)}) == 5
+    assert len({MADE_UP.digest(), *(design.digest() for design in changed)}) == 7
     assert replace(MADE_UP).digest() == MADE_UP.digest()
 
 

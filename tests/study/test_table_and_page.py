@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,26 @@ def test_the_page_shows_arms_contrasts_and_figures(tmp_path):
     before = {path: path.read_bytes() for path in (page, *data.iterdir())}
     write_page((MADE_UP,), data, "# Title\n", page)
     assert before == {path: path.read_bytes() for path in (page, *data.iterdir())}
+
+
+def test_a_setting_that_is_only_tuned_is_judged_by_its_tuning_and_has_no_contrasts(tmp_path):
+    design = replace(MADE_UP, only_tuned=("there",))
+    assert [s.name for s in design.settings_of("final")] == ["here"]
+    assert [s.name for s in design.settings_of("tuning")] == ["here", "there"]
+    there = {"stage": "tuning", "setting": "there"}
+    rows = [row for row in made_up_rows() if row.setting == "here"]
+    rows += [run("no penalty", None, 9, 0.9, 0.5, **there)]
+    rows += [run("pairs", weight, 9, 0.9 - weight / 50, 0.6, **there) for weight in (1, 10)]
+    data, page = tmp_path / "data", tmp_path / "page.md"
+    fix(design, data)
+    write_table(data / "made_up.csv", design, rows)
+    write_page((design,), data, "# Title\n", page)
+    here, there = page.read_text().split("### made_up, there")
+    assert "over 3 seeds" in here
+    assert "a floor: pairs + 1" in here
+    assert "over 1 seeds" in there
+    assert "| pairs | 0.800 | 0.600 |" in there
+    assert "a floor" not in there
 
 
 def test_a_study_without_a_table_is_said_to_be_open(tmp_path):
