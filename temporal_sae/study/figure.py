@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from temporal_sae.report.charts import axis_of, short
+from temporal_sae.report.charts import Axis, axis_of, short
 
-WIDTH, HEIGHT = 720, 420
-LEFT, RIGHT, TOP, BOTTOM = 56, 190, 28, 44
+PANEL, HEIGHT, LEGEND = 300, 360, 150  # widths of a panel and of the names, and the height
+LEFT, TOP, BOTTOM = 56, 46, 44
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
 MARKS = ("circle", "square", "triangle", "cross")
 # Both themes of the documentation have to show it: middle greys on no ground of its own.
@@ -27,48 +27,76 @@ class Path(NamedTuple):
     ys: Sequence[float]
 
 
-def pareto(title: str, x_label: str, y_label: str, arms: Sequence[Path]) -> str:
-    """Return the points of all arms, a line through those of each."""
-    x_axis = axis_of([x for arm in arms for x in arm.xs])
-    y_axis = axis_of([y for arm in arms for y in arm.ys])
+class Panel(NamedTuple):
+    """Some arms in a chart of their own, with a title above it."""
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            LEFT + x_axis.share(x) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - y_axis.share(y) * (HEIGHT - TOP - BOTTOM),
-        )
+    title: str
+    arms: Sequence[Path]
 
-    parts = [text(LEFT, 16, title, "start")]
-    for tick in y_axis.ticks:
-        _, y = place(x_axis.lo, tick)
-        parts.append(f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(text(LEFT - 6, y + 4, short(tick), "end"))
-    for tick in x_axis.ticks:
-        parts.append(text(place(tick, y_axis.lo)[0], HEIGHT - BOTTOM + 16, short(tick), "middle"))
-    parts.append(text(WIDTH - RIGHT, HEIGHT - 8, x_label, "end"))
-    parts.append(text(WIDTH - RIGHT, 16, y_label, "end"))
-    for number, arm in enumerate(arms):
-        points = [place(x, y) for x, y in zip(arm.xs, arm.ys, strict=True)]
-        parts += drawn(number, arm.name, points)
+
+def pareto(title: str, x_label: str, y_label: str, panels: Sequence[Panel]) -> str:
+    """Return the points of all arms, a line through those of each.
+
+    Panels lie side by side and share their axes; what has the same name looks the same in all.
+    """
+    arms = [arm for panel in panels for arm in panel.arms]
+    axes = (
+        axis_of([x for arm in arms for x in arm.xs]),
+        axis_of([y for arm in arms for y in arm.ys]),
+    )
+    names = list(dict.fromkeys(arm.name for arm in arms))
+    end = LEFT + PANEL * len(panels)
+    parts = [text(LEFT, 16, title), text(end - 20, HEIGHT - 8, x_label, "end")]
+    parts.append(text(end - 20, 16, y_label, "end"))
+    for place, panel in enumerate(panels):
+        parts += drawn(panel, LEFT + PANEL * place, axes, names)
+    for number, name in enumerate(names):
+        y = TOP + 14 * number + 6
+        parts += [mark(number, end, y), text(end + 10, y + 4, name)]
+    height = max(HEIGHT, TOP + 14 * len(names))
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {end + LEGEND} {height}" role="img">'
+    )
     content = "".join(parts)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
     return f"{head}<title>{escape(title)}</title><style>{STYLE}</style>{content}</svg>\n"
 
 
-def drawn(number: int, name: str, points: Sequence[tuple[float, float]]) -> list[str]:
-    """Return an arm's line and marks, and its name beside the chart."""
-    colour = COLOURS[number % len(COLOURS)]
-    kind = MARKS[number // len(COLOURS) % len(MARKS)]
-    d = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    y = TOP + 14 * number + 6
-    parts = [f'<path class="line" stroke="{colour}" d="M{d}"/>'] if len(points) > 1 else []
-    parts += [mark(kind, colour, x, y) for x, y in points]
-    parts += [mark(kind, colour, WIDTH - RIGHT + 16, y), text(WIDTH - RIGHT + 26, y + 4, name)]
+def drawn(panel: Panel, left: int, axes: tuple[Axis, Axis], names: Sequence[str]) -> list[str]:
+    """Return a panel, at so many pixels from the left."""
+    x_axis, y_axis = axes
+    right = left + PANEL - 20
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = x_axis.share(x) * (right - left), y_axis.share(y) * (HEIGHT - TOP - BOTTOM)
+        return left + across, HEIGHT - BOTTOM - up
+
+    parts = [text(left, TOP - 10, panel.title)]
+    for tick in y_axis.ticks:
+        _, y = place(x_axis.lo, tick)
+        parts.append(f'<path class="rule" d="M{left} {y:.1f}H{right}"/>')
+        if left == LEFT:
+            parts.append(text(left - 6, y + 4, short(tick), "end"))
+    for tick in x_axis.ticks:
+        x, _ = place(tick, y_axis.lo)
+        parts.append(text(x, HEIGHT - BOTTOM + 16, short(tick), "middle"))
+    for arm in panel.arms:
+        number = names.index(arm.name)
+        points = [place(x, y) for x, y in zip(arm.xs, arm.ys, strict=True)]
+        if len(points) > 1:
+            d = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+            parts.append(f'<path class="line" stroke="{colour_of(number)}" d="M{d}"/>')
+        parts += [mark(number, x, y) for x, y in points]
     return parts
 
 
-def mark(kind: str, colour: str, x: float, y: float) -> str:
-    """Return a point."""
+def colour_of(number: int) -> str:
+    """Return the colour of the arm of that number."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def mark(number: int, x: float, y: float) -> str:
+    """Return a point of the arm of that number."""
+    colour, kind = colour_of(number), MARKS[number // len(COLOURS) % len(MARKS)]
     if kind == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
     shapes = {

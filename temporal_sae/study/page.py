@@ -20,11 +20,13 @@ from temporal_sae.study.analysis import (
     stage_of,
 )
 from temporal_sae.study.design import Arm, Design, Setting
+from temporal_sae.study.figure import Panel, pareto
 from temporal_sae.study.figure import Path as ArmPath
-from temporal_sae.study.figure import pareto
 from temporal_sae.study.run import noted_digest
 from temporal_sae.study.table import Row, read_table
 
+FLOOR = "loss.floor"
+Curve = tuple[Arm, list[tuple[float, dict[str, float]]]]
 INTRODUCTION = Path(__file__).parent / "introduction.md"
 
 
@@ -86,28 +88,31 @@ def setting_section(
         yield "Contrasts, fixed beforehand, at the same cost; p after Holm over all rows.\n"
         yield contrast_table(compared)
     curves = list(paths(design, rows, setting.name))
-    for metric in design.metrics:
-        if metric == design.cost:
-            continue
+    for metric in dict.fromkeys(m for contrast in design.contrasts for m in contrast.metrics):
         name = f"{design.name}_{setting.name}_{metric.partition('.')[2]}.svg"
         write_atomically(data / name, figure(design, setting, metric, curves))
         yield f"![{plainly(metric)} against {plainly(design.cost)}]({data.name}/{name})\n"
 
 
-def figure(
-    design: Design,
-    setting: Setting,
-    metric: str,
-    curves: Sequence[tuple[Arm, list[tuple[float, dict[str, float]]]]],
-) -> str:
-    """Return what each arm pays and gets, over λ2."""
-    drawn = []
-    for arm, points in curves:
-        shown = [(m[design.cost], m[metric]) for _, m in points if math.isfinite(m[metric])]
-        if shown:
-            drawn.append(ArmPath(arm.name, [x for x, _ in shown], [y for _, y in shown]))
+def figure(design: Design, setting: Setting, metric: str, curves: Sequence[Curve]) -> str:
+    """Return what each arm pays and gets, over λ2.
+
+    Arms with a uniform part of their own stand in a panel for each, without it in their name; all
+    others are in every panel.
+    """
+    floors = dict.fromkeys(arm.options().get(FLOOR) for arm, _ in curves)
+    floors.pop(None, None)
+    panels = []
+    for floor in floors or {None: None}:
+        drawn = []
+        for arm, points in curves:
+            shown = [(m[design.cost], m[metric]) for _, m in points if math.isfinite(m[metric])]
+            if shown and arm.options().get(FLOOR, floor) == floor:
+                name = arm.name.removesuffix(f" + {floor}")
+                drawn.append(ArmPath(name, [x for x, _ in shown], [y for _, y in shown]))
+        panels.append(Panel(f"{FLOOR}={floor}" if floor else "", drawn))
     title = f"{design.name}, {setting.name}: means over seeds, along the weight"
-    return pareto(title, plainly(design.cost), plainly(metric), drawn)
+    return pareto(title, plainly(design.cost), plainly(metric), panels)
 
 
 def arm_table(design: Design, found: dict[str, AtBudget], n_seeds: int) -> str:

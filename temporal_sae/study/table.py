@@ -8,11 +8,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from temporal_sae.errors import RunError
 from temporal_sae.files import write_atomically
+from temporal_sae.metrics import fitting
 from temporal_sae.report.sweep_facts import read_jobs
-from temporal_sae.report.sweep_table import metrics_of
+from temporal_sae.report.sweep_table import short
 from temporal_sae.study.design import ORTHO_WEIGHT, Design, Setting, Stage
 from temporal_sae.sweep.status import read_sweep
 
@@ -43,15 +45,19 @@ def rows_of_sweep(design: Design, setting: Setting, stage: Stage, folder: Path) 
         arm = design.arm_of(job.options)
         if arm is None:
             raise RunError(f"{job.status.folder}: is of no arm of the study {design.name}")
-        found = metrics_of(job.results)
-        metrics = {name: number(found.get(name)) for name in design.metrics}
+        metrics = {name: measured(name, job.results) for name in design.metrics}
         weight = float(job.options[ORTHO_WEIGHT]) if arm.grid else math.nan
         yield Row(stage, setting.name, arm.name, weight, int(job.options["seed"]), metrics)
 
 
-def number(value: object) -> float:
-    """Return a metric as a number, NaN where it was not measured."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
+def measured(name: str, results: dict[str, Any]) -> float:
+    """Return a metric by its section and name, such as `core.l0`; NaN where it was not measured."""
+    section, _, own = name.partition(".")
+    for metric in fitting(own):
+        if metric.sections and short(metric.sections[0]) == section:
+            value = metric.called(own).of(results)
+            return math.nan if value is None else float(value)
+    return math.nan
 
 
 def write_table(path: Path, design: Design, rows: Iterable[Row]) -> None:

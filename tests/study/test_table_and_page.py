@@ -11,7 +11,7 @@ from temporal_sae.errors import RunError
 from temporal_sae.study.designs import DESIGNS
 from temporal_sae.study.page import INTRODUCTION, write_page
 from temporal_sae.study.run import fix
-from temporal_sae.study.table import read_table, write_table
+from temporal_sae.study.table import measured, read_table, write_table
 from tests.study.designs import MADE_UP, run
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -47,6 +47,18 @@ def test_what_was_not_measured_is_empty_and_comes_back_as_nan(tmp_path):
     assert math.isnan(found.metrics["ground_truth.mcc"])
 
 
+def test_a_metric_is_found_by_its_section_and_name():
+    results = {
+        "tasks results": {"scores": {"tpp_total_threshold_20": 0.25}},
+        "ground truth results": {"metrics": {"joint_overlap_ap": 0.5, "mcc": None}},
+        "training results for layer 3": {"final_info": {"l0": 5.0}},
+    }
+    assert measured("tasks.tpp_total_threshold_20", results) == 0.25  # of a family of metrics
+    assert measured("ground_truth.joint_overlap_ap", results) == 0.5  # never compared
+    assert math.isnan(measured("ground_truth.mcc", results))
+    assert math.isnan(measured("core.joint_overlap_ap", results))
+
+
 def test_a_table_of_another_design_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("stage,setting\n")
     with pytest.raises(RunError, match=r"a\.csv: has other columns than the study made_up"):
@@ -70,6 +82,9 @@ def test_the_page_shows_arms_contrasts_and_figures(tmp_path):
     for name in re.findall(r"\]\((data/\S+\.svg)\)", text):
         assert (tmp_path / name).read_text().startswith("<svg")
     assert text.count(".svg)") == 2
+    drawn = (data / "made_up_here_mcc.svg").read_text()
+    assert drawn.count(">loss.floor=1<") == 1  # its panel has the others, too
+    assert drawn.count(">pairs<") == 1  # named once, and the same with a floor
     before = {path: path.read_bytes() for path in (page, *data.iterdir())}
     write_page((MADE_UP,), data, "# Title\n", page)
     assert before == {path: path.read_bytes() for path in (page, *data.iterdir())}
