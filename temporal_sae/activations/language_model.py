@@ -78,7 +78,7 @@ class LanguageModel:
         quantization: str | None = None,
         local_files_only: bool = False,
     ) -> None:
-        self.name, self.dtype = name, dtype
+        self.name, self.revision, self.dtype = name, revision, dtype
         check_hook_name(hook_name)
         options = LoadOptions(
             dtype=dtype,

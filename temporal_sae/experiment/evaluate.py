@@ -186,7 +186,8 @@ def opened(
     sae = load_sae(sae_folder)
     components = build_evaluation(cfg, folder)
     source = components.source
-    if record and (changes := changes_of(source, record, folder)):
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    if record and (changes := changes_of(source, config, record, folder)):
         log.warning("these are not the data that the SAE was trained on: %s", changes)
     check_width(source, sae, sae_folder)
     sae.to(source.device)

@@ -157,7 +157,7 @@ class RunFolder:
         checkpoints = Checkpoints(self.path / CHECKPOINTS).files()
         if record is None or not checkpoints or config["trainer"]["resume"] != "auto":
             return None
-        return changes_of(source, record, self.path)
+        return changes_of(source, config, record, self.path)
 
     def make_ready(self) -> None:
         """Remove what a killed writer has left, and a run that is to be overwritten.

@@ -198,7 +198,7 @@ class Run:
             "memory_budget_bytes": self.parts.memory,
             "processes": distributed.world_size(),
             **environment(self.parts.device),
-            "data": source_section(source, self.continued, changes),
+            "data": source_section(source, self.config, self.continued, changes),
             **lengths_before(self.continued, self.config),
         }
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from temporal_sae import schemas
 from temporal_sae.activations import ActivationSource
+from temporal_sae.activations.model_files import hash_of_weights
 from temporal_sae.data.sources import counted, in_words
 from temporal_sae.errors import RunError, printable
 from temporal_sae.files import write_atomically
@@ -21,21 +23,27 @@ from temporal_sae.files import write_atomically
 log = logging.getLogger(__name__)
 
 LISTING = "text.json"
+WEIGHTS = "weights"  # of the language model
 
 
 def source_section(
-    source: ActivationSource, earlier: dict[str, Any] | None, changes: str | None
+    source: ActivationSource,
+    config: Mapping[str, Any],
+    earlier: dict[str, Any] | None,
+    changes: str | None,
 ) -> dict[str, Any]:
     """Return the section of run.json on the data.
 
     Args:
         source: as it is now.
+        config: of the run.
         earlier: the record of the run that is continued, if one is.
         changes: how the source differs from what that run has begun with.
     """
     accepted = (earlier or {}).get("data", {}).get("accepted_changes", [])
     return {
         **source.describe(),
+        WEIGHTS: weights_of(config),
         "left_out": source.left_out(),
         "accepted_changes": [*accepted, *([changes] if changes else [])],
     }
@@ -59,12 +67,24 @@ def write_listing(folder: Path, source: ActivationSource) -> None:
         write_atomically(folder / LISTING, json.dumps(listing) + "\n")
 
 
-def changes_of(source: ActivationSource, record: dict[str, Any], folder: Path) -> str | None:
+def weights_of(config: Mapping[str, Any]) -> str | None:
+    """Return a hash of the language model's weights; None if there is none, or none here yet."""
+    model = config.get("model")
+    if not isinstance(model, Mapping) or not model.get("name"):
+        return None
+    return hash_of_weights(model["name"], model.get("revision"))
+
+
+def changes_of(
+    source: ActivationSource, config: Mapping[str, Any], record: dict[str, Any], folder: Path
+) -> str | None:
     """Return in words how a source differs from that with which the run in `folder` has begun.
 
-    None: not at all, or its record does not tell.
+    None: not at all, or its record does not tell, as that of an earlier version on weights.
     """
     before, now = record.get("data"), source.describe()
+    if before and before.get(WEIGHTS) and (weights := weights_of(config)):
+        now[WEIGHTS] = weights
     if not before or all(before.get(key) == value for key, value in now.items()):
         return None
     try:

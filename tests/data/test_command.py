@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from temporal_sae.eval.__main__ import main as evaluate
 
@@ -152,6 +154,25 @@ def test_a_run_is_not_continued_on_other_text_unless_that_is_accepted(train):
     assert code == 0, err
     assert "continuing at step 3 of 4" in out
     assert record_of(RUN)["data"]["accepted_changes"] == [changes]
+
+
+@pytest.mark.usefixtures("six_files")
+def test_a_run_is_not_continued_on_a_model_with_other_weights(train, random_gemma, tmp_path):
+    model = shutil.copytree(random_gemma, tmp_path / "model")
+    typed = (".", *HERE, f"model.name={model}")
+    assert train(*typed)[0] == 0
+    interrupt(RUN)
+    record = record_of(RUN)
+    path = model / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "model.norm.weight": weights["model.norm.weight"] + 1}, path)
+    code, _, err = train(*typed)
+    assert code == 2
+    assert f"holds a run of other data (weights: {record['data']['weights']} → " in err
+    assert err.count("\n") == 1
+    del record["data"]["weights"]  # as an earlier version left it, which cannot tell
+    (RUN / "run.json").write_text(json.dumps(record))
+    assert train(*typed)[0] == 0
 
 
 @pytest.mark.usefixtures("six_files")

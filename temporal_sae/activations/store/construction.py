@@ -16,6 +16,7 @@ import torch
 from temporal_sae import signals
 from temporal_sae.activations.harvest import Harvest
 from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.model_files import hash_of_files
 from temporal_sae.activations.store.builder import Builder
 from temporal_sae.activations.store.folder import (
     HELD_OUT,
@@ -25,7 +26,6 @@ from temporal_sae.activations.store.folder import (
     most_shards,
 )
 from temporal_sae.activations.store.key import (
-    hash_of_files,
     key_of,
     of_loaded,
     options_that_count,
@@ -142,7 +142,7 @@ class Construction:
         return True
 
     def _builder(self) -> Builder:
-        """Return the manifest is written where there is none; the caller holds the lock."""
+        """Return what builds; the caller holds the lock. A missing manifest is written."""
         self.check_content()
         if not self.folder.exists:
             assert self.asked is not None

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from temporal_sae.activations.language_model import LanguageModel
+from temporal_sae.activations.model_files import hash_of_files
 from temporal_sae.activations.store.shards import BFLOAT16, DTYPES
-from temporal_sae.assets import BUNDLED
 from temporal_sae.data import TextSource
 from temporal_sae.data.kinds import check_kinds
-from temporal_sae.data.sources import hash_of
 from temporal_sae.errors import check_bool, check_choice, check_int
-from temporal_sae.files import open_regular
 from temporal_sae.schemas import StoreKey, StoreManifest
 
 # Options that say how something is fetched or where it runs, and not what it is. A path tells
@@ -25,8 +20,6 @@ NOT_COUNTED = {
     "model": {"local_files_only", "device_map"},
     "data": {"changed", "patience", "skip_broken", "path"},
 }
-OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".txt")
-END = 65536  # bytes at both ends of a file that tell it from another, with its size
 
 # Of each option of a store: its value where one is built and nothing else is asked for.
 DEFAULTS: dict[str, Any] = {
@@ -79,44 +72,6 @@ def options_that_count(group: str, options: Any) -> Any:
 def of_loaded(model: LanguageModel) -> dict[str, Any]:
     """Return the options of a model that is loaded already."""
     return {"name": model.name, "hook_name": model.hook_name, "dtype": model.dtype}
-
-
-def hash_of_files(model: Mapping[str, Any]) -> str | None:
-    """Return a hash over the files of a model; None where they are not on this machine yet."""
-    folder = folder_of(str(model.get("name")), model.get("revision"))
-    if folder is None:
-        return None
-    return hash_of({path.name: look_at(path) for path in sorted(files_of(folder))})
-
-
-def files_of(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that make up a model."""
-    yield from (p for p in folder.iterdir() if p.suffix in OF_A_MODEL and p.is_file())
-
-
-def folder_of(name: str, revision: str | None) -> Path | None:
-    """Return where the files of a model lie; those of the hub are looked for, and not fetched."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    folder = BUNDLED.get(name) or Path(os.path.expanduser(name))
-    if folder.is_dir():
-        return folder
-    try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError:  # no name that a model on the hub could have
-        return None
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def look_at(path: Path) -> list[int]:
-    """Return the size of a file, and a CRC-32 of its first and last bytes."""
-    with open_regular(path) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        first = zlib.crc32(file.read(END))
-        file.seek(max(0, size - END))
-        return [size, zlib.crc32(file.read(END), first)]
 
 
 def key_of(
