@@ -20,8 +20,8 @@ BLOCK_ROWS = 4096  # that are drawn at once; documents end with them
 class KnownActivations(ActivationSource):
     """Rows without end in blocks, each of which is drawn from its number.
 
-    A subclass makes `truth`, whose `directions`, `parent_of`, `parents`, `children`, `true_pairs`
-    and `spurious_pairs` are those of a `World`, when it is opened.
+    A subclass makes `truth`, whose `directions`, `parent_of`, `true_pairs` and `spurious_pairs` are
+    those of a `World`, when it is opened.
     """
 
     @abstractmethod

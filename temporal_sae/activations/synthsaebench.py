@@ -28,15 +28,11 @@ class BenchmarkTruth:
     Attributes:
         directions: unit rows, float32 [n_features, d_in].
         parent_of: the parent of each feature, -1 where it has none, [n_features].
-        parents: those that have children, [n_parents]; `children` has theirs,
-            [n_parents, n_children].
         true_pairs, spurious_pairs: none, [0, 2].
     """
 
     directions: Float[Tensor, "n_features d_in"]
     parent_of: Int[Tensor, " n_features"]
-    parents: Int[Tensor, " n_parents"]
-    children: Int[Tensor, "n_parents n_children"]
     true_pairs: Int[Tensor, "0 2"]
     spurious_pairs: Int[Tensor, "0 2"]
 
@@ -107,7 +103,6 @@ class SynthSAEBenchActivations(KnownActivations):
 
         Raises:
             RunError: SAELens is missing, or the model cannot be loaded.
-            InvalidOption: parents of the model that is loaded have different numbers of children.
         """
         if self.truth is not None:
             return
@@ -116,7 +111,7 @@ class SynthSAEBenchActivations(KnownActivations):
         self.d_in = directions.shape[1]
         none = torch.empty(0, 2, dtype=torch.long)
         parent_of = parents_in(self._model.hierarchy, len(directions))
-        self.truth = BenchmarkTruth(directions, parent_of, *families(parent_of), none, none)
+        self.truth = BenchmarkTruth(directions, parent_of, none, none)
 
     def _make(self) -> Any:
         synthetic = sae_lens_synthetic()
@@ -188,20 +183,3 @@ def parents_in(hierarchy: Any, n_features: int) -> Int[Tensor, " n_features"]:
             parent_of[child.feature_index] = node.feature_index
         nodes.extend(node.children)
     return parent_of
-
-
-def families(
-    parent_of: Int[Tensor, " n_features"],
-) -> tuple[Int[Tensor, " n_parents"], Int[Tensor, "n_parents n_children"]]:
-    """Return the features that have children, ascending, and the children of each.
-
-    Raises:
-        InvalidOption: not all of them have the same number.
-    """
-    children = (parent_of >= 0).nonzero()[:, 0]
-    parents, counts = parent_of[children].unique(return_counts=True)
-    if len(counts) and bool((counts != counts[0]).any()):
-        told = "a model whose parents have equally many children"
-        raise InvalidOption("name", int(counts.max()), told)
-    order = parent_of[children].argsort(stable=True)
-    return parents, children[order].view(len(parents), -1)

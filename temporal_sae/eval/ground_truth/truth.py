@@ -63,7 +63,7 @@ class Known(NamedTuple):
         """Take what a `Truth` has."""
         pairs = (getattr(truth, f"{kind}_pairs").cpu().long() for kind in ("true", "spurious"))
         directions = torch.nn.functional.normalize(truth.directions.cpu().float(), dim=-1)
-        return cls(directions, parents_in(truth).cpu().long(), *pairs)
+        return cls(directions, truth.parent_of.cpu().long(), *pairs)
 
     @property
     def children(self) -> Int[Tensor, " n_edges"]:
@@ -83,16 +83,6 @@ class Known(NamedTuple):
             depth += above >= 0
             above = torch.where(above >= 0, self.parent_of[above.clamp(min=0)], -1)
         return depth
-
-
-def parents_in(truth: Any) -> Int[Tensor, " n_features"]:
-    """Return the parent of each feature, -1 for none."""
-    if hasattr(truth, "parent_of"):
-        found: Tensor = truth.parent_of
-        return found
-    parent_of = torch.full((len(truth.directions),), -1)
-    parent_of[truth.children] = truth.parents[:, None].expand(truth.children.shape)
-    return parent_of
 
 
 def of_truth(name: str, **facts: Any) -> Metric:
