@@ -20,7 +20,7 @@ from pathlib import Path
 from temporal_sae import signals
 from temporal_sae.commands import Parser, exit_on_mistakes, let_readers_leave
 from temporal_sae.errors import check_choice
-from temporal_sae.study.designs import DESIGNS
+from temporal_sae.study.designs import DESIGNS, PREDICTIONS
 from temporal_sae.study.page import INTRODUCTION, write_page
 from temporal_sae.study.run import run_study
 
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     with signals.ending(), exit_on_mistakes():
         if options.command == "report":
             introduction = INTRODUCTION.read_text()
-            write_page(tuple(DESIGNS.values()), options.data, introduction, options.page)
+            designs = tuple(DESIGNS.values())
+            write_page(designs, options.data, introduction, options.page, PREDICTIONS)
             print(f"written: {options.page}")
             return
         if options.command == "describe":

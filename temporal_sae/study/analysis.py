@@ -20,6 +20,7 @@ from temporal_sae.study.design import FINAL, TUNING, Arm, Contrast, Design, Stag
 from temporal_sae.study.table import Row
 
 LEVEL = 0.05
+BETTER, WORSE, SAME = "better", "worse", "no difference shown"
 
 
 class AtBudget(NamedTuple):
@@ -61,9 +62,9 @@ class Compared(NamedTuple):
     def verdict(self) -> str:
         """`better`, `worse` or `no difference shown`, by the corrected p value."""
         if not self.holm <= LEVEL:
-            return "no difference shown"
+            return SAME
         higher = better_when_higher(self.metric.partition(".")[2])
-        return "better" if (self.test.mean > 0) == bool(higher) else "worse"
+        return BETTER if (self.test.mean > 0) == bool(higher) else WORSE
 
 
 def stage_of(design: Design, setting: str) -> tuple[Stage, tuple[int, ...]]:

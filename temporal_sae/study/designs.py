@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from temporal_sae.study.toy import TOY
+from temporal_sae.study import toy
 
-DESIGNS = {design.name: design for design in (TOY,)}
+DESIGNS = {design.name: design for design in (toy.TOY,)}
+PREDICTIONS = {toy.TOY.name: toy.PREDICTIONS}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from temporal_sae.files import write_atomically
 from temporal_sae.study import bursts
@@ -15,22 +13,30 @@ from temporal_sae.study.analysis import (
     Compared,
     at_budget,
     compare,
-    mean,
     paths,
     stage_of,
 )
 from temporal_sae.study.design import Arm, Design, Setting
 from temporal_sae.study.figure import Panel, pareto
 from temporal_sae.study.figure import Path as ArmPath
+from temporal_sae.study.predictions import Prediction
 from temporal_sae.study.run import noted_digest
+from temporal_sae.study.summary import answers, judged
 from temporal_sae.study.table import Row, read_table
+from temporal_sae.study.words import difference, plainly, row, seeds, spread
 
 FLOOR = "loss.floor"
 Curve = tuple[Arm, list[tuple[float, dict[str, float]]]]
 INTRODUCTION = Path(__file__).parent / "introduction.md"
 
 
-def write_page(designs: Sequence[Design], data: Path, introduction: str, page: Path) -> None:
+def write_page(
+    designs: Sequence[Design],
+    data: Path,
+    introduction: str,
+    page: Path,
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> None:
     """Write the page and its figures.
 
     Args:
@@ -38,6 +44,7 @@ def write_page(designs: Sequence[Design], data: Path, introduction: str, page: P
         data: where the tables are, and the figures go.
         introduction: what stands before the tables.
         page: its path, beside `data`.
+        predictions: of some of the studies, by their names.
 
     Raises:
         RunError: a table does not belong to its design.
@@ -46,7 +53,9 @@ def write_page(designs: Sequence[Design], data: Path, introduction: str, page: P
     for design in designs:
         table = data / f"{design.name}.csv"
         if table.exists():
-            parts += section(design, read_table(table, design), data)
+            parts += section(
+                design, read_table(table, design), data, predictions.get(design.name, ())
+            )
         else:
             parts += [f"## {design.name}\n", "This study has not been run yet.\n"]
     if (data / bursts.FILE).exists():
@@ -54,7 +63,9 @@ def write_page(designs: Sequence[Design], data: Path, introduction: str, page: P
     write_atomically(page, "\n".join(parts))
 
 
-def section(design: Design, rows: Sequence[Row], data: Path) -> Iterator[str]:
+def section(
+    design: Design, rows: Sequence[Row], data: Path, predictions: Sequence[Prediction]
+) -> Iterator[str]:
     """Yield the part of a study, and write its figures."""
     n_runs, digest = len(rows), noted_digest(data / f"{design.name}.json")
     yield f"## {design.name}\n"
@@ -63,10 +74,17 @@ def section(design: Design, rows: Sequence[Row], data: Path) -> Iterator[str]:
         f"on others ({seeds(design.tuning_seeds)}). Design `{digest}`, fixed before the first run. "
         f"`python -m temporal_sae.study run {design.name}` makes the table again.\n"
     )
-    for setting in design.settings:
-        stage, _ = stage_of(design, setting.name)
-        if any((row.setting, row.stage) == (setting.name, stage) for row in rows):
-            yield from setting_section(design, rows, setting, data)
+    done = [setting for setting in design.settings if is_there(design, rows, setting.name)]
+    yield from answers(design, rows, [s.name for s in done if s.name not in design.only_tuned])
+    yield from judged(design, rows, [s.name for s in done], predictions)
+    for setting in done:
+        yield from setting_section(design, rows, setting, data)
+
+
+def is_there(design: Design, rows: Sequence[Row], setting: str) -> bool:
+    """Return whether there are the runs by which a setting is judged."""
+    stage, _ = stage_of(design, setting)
+    return any((row.setting, row.stage) == (setting, stage) for row in rows)
 
 
 def setting_section(
@@ -127,39 +145,14 @@ def arm_table(design: Design, found: dict[str, AtBudget], n_seeds: int) -> str:
 
 def contrast_table(compared: Sequence[Compared]) -> str:
     """Return a row for each contrast and metric."""
-    heads = ("question", "metric", "arm", "control", "difference", "95 % interval")
+    heads = ("question", "metric", "arm", "control", "difference [95 % interval]")
     lines = [
         row(*heads, "p", "found", "detectable"),
-        row(*["---"] * 2, *["---:"] * 5, "---", "---:"),
+        row(*["---"] * 2, *["---:"] * 4, "---", "---:"),
     ]
     for c in compared:
-        interval = f"[{c.test.low:+.3f}, {c.test.high:+.3f}]"
         told = f"{c.contrast.question}: {c.contrast.arm} against {c.contrast.control}"
-        numbers = (f"{c.arm:.3f}", f"{c.control:.3f}", f"{c.test.mean:+.3f}", interval)
+        numbers = (f"{c.arm:.3f}", f"{c.control:.3f}", difference(c))
         p = "–" if math.isnan(c.holm) else f"{c.holm:.2g}"
         lines.append(row(told, plainly(c.metric), *numbers, p, c.verdict, f"{c.detectable:.3f}"))
     return "\n".join(lines) + "\n"
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean ± standard deviation of what was measured."""
-    known = [value for value in values if math.isfinite(value)]
-    if not known:
-        return "–"
-    deviation = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
-    return f"{mean(known):.3f}{deviation}"
-
-
-def row(*cells: str) -> str:
-    """Return a row of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def plainly(metric: str) -> str:
-    """Return the name of a metric in words."""
-    return metric.partition(".")[2].replace("_", " ")
-
-
-def seeds(numbers: Sequence[int]) -> str:
-    """Return seeds in few characters."""
-    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 2 else ", ".join(map(str, numbers))

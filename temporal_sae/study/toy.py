@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from temporal_sae.study.analysis import BETTER, SAME, WORSE
 from temporal_sae.study.design import Arm, Contrast, Design, Setting
+from temporal_sae.study.predictions import Difference, Level, Prediction
 
 GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 FLOORS = (0, 1, 5)
@@ -118,4 +120,40 @@ TOY = Design(
     budget=0.01,
     metrics=("core.explained_variance", *METRICS),
     contrasts=CONTRASTS,
+)
+SETTINGS = tuple(setting.name for setting in TOY.settings)
+ORDERED = ("drift_ordered",)
+ABSORPTION, MCC, _ = PRIMARY
+LEAKAGE = "ground_truth.leakage"
+PREDICTIONS: tuple[Prediction, ...] = (
+    Difference(
+        "joint firing beats rates in absorption",
+        SETTINGS,
+        "co_activation",
+        "rates",
+        (ABSORPTION,),
+        (BETTER,),
+    ),
+    Difference("and not in MCC", SETTINGS, "co_activation", "rates", (MCC,), (SAME, WORSE)),
+    Level("stable pairs keep absorption below .05", ORDERED, "stable", ABSORPTION, (0.0, 0.05)),
+    Level("bursty pairs leave more than .3", ORDERED, "bursty", ABSORPTION, (0.3, 1.0)),
+    Difference(
+        "stable pairs leave more leakage than bursty ones",
+        ORDERED,
+        "stable",
+        "bursty",
+        (LEAKAGE,),
+        (WORSE,),
+    ),
+    *(
+        Difference(
+            f"order makes no difference to {name} pairs where nothing changes",
+            ("stationary",),
+            name,
+            f"{name}, no order",
+            PRIMARY,
+            (SAME,),
+        )
+        for name in ("stable", "bursty")
+    ),
 )

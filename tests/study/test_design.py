@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from temporal_sae.commands import CONF
 from temporal_sae.metrics import better_when_higher
 from temporal_sae.study.design import sweep_overrides
-from temporal_sae.study.designs import DESIGNS
+from temporal_sae.study.designs import DESIGNS, PREDICTIONS
+from temporal_sae.study.predictions import Level
 from tests.study.designs import FIXED, FLOOR, MADE_UP, PAIRS, PLAIN
 
 
@@ -68,6 +69,21 @@ def test_designs_are_fair_and_say_what_there_is(design):
     assert design.cost in design.metrics
     for arm in arms:
         assert design.arm_of(arm.options()) is arm
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_predictions_are_of_contrasts_and_arms_that_there_are(name):
+    design = DESIGNS[name]
+    settings = {setting.name for setting in design.settings}
+    for prediction in PREDICTIONS[name]:
+        assert set(prediction.settings) <= settings
+        if isinstance(prediction, Level):
+            assert prediction.arm in {arm.name for arm in design.arms}
+            assert prediction.metric in design.metrics
+            continue
+        sides = (prediction.arm, prediction.control)
+        (contrast,) = (c for c in design.contrasts if (c.arm, c.control) == sides)
+        assert set(prediction.metrics) <= set(contrast.metrics)
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=list(DESIGNS))

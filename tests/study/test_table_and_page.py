@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from temporal_sae.errors import RunError
-from temporal_sae.study.designs import DESIGNS
+from temporal_sae.study.designs import DESIGNS, PREDICTIONS
 from temporal_sae.study.page import INTRODUCTION, write_page
+from temporal_sae.study.predictions import Difference, Level
 from temporal_sae.study.run import fix
 from temporal_sae.study.table import measured, read_table, write_table
 from tests.study.designs import MADE_UP, run
@@ -73,11 +74,11 @@ def test_the_page_shows_arms_contrasts_and_figures(tmp_path):
     data, page = tmp_path / "data", tmp_path / "page.md"
     fix(MADE_UP, data)
     write_table(data / "made_up.csv", MADE_UP, made_up_rows())
-    write_page((MADE_UP,), data, "# Title\n", page)
+    write_page((MADE_UP,), data, "# Title\n", page, {})
     text = page.read_text()
     assert "| pairs | 0.800 ± 0.000 | 0.605 ± 0.004 |" in text
     assert "| pairs + 1* | 0.950 ± 0.000 | 0.700 ± 0.000 |" in text  # never as dear as the budget
-    assert "| a floor: pairs + 1 against pairs | mcc | 0.700 | 0.605 | +0.095 |" in text
+    assert "| a floor: pairs + 1 against pairs | mcc | 0.700 | 0.605 | +0.095 [" in text
     assert MADE_UP.digest() in text
     for name in re.findall(r"\]\((data/\S+\.svg)\)", text):
         assert (tmp_path / name).read_text().startswith("<svg")
@@ -86,8 +87,30 @@ def test_the_page_shows_arms_contrasts_and_figures(tmp_path):
     assert drawn.count(">loss.floor=1<") == 1  # its panel has the others, too
     assert drawn.count(">pairs<") == 1  # named once, and the same with a floor
     before = {path: path.read_bytes() for path in (page, *data.iterdir())}
-    write_page((MADE_UP,), data, "# Title\n", page)
+    write_page((MADE_UP,), data, "# Title\n", page, {})
     assert before == {path: path.read_bytes() for path in (page, *data.iterdir())}
+
+
+def test_the_answers_and_the_predictions_are_told_first(tmp_path):
+    data, page = tmp_path / "data", tmp_path / "page.md"
+    fix(MADE_UP, data)
+    write_table(data / "made_up.csv", MADE_UP, made_up_rows())
+    sides = ("pairs + 1", "pairs", ("ground_truth.mcc",))
+    predictions = (
+        Difference("a floor helps", ("here",), *sides, ("better",)),
+        Difference("and does not", ("there", "elsewhere"), *sides, ("no difference shown",)),
+        Level("pairs are below .6", ("here",), "pairs", "ground_truth.mcc", (0.0, 0.6)),
+        Level("or above", ("here",), "pairs", "ground_truth.mcc", (0.6, 1.0)),
+    )
+    write_page((MADE_UP,), data, "# Title\n", page, {"made_up": predictions})
+    text = page.read_text().partition("### ")[0]
+    contrast = "a floor: pairs + 1 against pairs"
+    assert f"| {contrast} | mcc better (+0.095) | mcc better (+0.095) |" in text
+    found = [line for line in text.splitlines() if "hold" in line]
+    assert found[0] == "| a floor helps | here | mcc | +0.095 [+0.085, +0.105], better | holds |"
+    assert [line.split(" | ")[1] for line in found] == ["here", "there", "here", "here"]
+    assert [line.endswith("| holds |") for line in found] == [True, False, False, True]
+    assert "| pairs are below .6 | here | mcc | 0.605 | does not hold |" in text
 
 
 def test_a_setting_that_is_only_tuned_is_judged_by_its_tuning_and_has_no_contrasts(tmp_path):
@@ -101,7 +124,7 @@ def test_a_setting_that_is_only_tuned_is_judged_by_its_tuning_and_has_no_contras
     data, page = tmp_path / "data", tmp_path / "page.md"
     fix(design, data)
     write_table(data / "made_up.csv", design, rows)
-    write_page((design,), data, "# Title\n", page)
+    write_page((design,), data, "# Title\n", page, {})
     here, there = page.read_text().split("### made_up, there")
     assert "over 3 seeds" in here
     assert "a floor: pairs + 1" in here
@@ -111,7 +134,7 @@ def test_a_setting_that_is_only_tuned_is_judged_by_its_tuning_and_has_no_contras
 
 
 def test_a_study_without_a_table_is_said_to_be_open(tmp_path):
-    write_page((MADE_UP,), tmp_path / "data", "# Title\n", tmp_path / "page.md")
+    write_page((MADE_UP,), tmp_path / "data", "# Title\n", tmp_path / "page.md", {})
     assert "This study has not been run yet." in (tmp_path / "page.md").read_text()
 
 
@@ -120,7 +143,8 @@ def test_the_committed_page_comes_from_the_committed_tables(tmp_path):
     data.mkdir()
     for path in (DOCS / "study").glob("*.[cj]s*"):  # tables and notes of their designs
         (data / path.name).write_bytes(path.read_bytes())
-    write_page(tuple(DESIGNS.values()), data, INTRODUCTION.read_text(), tmp_path / "study.md")
+    page = tmp_path / "study.md"
+    write_page(tuple(DESIGNS.values()), data, INTRODUCTION.read_text(), page, PREDICTIONS)
     assert (tmp_path / "study.md").read_text() == (DOCS / "study.md").read_text()
     for figure in data.glob("*.svg"):
         assert figure.read_bytes() == (DOCS / "study" / figure.name).read_bytes()
