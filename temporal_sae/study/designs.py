@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from temporal_sae.study import toy
+from temporal_sae.study import bundled, toy, twin
 
-DESIGNS = {design.name: design for design in (toy.TOY,)}
+DESIGNS = {design.name: design for design in (toy.TOY, twin.TWIN, twin.TWIN_K, bundled.BUNDLED)}
 PREDICTIONS = {toy.TOY.name: toy.PREDICTIONS}

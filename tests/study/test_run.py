@@ -52,7 +52,7 @@ def test_a_study_runs_goes_on_and_keeps_to_its_design(tmp_path, monkeypatch):
 def test_wrong_words_are_one_line(tmp_path):
     done = study("run", "toys", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: NAME='toys': must be one of toy"
+    assert done.stderr.strip() == "error: NAME='toys': must be one of toy, twin, twin_k, bundled"
     assert not list(tmp_path.iterdir())
 
 

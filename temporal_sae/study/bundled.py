@@ -1,0 +1,51 @@
+"""The rivals on the bundled language model, which knows letters: what is left of it on text.
+
+The best arm of the toy world beside no penalty, a penalty on all pairs alike, and the rivals.
+Features are not known here; the tasks of `eval=tasks` say what latents are good for.
+"""
+
+from __future__ import annotations
+
+from temporal_sae.study.design import Arm, Contrast, Design, Setting
+
+GRID = (1.0, 3.0, 10.0, 30.0)
+PLAIN = Arm("no penalty", ("loss.ortho_weight=0",))
+BEST = Arm("co_activation + 1", ("loss.weighting=co_activation", "loss.floor=1"), GRID)
+ARMS = (
+    BEST,
+    Arm("uniform", ("loss.weighting=uniform",), tuple(10 * weight for weight in GRID)),
+    Arm("c2r", ("loss=c2r",), tuple(weight / 30 for weight in GRID)),
+    Arm("ortsae", ("loss=ortsae",), tuple(weight / 10 for weight in GRID)),
+    Arm("matryoshka", ("sae=matryoshka", "loss.ortho_weight=0")),
+)
+PRIMARY = (
+    "tasks.absorption_full",
+    "tasks.absorption_fraction",
+    "tasks.sparse_probing_package_sae_top_5",
+    "tasks.tpp_equal_norm_total_threshold_20",
+)
+METRICS = (
+    "core.explained_variance",
+    "core.ce_loss_score",
+    *PRIMARY,
+    "tasks.absorption_shape_full",
+    "tasks.sparse_probing_kind_sae_top_5",
+    "tasks.scr_equal_norm_metric_threshold_20",
+    "tasks.downstream_equal_norm_selectivity",
+)
+BUNDLED = Design(
+    name="bundled",
+    overrides=("experiment=quick", "eval=tasks"),
+    settings=(Setting("default_run"),),
+    plain=PLAIN,
+    arms=ARMS,
+    tuning_seeds=(100, 101),
+    seeds=(0, 1, 2, 3, 4),
+    cost="core.explained_variance",
+    budget=0.01,
+    metrics=METRICS,
+    contrasts=tuple(
+        Contrast(f"against {control}", BEST.name, control, PRIMARY)
+        for control in ("no penalty", "uniform", "c2r", "ortsae", "matryoshka")
+    ),
+)
