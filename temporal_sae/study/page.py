@@ -75,6 +75,8 @@ def section(
         f"`python -m temporal_sae.study run {design.name}` makes the table again.\n"
     )
     done = [setting for setting in design.settings if is_there(design, rows, setting.name)]
+    if missing := [setting.name for setting in design.settings if setting not in done]:
+        yield f"Not run to the end yet: {', '.join(missing)}.\n"
     yield from answers(design, rows, [s.name for s in done if s.name not in design.only_tuned])
     yield from judged(design, rows, [s.name for s in done], predictions)
     for setting in done:

@@ -131,6 +131,10 @@ def test_a_setting_that_is_only_tuned_is_judged_by_its_tuning_and_has_no_contras
     assert "over 1 seeds" in there
     assert "| pairs | 0.800 | 0.600 |" in there
     assert "a floor" not in there
+    assert "Not run" not in here
+    write_table(data / "made_up.csv", design, rows[:-3])
+    write_page((design,), data, "# Title\n", page, {})
+    assert "Not run to the end yet: there." in page.read_text()
 
 
 def test_a_study_without_a_table_is_said_to_be_open(tmp_path):
