@@ -1,7 +1,8 @@
 """Choosing latents in numba, on torch's threads.
 
-A float32 that is not negative orders like the integer with its bits, its *key*, so the k-th largest
-is found by counting the leading bits, then the next ones among those that share them.
+A float32 that is not negative orders like the integer with its bits, its *key*. The k-th largest of
+a row is found by counting the leading bits, then the next ones among those that share them; the
+n-th largest of a batch by partitioning the keys above a guess.
 """
 
 from __future__ import annotations
