@@ -1,6 +1,6 @@
 """The rivals on the bundled language model, which knows letters: what is left of it on text.
 
-The best arm of the toy world beside no penalty, a penalty on all pairs alike, and the rivals.
+Co-activation with a floor beside no penalty, a penalty on all pairs alike, and the rivals.
 Features are not known here; the tasks of `eval=tasks` say what latents are good for.
 """
 
@@ -10,9 +10,9 @@ from temporal_sae.study.design import Arm, Contrast, Design, Setting
 
 GRID = (1.0, 3.0, 10.0, 30.0)
 PLAIN = Arm("no penalty", ("loss.ortho_weight=0",))
-BEST = Arm("co_activation + 1", ("loss.weighting=co_activation", "loss.floor=1"), GRID)
+METHOD = Arm("co_activation + 1", ("loss.weighting=co_activation", "loss.floor=1"), GRID)
 ARMS = (
-    BEST,
+    METHOD,
     Arm("uniform", ("loss.weighting=uniform",), tuple(10 * weight for weight in GRID)),
     Arm("c2r", ("loss=c2r",), tuple(weight / 30 for weight in GRID)),
     Arm("ortsae", ("loss=ortsae",), tuple(weight / 10 for weight in GRID)),
@@ -45,7 +45,7 @@ BUNDLED = Design(
     budget=0.01,
     metrics=METRICS,
     contrasts=tuple(
-        Contrast(f"against {control}", BEST.name, control, PRIMARY)
+        Contrast(f"against {control}", METHOD.name, control, PRIMARY)
         for control in ("no penalty", "uniform", "c2r", "ortsae", "matryoshka")
     ),
 )

@@ -1,4 +1,4 @@
-"""Ten arms on the twin of SynthSAEBench, chosen from what the toy world has shown.
+"""Ten arms on the twin of SynthSAEBench: of the toy world's, those whose questions it can answer.
 
 Rows are drawn independently there, so that nothing can be of time. Left are the questions of joint
 firing, of a floor beside it, and of the rivals. The second design looks at the same arms where the
