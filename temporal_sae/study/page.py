@@ -72,8 +72,8 @@ def section(
     yield (
         f"{n_runs:,} runs; {len(design.seeds)} seeds ({seeds(design.seeds)}), the weights chosen "
         f"on others ({seeds(design.tuning_seeds)}). Design `{digest}`, fixed before the first run. "
-        f"`python -m temporal_sae.study run {design.name}` makes the table again; the training of its "
-        f"runs adds up to {hours(rows)}, of which a worker for each core does its share.\n"
+        f"`python -m temporal_sae.study run {design.name}` makes the table again; training adds up "
+        f"to {hours(rows)}, which workers on several cores share.\n"
     )
     done = [setting for setting in design.settings if is_there(design, rows, setting.name)]
     if missing := [setting.name for setting in design.settings if setting not in done]:
