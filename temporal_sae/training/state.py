@@ -10,13 +10,14 @@ from temporal_sae import distributed, schemas
 from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.processes import whole_state
-from temporal_sae.training.checkpoint import Checkpoints, State
+from temporal_sae.training.checkpoint import Checkpoints
 from temporal_sae.training.constraints import Constraint
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
+from temporal_sae.training.state_file import State
 from temporal_sae.training.stopwatch import Clock, Stopwatch
 
 WEIGHTS_TO_KNOW = 256
