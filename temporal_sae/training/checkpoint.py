@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from temporal_sae.errors import RunError
 from temporal_sae.files import open_regular, write_and_name
+from temporal_sae.training.background import Background
 from temporal_sae.training.state_file import BLOCK, State, StateFile, from_file
 
 log = logging.getLogger(__name__)
@@ -28,35 +30,58 @@ NAME = re.compile(rf"step_(\d{{9,}})\.([0-9a-f]{{{DIGITS}}})\.safetensors")
 class Checkpoints:
     """The newest checkpoints of a run.
 
+    One may be written in the background. All that has to do with the folder waits for it, and
+    raises the error by which it has failed.
+
     Args:
         folder: where they are kept.
         keep: how many; older ones are deleted after a newer one is complete.
+
+    Attributes:
+        background: the write that is under way.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+        self.folder, self.keep, self.background = folder, keep, Background()
 
     def files(self) -> list[Path]:
         """Finished checkpoint files, newest first."""
+        self.background.wait()
+        return self._files()
+
+    def _files(self) -> list[Path]:
         found = ((NAME.fullmatch(p.name), p) for p in self.folder.glob("step_*.safetensors"))
         steps = [(int(match[1]), path) for match, path in found if match and path.is_file()]
         return [path for _, path in sorted(steps, reverse=True)]
 
     def newest_in_words(self) -> str:
-        """For a message."""
-        files = self.files()
+        """For a message about another error."""
+        self.background.settle()
+        files = self._files()
         return f"the last good checkpoint is {files[0].name}" if files else "no checkpoint was made"
 
     def save(self, step: int, state: State) -> Path:
         """Write a checkpoint; the previous ones stay until it is complete."""
-        content = StateFile(state)
+        self.background.wait()
+        return self._write(step, StateFile(state))
 
+    def save_in_background(self, step: int, state: State) -> bool:
+        """Copy a state, and write it while the caller goes on.
+
+        Returns:
+            False, with nothing done, where another one is written like that in this process.
+        """
+        return self.background.begin(
+            lambda: partial(self._write, step, StateFile(state, copied=True))
+        )
+
+    def _write(self, step: int, content: StateFile) -> Path:
         def write(file: BinaryIO) -> str:
             return f"step_{step:09d}.{content.write(file)[:DIGITS]}.safetensors"
 
         self.folder.mkdir(exist_ok=True)
         path = write_and_name(self.folder, write)
-        for old in self.files()[self.keep :]:
+        for old in self._files()[self.keep :]:
             old.unlink()
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +21,9 @@ from temporal_sae.training.parts import Parts
 from temporal_sae.training.state_file import State
 from temporal_sae.training.stopwatch import Clock, Stopwatch
 
+if TYPE_CHECKING:
+    from temporal_sae.training.saving import Saving
+
 WEIGHTS_TO_KNOW = 256
 BEGIN_ANEW = 'begin anew with trainer.resume=never, which is resume="never" of `train`'
 LONGEST_PROBLEM = 200  # characters; torch lists every tensor
@@ -33,8 +37,8 @@ class TrainingState:
     dead: DeadLatents
     health: Health
     stopwatches: dict[str, Stopwatch]
+    saving: Saving
     step: int = 0
-    saved_at: int | None = None
     steps_negligible: int = 0
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)
