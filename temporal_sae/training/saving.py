@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,11 +14,8 @@ from temporal_sae.machine import MIB, free_memory
 from temporal_sae.training.checkpoint import Checkpoints
 from temporal_sae.training.parts import Parts
 from temporal_sae.training.snapshots import is_kept
-from temporal_sae.training.state import snapshot
+from temporal_sae.training.state import TrainingState, snapshot
 from temporal_sae.training.state_file import State, bytes_of
-
-if TYPE_CHECKING:
-    from temporal_sae.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
