@@ -1,8 +1,9 @@
 """The rivals on the bundled language model, which knows letters: what is left of it on text.
 
-Excess co-activation with a floor, which has the largest means on the toy world, beside no penalty, a
-penalty on all pairs alike, and the rivals; and plain co-activation with a floor, which needs no
-totals. Features are not known here; the tasks of `eval=tasks` say what latents are good for.
+Excess co-activation with a floor, which of the weightings by joint firing has the largest mean MCC
+on the toy world, beside no penalty, a penalty on all pairs alike, and the rivals; and plain
+co-activation with a floor, which needs no totals. Features are not known here; the tasks of
+`eval=tasks` say what latents are good for.
 """
 
 from __future__ import annotations
