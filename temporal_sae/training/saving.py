@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SMALL = 64 * MIB  # is written within a fraction of a second, which a thread would hardly save
 COPIES_THAT_FIT = 2  # of which one is made: training must not run out of memory meanwhile
+UNKNOWN = "an unknown number"  # where the system does not say
 
 
 class Saving:
@@ -110,7 +111,7 @@ class Saving:
         is_room = free is not None and free.n_bytes >= needed
         if not self._is_told:
             size, memory = f"{n_bytes / MIB:,.0f} MiB", f"{needed / MIB:,.0f} MiB of memory"
-            why = f"training waits for it: beside it takes {memory}, and {free} are free"
+            why = f"training waits for it: beside it takes {memory}, and {free or UNKNOWN} are free"
             how = "training goes on" if is_room else why
             log.info("while a checkpoint of %s is written %s", size, how)
         self._is_told = True

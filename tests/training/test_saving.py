@@ -292,6 +292,9 @@ def test_it_is_told_once_how(tmp_path, monkeypatch, caplog, all_in_background, w
     assert {name for name, _, _ in writes} == {"MainThread"}
     waits = "while a checkpoint of 0 MiB is written training waits for it: beside it takes"
     assert caplog.text.count(f"{waits} 0 MiB of memory, and 0 are free") == 1
+    monkeypatch.setattr(saving, "free_memory", lambda device: None)
+    make_trainer().fit(make_parts(tmp_path / "another system"))
+    assert caplog.text.count("and an unknown number are free") == 1
 
 
 @pytest.mark.parametrize(("copies", "where"), [(1.9, "MainThread"), (2.1, "background"), (0, "")])
