@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from temporal_sae.errors import RunError
@@ -22,6 +24,7 @@ NOT_OFFERED = {EACCES, EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM}
 LONGEST_JSON = 256 * 2**20  # bytes; far above what a run writes, far below what a machine has
 DEEPEST_JSON = 64  # levels; whoever walks through them does so by recursion
 DAMAGED = ".damaged"
+_ONE_AT_A_TIME = Lock()
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -143,10 +146,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     The folder must exist: whoever removes that of a run while it goes on wants no part of it back.
     """
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+
+    def write(file: BinaryIO) -> str:
+        file.write(data)
+        return path.name
+
+    write_and_name(path.parent, write)
+
+
+def write_and_name(folder: Path, write: Callable[[BinaryIO], str]) -> Path:
+    """Let `write` fill a temporary file in `folder`; it is then renamed to what that returns."""
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            path = folder / write(file)
             file.flush()
             sync(file.fileno())
         with suppressed(NOT_OFFERED):
@@ -155,7 +168,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_folder(folder)
+    return path
 
 
 def make_folder_atomically(path: Path, fill: Callable[[Path], None]) -> None:
@@ -287,9 +301,14 @@ def suppressed(numbers: Collection[int]) -> Iterator[None]:
 
 
 def current_umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    umask = os.umask(0)
-    os.umask(umask)
+    """Return the process's umask."""
+    with suppress(OSError):
+        if told := re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.M):
+            return int(told[1], 8)
+    # Elsewhere it can only be read by setting it, which another thread must not do in between.
+    with _ONE_AT_A_TIME:
+        umask = os.umask(0)
+        os.umask(umask)
     return umask
 
 

@@ -200,6 +200,7 @@ VALUES = {
         "compile": one_of(False),  # a minute or two
         "log_every": ints(1, 8),
         "checkpoint_every": ints(1, 50),
+        "checkpoint_minutes": or_null(log(1e-6, 10.0)),
         "keep_every": one_of(None, "log", 3),
         "resume": one_of("auto", "never"),
     },

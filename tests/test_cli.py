@@ -363,23 +363,23 @@ def test_rates_are_tokens_over_seconds(command, random_gemma):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(command, random_gemma, monkeypatch):
-    from temporal_sae.training import checkpoint
+    from temporal_sae.training import Checkpoints
 
     options = [*small(random_gemma), "trainer.checkpoint_every=4", "hydra.run.dir=full"]
-    write = checkpoint.write_atomically
+    save = Checkpoints.save
 
-    def no_space_later(path, content):
-        if "step_000000008" in path.name:
+    def no_space_later(self, step, state):
+        if step == 8:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
+        return save(self, step, state)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", no_space_later)
+    monkeypatch.setattr(Checkpoints, "save", no_space_later)
     code, _, err = command(*options)
     assert code == 2
     assert err.startswith("error: full: the disk is full")
     assert err.count("\n") == 1
     assert [p.name[:14] for p in Path("full/checkpoints").iterdir()] == ["step_000000004"]
-    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    monkeypatch.setattr(Checkpoints, "save", save)
     code, out, _ = command(*options)
     assert code == 0
     assert "continuing at step 4" in out

@@ -65,6 +65,15 @@ def test_a_file_system_that_cannot_flush_or_change_modes_is_written_to(
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_the_umask_is_read_and_not_set(tmp_path, monkeypatch):
+    """Whoever makes a file in another thread meanwhile would make it for everybody."""
+    with monkeypatch.context() as patched:
+        patched.delattr(os, "umask")
+        write_atomically(tmp_path / "run.json", "{}")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "run.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_disk_that_breaks_while_it_is_flushed_is_an_error(tmp_path, monkeypatch):
     def breaks(descriptor):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -266,6 +266,7 @@ RANGES = {
         "compile": flag(),
         "log_every": whole(),
         "checkpoint_every": whole(),
+        "checkpoint_minutes": number(above=True, null=True),
         "keep_every": of((0, -1, 1.5, "often", "", NAN, True, {"a": 1}), null=True),
         "resume": choice(),
     },

@@ -42,7 +42,7 @@ LENGTH = "trainer.num_tokens"
 # Options that may differ between the parts of one run: they do not change what it computes.
 FREE_TO_CHANGE = ("overwrite", "debug", "objective", "push_to_hub", "logger", "eval", "plugins")
 FREE_IN = {
-    "trainer": ("resume", "checkpoint_every", "keep_every"),
+    "trainer": ("resume", "checkpoint_every", "checkpoint_minutes", "keep_every"),
     "activations": ("prefetch",),
     "data": ("changed", "skip_broken"),
     "model": ("local_files_only",),

@@ -16,6 +16,7 @@ FREE_TO_CHANGE = (
     "plugins",
     "trainer.resume",
     "trainer.checkpoint_every",
+    "trainer.checkpoint_minutes",
     "trainer.keep_every",
     "data.skip_broken",
     "data.changed",

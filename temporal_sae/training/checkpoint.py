@@ -1,65 +1,87 @@
 """Checkpoints: one file each, complete or absent, without pickles.
 
-A checkpoint is a nested dictionary of tensors, numbers, strings and None. Tensors go into a
-safetensors file under their path (`optimizer/exp_avg/0`), the rest into its header as JSON. The
-file name carries the step and the first 16 hex digits of the file's SHA-256, so damage of any kind
-shows before anything is loaded.
+A checkpoint is a nested dictionary of tensors, numbers, strings and None. The file name carries the
+step and the first 16 hex digits of the file's SHA-256, so damage of any kind shows before anything
+is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors import SafetensorError
 
 from temporal_sae.errors import RunError
-from temporal_sae.files import open_regular, write_atomically
+from temporal_sae.files import open_regular, write_and_name
+from temporal_sae.training.background import Background
+from temporal_sae.training.state_file import BLOCK, State, StateFile, from_file
 
 log = logging.getLogger(__name__)
 
 DIGITS = 16
-BLOCK = 2**24  # bytes read at once
 NAME = re.compile(rf"step_(\d{{9,}})\.([0-9a-f]{{{DIGITS}}})\.safetensors")
-State = dict[str, Any]
 
 
 class Checkpoints:
     """The newest checkpoints of a run.
 
+    One may be written in the background. All that has to do with the folder waits for it, and
+    raises the error by which it has failed.
+
     Args:
         folder: where they are kept.
         keep: how many; older ones are deleted after a newer one is complete.
+
+    Attributes:
+        background: the write that is under way.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+        self.folder, self.keep, self.background = folder, keep, Background()
 
     def files(self) -> list[Path]:
         """Finished checkpoint files, newest first."""
+        self.background.wait()
+        return self._files()
+
+    def _files(self) -> list[Path]:
         found = ((NAME.fullmatch(p.name), p) for p in self.folder.glob("step_*.safetensors"))
         steps = [(int(match[1]), path) for match, path in found if match and path.is_file()]
         return [path for _, path in sorted(steps, reverse=True)]
 
     def newest_in_words(self) -> str:
-        """For a message."""
-        files = self.files()
+        """For a message about another error."""
+        self.background.settle()
+        files = self._files()
         return f"the last good checkpoint is {files[0].name}" if files else "no checkpoint was made"
 
     def save(self, step: int, state: State) -> Path:
         """Write a checkpoint; the previous ones stay until it is complete."""
-        data = to_bytes(state)
-        path = self.folder / f"step_{step:09d}.{_digest(data)}.safetensors"
+        self.background.wait()
+        return self._write(step, StateFile(state))
+
+    def save_in_background(self, step: int, state: State) -> bool:
+        """Copy a state, and write it while the caller goes on.
+
+        Returns:
+            False, with nothing done, where another one is written like that in this process.
+        """
+        return self.background.begin(
+            lambda: partial(self._write, step, StateFile(state, copied=True))
+        )
+
+    def _write(self, step: int, content: StateFile) -> Path:
+        def write(file: BinaryIO) -> str:
+            return f"step_{step:09d}.{content.write(file)[:DIGITS]}.safetensors"
+
         self.folder.mkdir(exist_ok=True)
-        write_atomically(path, data)
-        for old in self.files()[self.keep :]:
+        path = write_and_name(self.folder, write)
+        for old in self._files()[self.keep :]:
             old.unlink()
         return path
 
@@ -105,13 +127,6 @@ class NoCheckpoints(Checkpoints):
         """There is nothing to clear."""
 
 
-def to_bytes(state: State) -> bytes:
-    """Serialise a nested dictionary of tensors and JSON values."""
-    tensors: dict[str, Tensor] = {}
-    rest = _take_tensors(state, "", tensors)
-    return save(tensors, metadata={"state": json.dumps(rest)})
-
-
 def whole(path: Path, digest: str) -> State | None:
     """Read a checkpoint with this hash in its name; return None if it is damaged."""
     try:
@@ -120,40 +135,6 @@ def whole(path: Path, digest: str) -> State | None:
         return from_file(path)
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError):
         return None  # it has the right hash and is no checkpoint
-
-
-def from_file(path: Path) -> State:
-    """Return the nested dictionary that `to_bytes` serialised; tensors on the CPU."""
-    with safe_open(path, framework="pt") as file:
-        state: State = json.loads((file.metadata() or {})["state"])
-        if not isinstance(state, dict):
-            raise TypeError("a state is a dictionary")
-        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-            *parents, last = key.split("/")
-            inner = state
-            for parent in parents:
-                inner = inner[parent]
-            inner[last] = file.get_tensor(key)
-    return state
-
-
-def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Move the tensors of a nested dictionary to a flat one, returning what remains."""
-    rest = {}
-    for key, item in value.items():
-        inner = f"{path}{key}"
-        if isinstance(item, Tensor):
-            # A copy: safetensors refuses views that share memory, as windows of one batch do.
-            tensors[inner] = item.detach().cpu().clone(memory_format=torch.contiguous_format)
-        else:
-            rest[key] = (
-                _take_tensors(item, f"{inner}/", tensors) if isinstance(item, dict) else item
-            )
-    return rest
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
 def _digest_of(path: Path) -> str:

@@ -16,10 +16,11 @@ from temporal_sae.machine import Planned
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker import NoTracker
 from temporal_sae.tracker.stability import StabilityMonitor
-from temporal_sae.training.checkpoint import Checkpoints, NoCheckpoints, State
+from temporal_sae.training.checkpoint import Checkpoints, NoCheckpoints
 from temporal_sae.training.loggers import MetricsLogger, NoLogger
 from temporal_sae.training.progress import NoProgress, ProgressDisplay
 from temporal_sae.training.snapshots import Snapshots
+from temporal_sae.training.state_file import State
 
 
 @runtime_checkable

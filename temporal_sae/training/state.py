@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,14 +11,18 @@ from temporal_sae import distributed, schemas
 from temporal_sae.errors import InvalidOption, RunError, one_line
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker.processes import whole_state
-from temporal_sae.training.checkpoint import Checkpoints, State
+from temporal_sae.training.checkpoint import Checkpoints
 from temporal_sae.training.constraints import Constraint
 from temporal_sae.training.dead import DeadLatents
 from temporal_sae.training.health import Health
 from temporal_sae.training.loggers import Metrics
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts
+from temporal_sae.training.state_file import State
 from temporal_sae.training.stopwatch import Clock, Stopwatch
+
+if TYPE_CHECKING:
+    from temporal_sae.training.saving import Saving
 
 WEIGHTS_TO_KNOW = 256
 BEGIN_ANEW = 'begin anew with trainer.resume=never, which is resume="never" of `train`'
@@ -32,8 +37,8 @@ class TrainingState:
     dead: DeadLatents
     health: Health
     stopwatches: dict[str, Stopwatch]
+    saving: Saving
     step: int = 0
-    saved_at: int | None = None
     steps_negligible: int = 0
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)

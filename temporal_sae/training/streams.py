@@ -14,7 +14,7 @@ from torch import Tensor
 
 from temporal_sae.activations import ActivationBatch
 from temporal_sae.activations.prefetch import SECONDS_OF_PATIENCE
-from temporal_sae.training.checkpoint import State
+from temporal_sae.training.state_file import State
 from temporal_sae.training.stopwatch import now
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from temporal_sae import distributed, signals
 from temporal_sae.training.interrupts import PREEMPTION, StopRequest
 from temporal_sae.training.parts import Parts
-from temporal_sae.training.snapshots import is_kept
 from temporal_sae.training.state import TrainingState, rng_state, set_rng_state
 from temporal_sae.training.stopwatch import Clock
 from temporal_sae.training.streams import StreamView
@@ -74,6 +73,7 @@ class Lane:
         self.error: BaseException | None = None
         self.seconds = self._seconds_before = 0.0
         self._random = rng_state(parts.sae.W_dec.device)
+        self._writing = parts.checkpoints.background
 
     @property
     def is_open(self) -> bool:
@@ -96,7 +96,7 @@ class Lane:
 
     def save(self) -> None:
         """Save where it is, unless that is done."""
-        self._alone(lambda: self.trainer.save(self.parts, self.run))
+        self._alone(lambda: self.run.saving.save(self.parts, self.run))
 
     def _begin(self) -> None:
         self.parts.complete(self.trainer.batch_size)
@@ -115,10 +115,7 @@ class Lane:
                 run.clock.add(self.view.settle())
             run.seconds = run.clock.seconds()
             self.seconds = run.seconds - self._seconds_before
-            if parts.snapshots and is_kept(run.step, trainer.keep_every):
-                trainer.keep(parts.snapshots, parts.sae, run)
-            if run.step % trainer.checkpoint_every == 0 or self._is_complete():
-                trainer.save(parts, run)
+            run.saving.after_step(parts, run, self._is_complete())
 
     def end(self, error: BaseException) -> None:
         """End it by an error that all processes have."""
@@ -131,6 +128,10 @@ class Lane:
             traceback.clear_frames(cause.__traceback__)
             cause = cause.__cause__ or cause.__context__
         del self.parts, self.state
+
+    def settle(self) -> None:
+        """Wait for a checkpoint that is being written, so that it is whole when all has ended."""
+        self._writing.settle()
 
     def show_beginning(self) -> None:
         """Show how far it is before the first step."""
@@ -148,6 +149,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - raised by whoever has asked for this SAE
             signals.obey()
             self.error = error
+            self.settle()
             self._when_failed(error)
         if self.view is not None and not self.is_open:
             self.view.leave()
@@ -173,10 +175,11 @@ def train_together(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.begin()
     _let_failed_go(lanes, lanes)
-    with suppress(_NoneGoesOn), StopRequest() as stop, ExitStack() as displays:
+    with suppress(_NoneGoesOn), StopRequest() as stop, ExitStack() as at_end:
         for lane in lanes:
             if lane.error is None:
-                displays.enter_context(lane.parts.progress)
+                at_end.callback(lane.settle)
+                at_end.enter_context(lane.parts.progress)
                 lane.show_beginning()
         while going := [lane for lane in lanes if lane.is_open]:
             step = min(lane.run.step for lane in going)

@@ -37,9 +37,10 @@ from temporal_sae.training.initial import check_sample, fit_encoder, geometric_m
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts, in_order, interval_of
+from temporal_sae.training.saving import Saving
 from temporal_sae.training.schedule import learning_rate_factor
-from temporal_sae.training.snapshots import Snapshots, check_keep_every
-from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore, snapshot
+from temporal_sae.training.snapshots import check_keep_every
+from temporal_sae.training.state import TrainingState, identity_of, load_newest, restore
 from temporal_sae.training.stopwatch import Stopwatch
 from temporal_sae.training.together import Lane, train_together
 
@@ -84,6 +85,7 @@ class Trainer:
         compile: compile the SAE's part of a step by torch.compile; it needs `step=dense`.
         log_every: steps between logged metrics.
         checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: after which there is one at the next logged step, too; null: never.
         keep_every: steps between SAEs that are kept for good, each loadable by itself; `log` keeps
             those after 1, 2, 4, 8, … steps, null none.
         resume: `auto` continues where the output folder has a checkpoint; `never` starts again and
@@ -114,6 +116,7 @@ class Trainer:
         compile: bool = False,
         log_every: int = 10,
         checkpoint_every: int = 1000,
+        checkpoint_minutes: float | None = 10.0,
         keep_every: int | str | None = None,
         resume: str = "auto",
     ) -> None:
@@ -149,6 +152,11 @@ class Trainer:
             raise InvalidOption("compile", compile, "false unless trainer.step=dense")
         self.log_every = check_int("log_every", log_every, 1)
         self.checkpoint_every = check_int("checkpoint_every", checkpoint_every, 1)
+        self.checkpoint_minutes = (
+            None
+            if checkpoint_minutes is None
+            else check_number("checkpoint_minutes", checkpoint_minutes, above=True)
+        )
         self.keep_every = check_keep_every(keep_every)
         self.resume = check_choice("resume", resume, ("auto", "never"))
         if self.warmup_steps > self.total_steps:
@@ -187,19 +195,6 @@ class Trainer:
             raise lane.error
         return lane.run
 
-    def save(self, parts: Parts, run: TrainingState) -> None:
-        """Write a checkpoint, unless there is one of this step."""
-        run.health.raise_if_not_finite()
-        if parts.checkpoints.keep and run.saved_at != run.step:
-            state = snapshot(parts, run)
-            distributed.on_rank_zero(lambda: parts.checkpoints.save(run.step, state))
-            run.saved_at = run.step
-
-    def keep(self, snapshots: Snapshots, sae: SparseAutoencoder, run: TrainingState) -> None:
-        """Keep the SAE as it is, for good."""
-        run.health.raise_if_not_finite()
-        distributed.on_rank_zero(lambda: snapshots.keep(run.step, sae))
-
     def start(self, parts: Parts) -> TrainingState:
         """Return a fresh state, or that of the newest whole checkpoint, with the parts in it.
 
@@ -215,6 +210,7 @@ class Trainer:
             DeadLatents(sae.d_sae, self.dead_after_tokens, device),
             Health(device, parts.checkpoints.newest_in_words),
             {name: Stopwatch(device) for name in ("tracker", "penalty")},
+            Saving(self.checkpoint_every, self.checkpoint_minutes, self.log_every, self.keep_every),
             identity=identity_of(sae),
             constraint=make_constraint(self.constraint),
         )
@@ -227,7 +223,7 @@ class Trainer:
             run.constraint.start(sae)
         else:
             restore(parts, run, state)
-            run.saved_at = run.step
+            run.saving.saved_at = run.step
             if run.step > self.total_steps:
                 raise RunError(
                     f"the newest checkpoint is of step {run.step:,}, and num_tokens ends at step "
@@ -303,7 +299,7 @@ class Trainer:
         except RunError as error:
             if not run.step:
                 raise
-            self.save(parts, run)
+            run.saving.save(parts, run)
             step = f"step {run.step}"
             kept = f"a checkpoint of {step} has been written" if parts.checkpoints.keep else step
             told = f"{error}; {kept}"

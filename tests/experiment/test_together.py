@@ -18,8 +18,8 @@ from temporal_sae.errors import InvalidOption, RunError
 from temporal_sae.experiment import Request, memory, run_experiment, run_together, stream_of
 from temporal_sae.machine import Free
 from temporal_sae.training import Stopped
-from temporal_sae.training.checkpoint import from_file
 from temporal_sae.training.loggers import JsonlLogger
+from temporal_sae.training.state_file import from_file
 from tests.test_cli import small
 from tests.test_config_surface import composed
 

@@ -151,13 +151,13 @@ def parts_on_the_card(folder, sae, penalty):
 
 def assert_no_step_waits(parts, **options):
     trainer = Trainer(100 * B, batch_size=B, warmup_steps=0, log_every=1000, **options)
-    run = trainer._start(parts)
+    run = trainer.start(parts)
     for _ in range(3):
-        trainer._step(parts, run)
+        trainer.step(parts, run)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(10):
-            trainer._step(parts, run)
+            trainer.step(parts, run)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.step == 13
@@ -214,15 +214,28 @@ def test_a_step_is_the_same_on_both_devices_and_both_ways(name):
 def test_a_step_that_is_not_finite_is_remembered_until_someone_looks(tmp_path):
     parts = parts_on_the_card(tmp_path, TopKSAE(D, F, K), OrthogonalityLoss())
     trainer = Trainer(20 * B, batch_size=B, warmup_steps=0, log_every=10, checkpoint_every=4)
-    run = trainer._start(parts)
+    run = trainer.start(parts)
     for _ in range(3):
-        trainer._step(parts, run)
+        trainer.step(parts, run)
     before = parts.sae.W_dec.detach().clone()
     good, parts.batches = parts.batches, NotANumber()
-    trainer._step(parts, run)
+    trainer.step(parts, run)
     assert torch.equal(before, parts.sae.W_dec)  # nothing has moved
     parts.batches = good
-    trainer._step(parts, run)
+    trainer.step(parts, run)
     with pytest.raises(RunError, match="step 4: the batch of activations is not finite"):
-        trainer._save(parts, run)
+        run.saving.save(parts, run)
     assert not parts.checkpoints.files()
+
+
+def test_a_checkpoint_is_that_of_the_same_numbers_on_the_cpu(tmp_path):
+    x = torch.randn(300, 200)
+    names = []
+    for numbers in (x, x.cuda()):
+        state = {"a": numbers, "across": numbers.T, "b": numbers.bfloat16(), "one": numbers[0, 0]}
+        checkpoints = Checkpoints(tmp_path / numbers.device.type)
+        checkpoints.save(1, state)
+        assert checkpoints.save_in_background(2, state)
+        names.append([path.name for path in checkpoints.files()])
+    assert len(names[0]) == 2
+    assert names[0] == names[1]

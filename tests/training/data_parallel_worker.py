@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ from temporal_sae.training import (
     ProgressDisplay,
     Stopped,
     Trainer,
+    saving,
+    trainer,
 )
+from temporal_sae.training.saving import Saving
+from temporal_sae.training.state_file import StateFile
 
 D, F, K, B, STEPS = 8, 32, 4, 60, 18  # 60 tokens: of 2, 3 and 5 processes
 Named = dict[str, Any]
@@ -233,6 +238,34 @@ def preempted(folder: Path, goes_on: bool) -> Named:
         signal.signal(signal.SIGUSR2, before)
     steps = keep_checkpoints(place, folder / f"preempted {goes_on}, copy")
     return {"said": said, "called": len(called), "steps": steps}
+
+
+def saved_beside(folder: Path) -> Named:
+    """By the first's clock, on which a step takes a minute; the others' stand still.
+
+    All is written in the background; at the second time the disk is full, which the first notices.
+    """
+    is_first, steps, write = distributed.is_rank_zero(), [], StateFile.write
+    saving.SMALL = 0
+
+    class Noted(Saving):
+        def save(self, parts: Parts, run: Any, *, may_go_on: bool = False) -> None:
+            steps.append(run.step)
+            super().save(parts, run, may_go_on=may_go_on)
+
+    def full(self: StateFile, file: Any) -> str:
+        if is_first and len(steps) > 1:
+            raise OSError(28, "No space left", "somewhere")
+        return write(self, file)
+
+    made, parts = make({"trainer": {"checkpoint_minutes": 3.5}}, folder / "beside")
+    clock = (lambda: 60.0 * parts.batches.n) if is_first else (lambda: 0.0)
+    StateFile.write, trainer.Saving = full, partial(Noted, clock=clock)
+    return {
+        "said": error_of(lambda: made.fit(parts)),
+        "steps": steps,
+        "files": [path.name.split(".")[0] for path in (folder / "beside/checkpoints").iterdir()],
+    }
 
 
 def not_finite(folder: Path) -> Named:

@@ -213,6 +213,15 @@ def test_two_go_on_where_one_has_stopped(tmp_path):
     assert differences(ours, alone(name, tmp_path)) == []
 
 
+def test_the_clock_of_the_first_decides_and_its_error_is_that_of_all(tmp_path):
+    assert wait(begin(2, tmp_path, worker.saved_beside)) == [0, 0]
+    for rank in range(2):
+        found = read(tmp_path, rank)
+        assert found["steps"] == [5, 10, 15]  # what failed at 10 shows at 15
+        assert found["said"] == "OSError: [Errno 28] No space left: 'somewhere', True"
+        assert found["files"] == ["step_000000005"]
+
+
 def test_a_killed_process_ends_the_others(tmp_path):
     began = time.monotonic()
     codes = wait(begin(2, tmp_path, worker.killed))

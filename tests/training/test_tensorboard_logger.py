@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from temporal_sae import signals
 from temporal_sae.eval.__main__ import evaluate
-from temporal_sae.training import checkpoint, tensorboard_logger
+from temporal_sae.training import Checkpoints, tensorboard_logger
 from temporal_sae.training.loggers import About, EndTable
 from temporal_sae.training.tensorboard_logger import TensorBoardLogger
 from tests.test_cli import small
@@ -91,15 +91,15 @@ def test_it_changes_nothing_else_that_a_run_leaves(command, random_gemma):
 
 def killed_after(monkeypatch, command, options, step):
     """Begin a run that ends at this step without a checkpoint of it, as after a kill."""
-    save = checkpoint.write_atomically
+    save = Checkpoints.save
 
-    def killed(path, content):
-        if f"step_{step:09d}" in path.name:
+    def killed(self, at, state):
+        if at == step:
             raise signals.Terminated
-        save(path, content)
+        return save(self, at, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_atomically", killed)
+        patch.setattr(Checkpoints, "save", killed)
         assert command(*options)[0] == 143
 
 

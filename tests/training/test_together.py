@@ -12,7 +12,7 @@ from temporal_sae.errors import RunError
 from temporal_sae.sae import StandardSAE, TopKSAE
 from temporal_sae.tracker import CoActivationTracker
 from temporal_sae.training import Lane, SharedStream, Stopped, train_together
-from temporal_sae.training.checkpoint import from_file
+from temporal_sae.training.state_file import from_file
 from tests.training.test_trainer import B, D, F, K, Synthetic, make_parts, make_trainer
 
 STEPS = 30

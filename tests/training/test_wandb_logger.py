@@ -10,7 +10,7 @@ import pytest
 import wandb
 
 from temporal_sae import signals
-from temporal_sae.training import checkpoint
+from temporal_sae.training import Checkpoints
 from temporal_sae.training.loggers import About, JsonlLogger
 from temporal_sae.training.wandb_logger import WandbLogger, kept_id
 from tests.test_cli import small
@@ -124,15 +124,15 @@ def test_a_continued_run_keeps_its_id_and_nothing_is_there_twice_or_missing(
     command, random_gemma, server, monkeypatch
 ):
     options = [*small(random_gemma), *WANDB, "trainer.checkpoint_every=4", "trainer.log_every=1"]
-    save = checkpoint.write_atomically
+    save = Checkpoints.save
 
-    def killed(path, content):
-        if "step_000000008" in path.name:
+    def killed(self, step, state):
+        if step == 8:
             raise signals.Terminated  # no checkpoint of this step, as after a kill
-        save(path, content)
+        return save(self, step, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_atomically", killed)
+        patch.setattr(Checkpoints, "save", killed)
         assert command(*options)[0] == 143
     first = server.runs[0]
     assert (first.exit_code, steps_in("r")) == (143, list(range(1, 9)))
