@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temporal_sae.kernels.sparse_products import naive
+from temporal_sae.kernels.sparse_products import naive, walk
 from tests.kernels.back_ends import NothingLarge, NothingWaits, back_end
 from tests.kernels.inputs import INPUTS, assert_near, random_inputs
 
@@ -102,10 +102,9 @@ def test_any_products_on_the_cpu(inputs):
 @contextmanager
 def latent_after_latent():
     """On the CPU, as where the matrix is larger than the caches, whatever its size."""
-    cpu = back_end("sparse_products", "cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "BLOCK_BYTES", 0)
-        yield cpu
+        patch.setattr(walk, "BLOCK_BYTES", 0)
+        yield back_end("sparse_products", "cpu")
 
 
 @given(any_inputs())
