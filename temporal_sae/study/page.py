@@ -72,7 +72,8 @@ def section(
     yield (
         f"{n_runs:,} runs; {len(design.seeds)} seeds ({seeds(design.seeds)}), the weights chosen "
         f"on others ({seeds(design.tuning_seeds)}). Design `{digest}`, fixed before the first run. "
-        f"`python -m temporal_sae.study run {design.name}` makes the table again.\n"
+        f"`python -m temporal_sae.study run {design.name}` makes the table again; training adds up "
+        f"to {hours(rows)}, which workers on several cores share.\n"
     )
     done = [setting for setting in design.settings if is_there(design, rows, setting.name)]
     if missing := [setting.name for setting in design.settings if setting not in done]:
@@ -81,6 +82,11 @@ def section(
     yield from judged(design, rows, [s.name for s in done], predictions)
     for setting in done:
         yield from setting_section(design, rows, setting, data)
+
+
+def hours(rows: Sequence[Row]) -> str:
+    """Return the time of all trainings in words."""
+    return f"{sum(row.training_seconds for row in rows) / 3600:.1f} hours"
 
 
 def is_there(design: Design, rows: Sequence[Row], setting: str) -> bool:

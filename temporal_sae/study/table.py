@@ -18,12 +18,15 @@ from temporal_sae.report.sweep_table import short
 from temporal_sae.study.design import ORTHO_WEIGHT, Design, Setting, Stage
 from temporal_sae.sweep.status import read_sweep
 
-KEYS = ("stage", "setting", "arm", "weight", "seed")
+KEYS = ("stage", "setting", "arm", "weight", "seed", "training_seconds")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run: where it belongs, and its metrics by name, NaN where one was not measured."""
+    """A run: where it belongs, its metrics by name, and the seconds of its training.
+
+    A number is NaN where it was not measured.
+    """
 
     stage: str
     setting: str
@@ -31,6 +34,7 @@ class Row:
     weight: float
     seed: int
     metrics: dict[str, float]
+    training_seconds: float = math.nan
 
 
 def rows_of_sweep(design: Design, setting: Setting, stage: Stage, folder: Path) -> Iterator[Row]:
@@ -47,7 +51,9 @@ def rows_of_sweep(design: Design, setting: Setting, stage: Stage, folder: Path) 
             raise RunError(f"{job.status.folder}: is of no arm of the study {design.name}")
         metrics = {name: measured(name, job.results) for name in design.metrics}
         weight = float(job.options[ORTHO_WEIGHT]) if arm.grid else math.nan
-        yield Row(stage, setting.name, arm.name, weight, int(job.options["seed"]), metrics)
+        seconds = float(job.record.get("training_seconds", math.nan))
+        where = (stage, setting.name, arm.name, weight, int(job.options["seed"]))
+        yield Row(*where, metrics, round(seconds, 1))
 
 
 def measured(name: str, results: dict[str, Any]) -> float:
@@ -68,7 +74,7 @@ def write_table(path: Path, design: Design, rows: Iterable[Row]) -> None:
     for row in sorted(rows, key=place_in(design)):
         values = [row.metrics[name] for name in design.metrics]
         keys = [row.stage, row.setting, row.arm, shown(row.weight), row.seed]
-        writer.writerow([*keys, *map(shown, values)])
+        writer.writerow([*keys, *map(shown, (row.training_seconds, *values))])
     write_atomically(path, text.getvalue())
 
 
@@ -109,6 +115,7 @@ def read_table(path: Path, design: Design) -> list[Row]:
 def row_of(line: Sequence[str], metrics: Sequence[str]) -> Row:
     """Return a line of the table as a row."""
     stage, setting, arm, weight, seed, *values = line
-    numbers = (float(value) if value else math.nan for value in values)
+    seconds, *numbers = (float(value) if value else math.nan for value in values)
     found = dict(zip(metrics, numbers, strict=True))
-    return Row(stage, setting, arm, float(weight) if weight else math.nan, int(seed), found)
+    chosen = float(weight) if weight else math.nan
+    return Row(stage, setting, arm, chosen, int(seed), found, seconds)

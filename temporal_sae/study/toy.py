@@ -10,7 +10,7 @@ GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 FLOORS = (0, 1, 5)
 DRIFT = "activations.world.phase_rows=8192"  # 62 phases in a run, of eight kinds in turn
 IN_ORDER, MIXED = 512, 65_536  # rows of the shuffle buffer: a batch, and a turn of the phases
-WARM_UP = 51_200  # tokens: a tenth of the run, after which every arm's penalty starts
+WARM_UP = 51_200  # tokens: a tenth of the run, after which penalties on pairs start
 WEIGHTINGS = {
     "co_activation": ("loss.weighting=co_activation",),
     "permuted": ("loss.weighting=co_activation", "loss.permuted=rates"),

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from temporal_sae.study.design import Arm, Contrast, Design, Setting
 
-WARM_UP = 400_000  # tokens, after which every arm's penalty starts
+WARM_UP = 400_000  # tokens, after which penalties on pairs start
 GRID = (0.3, 1.0, 3.0, 10.0)
 FLOOR = "loss.floor=1"
 RATES = ("loss.weighting=rates", FLOOR)

@@ -31,4 +31,4 @@ def run(arm: str, weight: float | None, seed: int, cost: float, score: float, **
     """Return a run, a final one of the first setting unless told otherwise."""
     stage, setting = where.get("stage", "final"), where.get("setting", "here")
     metrics = {COST: cost, SCORE: score}
-    return Row(stage, setting, arm, math.nan if weight is None else weight, seed, metrics)
+    return Row(stage, setting, arm, math.nan if weight is None else weight, seed, metrics, 12.5)

@@ -42,7 +42,7 @@ def test_a_table_is_the_same_bytes_in_whatever_order_its_runs_come(tmp_path):
 
 def test_what_was_not_measured_is_empty_and_comes_back_as_nan(tmp_path):
     write_table(tmp_path / "a.csv", MADE_UP, [run("no penalty", None, 1, 0.9, math.nan)])
-    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "final,here,no penalty,,1,0.9,"
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "final,here,no penalty,,1,12.5,0.9,"
     (found,) = read_table(tmp_path / "a.csv", MADE_UP)
     assert math.isnan(found.weight)
     assert math.isnan(found.metrics["ground_truth.mcc"])
