@@ -24,8 +24,9 @@ from temporal_sae.latents import Latents
 
 # Latents for each active one from which on the sparse way is the faster one (benchmarks/step.py).
 BREAK_EVEN = {"cpu": 4, "cuda": 200}
-# Likewise for screening the encoder (benchmarks/screening.py).
-SCREENED_WIDTH, SCREENED_LATENTS, SCREENED_FROM = 512, 4096, 24
+# From these on, and so many latents for each active one, screening is (`benchmarks/step.py
+# --subjects ours --encoder screened`).
+SCREENED_WIDTH, SCREENED_LATENTS, SCREENED_FROM = 256, 8192, 48
 
 
 def prefers_sparse(device: torch.device, d_sae: int, k: int) -> bool:

@@ -25,7 +25,9 @@ from temporal_sae.kernels.sparse_products import dot_rows
 from temporal_sae.kernels.threads import as_array
 
 TILE = 1024  # latents
-ROOM, LEAST_ROOM = 3, 512  # candidates of a token between two tiles: times k, but at least
+# Candidates of a token between two tiles: times k, or times what it may have on average where tokens
+# differ; but at least so many.
+ROOM, ROOM_OF_ALL, LEAST_ROOM = 3, 6, 512
 # Beyond these the whole product is quicker:
 MOST_CANDIDATES = 4  # of a sample, for each one of it that is above the bar for certain
 MOST_ABOVE = 1 / 16  # of all latents
@@ -59,7 +61,7 @@ def largest(
 def largest_of_all(
     x: Float[Tensor, "B d"], W: Float[Tensor, "F d"], bias: Float[Tensor, " F"], n: int
 ) -> Found | None:
-    room = max(TILE, ROOM * n // max(1, len(x)))
+    room = max(TILE, ROOM_OF_ALL * n // max(1, len(x)))
     products, kept = Products(x, W, bias), Candidates(len(x), room, TILE)
     sample = products.of_sample()
     rank = kept.guess_common_bar(sample, n, len(W))
