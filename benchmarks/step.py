@@ -184,7 +184,12 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def options_of_ours(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that only our Trainer has, where they were asked for."""
-    given = {"precision": args.precision, "step": args.step, "compile": args.compile or None}
+    given = {
+        "precision": args.precision,
+        "step": args.step,
+        "encoder": args.encoder,
+        "compile": args.compile or None,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -238,6 +243,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: float32")
     parser.add_argument("--batch", type=int, help="instead of each shape's own")
     parser.add_argument("--step", help="option of our Trainer")
+    parser.add_argument("--encoder", help="option of our Trainer")
     parser.add_argument("--compile", action="store_true", help="option of our Trainer")
     parser.add_argument("--out", type=Path, help="also save the figures as JSON")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)

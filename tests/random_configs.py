@@ -197,6 +197,7 @@ VALUES = {
         "dead_after_tokens": ints(1, 4000),
         "precision": one_of("float32", "bfloat16"),
         "step": one_of("auto", "sparse", "dense"),
+        "encoder": one_of("auto", "auto", "dense", "screened"),
         "compile": one_of(False),  # a minute or two
         "log_every": ints(1, 8),
         "checkpoint_every": ints(1, 50),

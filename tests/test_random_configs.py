@@ -55,6 +55,10 @@ REFUSALS = {
         "trainer/default",
         "no frozen matrix with sae.resample_every",
     ),
+    r"trainer\.encoder='screened': must be auto or dense .*": (
+        "trainer/default",
+        "not with step=dense, precision=bfloat16, sae=standard|gated|lista",
+    ),
     r"sae\.k=\d+: must be at most d_sae=\d+": ("sae/topk", "at most d_sae"),
     r"tracker\.stream='permuted': must be one of shuffled, ordered": (
         "tracker/transcript",

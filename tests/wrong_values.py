@@ -263,6 +263,7 @@ RANGES = {
         "dead_after_tokens": whole(null=True),
         "precision": choice(),
         "step": choice(),
+        "encoder": choice(),
         "compile": flag(),
         "log_every": whole(),
         "checkpoint_every": whole(),

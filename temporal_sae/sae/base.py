@@ -12,13 +12,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from temporal_sae.distributed import world_size
 from temporal_sae.errors import check_int
 from temporal_sae.kernels import selection
 from temporal_sae.latents import Latents, as_rows, with_leading
 from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.machine import Planned
 from temporal_sae.sae.saving import write_folder
-from temporal_sae.sae.step_ops import Chosen, Encoded, SparseProduct, prefers_sparse
+from temporal_sae.sae.step_ops import (
+    Chosen,
+    Encoded,
+    SparseProduct,
+    prefers_screening,
+    prefers_sparse,
+)
 
 TRACKED_LATENTS = 512
 DENSE_COPIES_OF_A_BATCH = 5  # pre-activations, latents and their gradients
@@ -33,11 +40,14 @@ class StepContext:
         dead: bool [d_sae], latents silent for at least `trainer.dead_after_tokens`; None while
             there is none for certain, so that an architecture can skip the work.
         sparse: whether to compute by gathering the active rows; None for whatever is faster.
+        screened: whether to look for the latents by products of 8-bit integers first; None for
+            whatever is faster.
     """
 
     step: int
     dead: Bool[Tensor, " d_sae"] | None = None
     sparse: bool | None = None
+    screened: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class StepOutput:
         terms: the architecture's own loss terms by name, already weighted.
         partial: reconstructions by parts of the dictionary, whose losses are averaged with that
             of `x_hat`.
+        metrics: more to log of the step.
     """
 
     x_hat: Float[Tensor, "tokens d_in"]
@@ -60,6 +71,7 @@ class StepOutput:
     fired: Bool[Tensor, " d_sae"]
     terms: dict[str, Tensor] = field(default_factory=dict)
     partial: tuple[Float[Tensor, "tokens d_in"], ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -86,6 +98,7 @@ class SparseAutoencoder(nn.Module, ABC):
     reference_options: ClassVar[Mapping[str, str]] = {}
     activation_fn: ClassVar[str] = "relu"  # in SAEBench's records
     unit_decoder = True  # rows of the decoder are kept at length 1
+    can_screen: ClassVar[bool] = False  # its latents can be found without the whole product
     # Latents of a token that the tracker sees at most, the largest ones. Without a k there may be
     # thousands in the first steps, and pairs grow with their square.
     tracked_latents = TRACKED_LATENTS
@@ -173,10 +186,16 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def encoded(self, x: Float[Tensor, "tokens d_in"]) -> Encoded:
-        """Return the encoder's product, which the rest of a training step starts from."""
-        centered = x - self.b_dec
-        pre_acts = torch.addmm(self.b_enc, centered, self.W_enc)
-        return Encoded(centered, pre_acts, self.W_enc, self.b_enc, self.b_dec)
+        """Return what a training step starts from: the encoder's product, made when asked for."""
+        return Encoded(x - self.b_dec, self.W_enc, self.b_enc, self.b_dec)
+
+    def screens(self, x: Tensor, k: int, context: StepContext) -> bool:
+        """Return whether to look for about k latents a token without the whole product."""
+        if context.screened is not None:
+            return context.screened
+        if context.sparse is False or torch.is_autocast_enabled(x.device.type):
+            return False
+        return world_size() == 1 and prefers_screening(x.device, self.d_in, self.d_sae, k)
 
     def choose(
         self, pre_acts: Tensor, thresholds: Float[Tensor, " d_sae"], context: StepContext
@@ -200,13 +219,14 @@ class SparseAutoencoder(nn.Module, ABC):
         x_hat: Float[Tensor, "tokens d_in"],
         terms: dict[str, Tensor],
         partial: tuple[Tensor, ...] = (),
+        metrics: dict[str, float] | None = None,
     ) -> StepOutput:
         """Return the output of a step whose latents are `acts`, in the places of `chosen`."""
         with torch.no_grad():
             l0 = (acts > 0).sum(-1).float().mean()
             fired = chosen.fired(acts)
         latents = chosen.latents(acts, self.tracked_latents)
-        return StepOutput(x_hat, latents, l0, fired, terms, partial)
+        return StepOutput(x_hat, latents, l0, fired, terms, partial, metrics or {})
 
     def auxk_terms(
         self, x: Tensor, x_hat: Tensor, weight: float, k_aux: int, context: StepContext

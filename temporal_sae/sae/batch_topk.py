@@ -11,9 +11,10 @@ from torch import Tensor
 
 from temporal_sae import distributed
 from temporal_sae.errors import check_int, check_number
-from temporal_sae.kernels import selection
+from temporal_sae.kernels import screening, selection
 from temporal_sae.registry import component
 from temporal_sae.sae.base import TRACKED_LATENTS, SparseAutoencoder, StepContext, StepOutput
+from temporal_sae.sae.step_ops import Chosen, Encoded
 from temporal_sae.sae.topk import check_k, choose_k_aux
 
 
@@ -45,6 +46,7 @@ class BatchTopKSAE(SparseAutoencoder):
     reference_names = ("BatchTopKTrainer", "BatchTopKSAE")
     reference_options: ClassVar[dict[str, str]] = {"k": "k"}
     activation_fn = "jumprelu"
+    can_screen = True
 
     threshold: Tensor  # pre-activations; negative until a step has set it
 
@@ -73,15 +75,26 @@ class BatchTopKSAE(SparseAutoencoder):
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
         encoded = self.encoded(x)
-        least = kth_largest_of_all(encoded.pre_acts, self.k * x.shape[0])
+        chosen, z, least = self._largest(encoded, context)
         self._move_threshold(least, context.step)
-        thresholds = just_below(least).expand(self.d_sae)
-        chosen = self.choose(encoded.pre_acts, thresholds, context)
-        z = encoded.take(chosen)
-        acts = z * (z > thresholds[:1])
+        acts = z * (z > just_below(least))
         x_hat, partial = self.reconstruct(chosen, acts)
         terms = self.auxk_terms(x, x_hat, self.auxk_weight, self.k_aux, context)
-        return self.output(chosen, acts, x_hat, terms, partial)
+        return self.output(chosen, acts, x_hat, terms, partial, encoded.metrics)
+
+    def _largest(
+        self, encoded: Encoded, context: StepContext
+    ) -> tuple[Chosen, Tensor, Float[Tensor, ""]]:
+        """Return the B·k largest of the batch, their pre-activations, and the least of them."""
+        x, n = encoded.centered, self.k * len(encoded.centered)
+        if self.screens(x, self.k, context):
+            found = encoded.screened(screening.largest_of_all, n)
+            if found:
+                chosen, z = found
+                return chosen, z, least_of(z.detach()[chosen.filled], n)
+        least = kth_largest_of_all(encoded.pre_acts, n)
+        chosen = self.choose(encoded.pre_acts, just_below(least).expand(self.d_sae), context)
+        return chosen, encoded.take(chosen), least
 
     def reconstruct(self, chosen: Any, acts: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the reconstruction, and those by parts of the dictionary (none here)."""
@@ -134,6 +147,11 @@ class BatchTopKSAE(SparseAutoencoder):
 def just_below(least: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Return the next smaller number, so that what equals `least` exceeds it; 0 stays."""
     return torch.nextafter(least, torch.zeros_like(least))
+
+
+def least_of(values: Float[Tensor, " found"], n: int) -> Float[Tensor, ""]:
+    """Return the least of some positive numbers; 0 where there are fewer than n."""
+    return values.min() if len(values) >= n else values.new_zeros(())
 
 
 def kth_largest_of_all(pre_acts: Float[Tensor, "B F"], n: int) -> Float[Tensor, ""]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from temporal_sae import distributed
 from temporal_sae.errors import check_int, check_number
+from temporal_sae.kernels import screening
 from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
 
@@ -41,6 +43,7 @@ class JumpReLUSAE(SparseAutoencoder):
         "l0_weight": "l0_weight",
     }
     activation_fn = "jumprelu"
+    can_screen = True
 
     def __init__(
         self,
@@ -70,14 +73,20 @@ class JumpReLUSAE(SparseAutoencoder):
         encoded = self.encoded(x)
         # θ learns from what is just below it, too.
         reach = (self.threshold - self.bandwidth / 2).detach().clamp(min=0)
-        chosen = self.choose(encoded.pre_acts, reach, context)
-        z, theta = encoded.take(chosen), chosen.take(self.threshold)
+        found = None
+        if self.l0_target is not None and self.screens(x, math.ceil(self.l0_target), context):
+            found = encoded.screened(screening.above, reach)
+        if found is None:
+            chosen = self.choose(encoded.pre_acts, reach, context)
+            found = chosen, encoded.take(chosen)
+        chosen, z = found
+        theta = chosen.take(self.threshold)
         acts = _Jump.apply(z, theta, self.bandwidth)
         l0 = of_all(_Step.apply(z, theta, self.bandwidth).sum(-1).mean())
         x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
         weight = self.l0_weight * min(1.0, (context.step + 1) / max(1, self.l0_warmup_steps))
         excess = l0 if self.l0_target is None else (l0 / self.l0_target - 1).square()
-        return self.output(chosen, acts, x_hat, {"l0": weight * excess})
+        return self.output(chosen, acts, x_hat, {"l0": weight * excess}, metrics=encoded.metrics)
 
     @torch.no_grad()
     def after_step(

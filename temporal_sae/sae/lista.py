@@ -62,6 +62,7 @@ class ListaSAE(MatryoshkaSAE):
 
     architecture = "lista"
     trained_as = "lista"
+    can_screen = False  # its corrections multiply by all of the encoder again
     reference_names = ("ListaTrainer", "ListaSAE")
     config_keys: ClassVar[tuple[str, ...]] = (
         "d_in",

@@ -136,8 +136,10 @@ class _NestedProduct(torch.autograd.Function):
             by_group = by_group + by_sum  # a group is part of every sum from its own on
             indices = within(ctx.chosen, lo, hi)
             lists = sparse_products.list_by_latent(indices, hi - lo)
-            by_acts += sparse_products.dot_rows(by_group, indices, W_dec[lo:hi])
-            by_rows[lo:hi] = sparse_products.sum_by_latent(lists, acts, by_group)
+            by_values, by_rows[lo:hi] = sparse_products.decode_gradients(
+                lists, acts, indices, by_group, W_dec[lo:hi]
+            )
+            by_acts += by_values
         return by_acts, by_rows, None, None
 
 

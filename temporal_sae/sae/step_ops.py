@@ -9,7 +9,8 @@ kernels, the same nodes multiply matrices instead, with the same results to roun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,17 +18,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temporal_sae.kernels import has_compiled_kernels, sparse_products
+from temporal_sae.kernels import has_compiled_kernels, screening, sparse_products
 from temporal_sae.kernels.sparse_products import ByLatent
 from temporal_sae.latents import Latents
 
 # Latents for each active one from which on the sparse way is the faster one (benchmarks/step.py).
 BREAK_EVEN = {"cpu": 4, "cuda": 200}
+# From these on, and so many latents for each active one, screening is (`benchmarks/step.py
+# --subjects ours --encoder screened`).
+SCREENED_WIDTH, SCREENED_LATENTS, SCREENED_FROM = 256, 8192, 48
 
 
 def prefers_sparse(device: torch.device, d_sae: int, k: int) -> bool:
     """Return whether a step with at most k active latents per token is faster by gathering rows."""
     return has_compiled_kernels(device) and d_sae > BREAK_EVEN.get(device.type, d_sae) * k
+
+
+def prefers_screening(device: torch.device, d_in: int, d_sae: int, k: int) -> bool:
+    """Return whether k latents of each token are found faster by screening than by the product."""
+    large = d_in >= SCREENED_WIDTH and d_sae >= max(SCREENED_LATENTS, SCREENED_FROM * k)
+    return large and screening.is_fast(device)
 
 
 @dataclass(frozen=True)
@@ -99,36 +109,68 @@ class Chosen:
 
 @dataclass
 class Encoded:
-    """A batch after the encoder's product.
+    """A batch before or after the encoder's product.
 
     Attributes:
         centered: x - b_dec, [tokens, d_in].
-        pre_acts: centered W_enc + b_enc, [tokens, F], without a gradient; gone once some have been
-            taken, for it is the largest tensor of a step.
-        W_enc, b_enc, b_dec: the parameters that it came from.
+        W_enc, b_enc, b_dec: the parameters of the product.
+        metrics: of screening, where that was tried: shares of all pre-activations that were
+            computed exactly, and of tokens for which all were.
     """
 
     centered: Tensor
-    pre_acts: Tensor
     W_enc: Tensor
     b_enc: Tensor
     b_dec: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def pre_acts(self) -> Tensor:
+        """centered W_enc + b_enc, [tokens, F], without a gradient.
+
+        It is gone once some have been taken, for it is the largest tensor of a step.
+        """
+        with torch.no_grad():
+            return torch.addmm(self.b_enc, self.centered, self.W_enc)
 
     def take(self, chosen: Chosen) -> Tensor:
         """Pre-activations of the chosen latents in float32, with their gradient; 0 where empty.
 
         To be called once.
         """
-        product = (self.centered, self.pre_acts)
-        parameters = (self.W_enc, self.b_enc, self.b_dec)
+        pre_acts, parameters = self.pre_acts, (self.W_enc, self.b_enc, self.b_dec)
         del self.pre_acts
         if chosen.indices is not None and chosen.sparse:
-            taken: Tensor = _SparsePreActivations.apply(*parameters, *product, chosen)
-            return taken
-        dense: Tensor = _DensePreActivations.apply(*parameters, *product)
+            values = pre_acts.gather(1, chosen.indices.clamp(min=0)).float() * chosen.filled
+            return self._with_gradient(values, chosen)
+        dense: Tensor = _DensePreActivations.apply(*parameters, self.centered, pre_acts)
         if chosen.indices is None:
             return dense
         return dense.gather(1, chosen.indices.clamp(min=0)) * chosen.filled
+
+    def screened(
+        self, screen: Callable[..., screening.Found | None], *wanted: Any
+    ) -> tuple[Chosen, Tensor] | None:
+        """Return the latents that a screen finds, and their pre-activations as `take` does.
+
+        None where so many of them seem to be wanted that the product is quicker.
+        """
+        found = screen(self.centered, self.W_enc.T, self.b_enc, *wanted)
+        n_tokens, d_sae = len(self.centered), len(self.b_enc)
+        n_scored, n_unsettled = found[2:] if found else (n_tokens * d_sae, n_tokens)
+        self.metrics = {
+            "encoder_scored_share": n_scored / max(1, n_tokens * d_sae),
+            "encoder_unsettled_share": n_unsettled / max(1, n_tokens),
+        }
+        if found is None:
+            return None
+        chosen = Chosen(d_sae, found.indices, sparse=True)
+        return chosen, self._with_gradient(found.values, chosen)
+
+    def _with_gradient(self, values: Tensor, chosen: Chosen) -> Tensor:
+        parameters = (self.W_enc, self.b_enc, self.b_dec)
+        taken: Tensor = _SparsePreActivations.apply(*parameters, self.centered, values, chosen)
+        return taken
 
 
 class _Take(torch.autograd.Function):
@@ -144,7 +186,7 @@ class _Take(torch.autograd.Function):
 
 
 class _SparsePreActivations(torch.autograd.Function):
-    """Gathered from the product; the gradient of W_enc is that of its rows that are chosen."""
+    """Some of the product; the gradient of W_enc is that of its rows that are chosen."""
 
     @staticmethod
     def forward(
@@ -153,13 +195,12 @@ class _SparsePreActivations(torch.autograd.Function):
         b_enc: Tensor,
         b_dec: Tensor,
         centered: Tensor,
-        pre_acts: Tensor,
+        values: Tensor,
         chosen: Chosen,
     ) -> Tensor:
         ctx.save_for_backward(W_enc, centered)
         ctx.chosen = chosen
-        assert chosen.indices is not None
-        return pre_acts.gather(1, chosen.indices.clamp(min=0)).float() * chosen.filled
+        return values.detach()
 
     @staticmethod
     def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
@@ -204,6 +245,9 @@ class SparseProduct(torch.autograd.Function):
         (acts, W), chosen = ctx.saved_tensors, ctx.chosen
         by_sum = by_sum.contiguous()
         needs_acts, needs_rows, _ = ctx.needs_input_grad
+        if needs_acts and needs_rows:
+            both = sparse_products.decode_gradients(chosen.lists, acts, chosen.indices, by_sum, W)
+            return *both, None
         by_acts = sparse_products.dot_rows(by_sum, chosen.indices, W) if needs_acts else None
         by_rows = sparse_products.sum_by_latent(chosen.lists, acts, by_sum) if needs_rows else None
         return by_acts, by_rows, None

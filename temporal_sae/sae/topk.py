@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.errors import InvalidOption, check_int, check_number
-from temporal_sae.kernels import selection
+from temporal_sae.kernels import screening, selection
 from temporal_sae.latents import Latents, as_rows
 from temporal_sae.registry import component
 from temporal_sae.sae.base import SparseAutoencoder, StepContext, StepOutput
-from temporal_sae.sae.step_ops import Chosen, prefers_sparse
+from temporal_sae.sae.step_ops import Chosen, Encoded, prefers_sparse
 
 
 @component("sae")
@@ -36,6 +36,7 @@ class TopKSAE(SparseAutoencoder):
     reference_options: ClassVar[dict[str, str]] = {"k": "k"}
     activation_fn = "topk"
     config_keys = ("d_in", "d_sae", "k")
+    can_screen = True
 
     def __init__(
         self,
@@ -69,15 +70,21 @@ class TopKSAE(SparseAutoencoder):
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
         encoded = self.encoded(x)
+        found = None
+        if self.screens(x, self.k, context):
+            found = encoded.screened(screening.largest, self.k)
+        chosen, acts = found or self._largest(encoded, context)
+        x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
+        terms = self.auxk_terms(x, x_hat, self.auxk_weight, self.k_aux, context)
+        return self.output(chosen, acts, x_hat, terms, metrics=encoded.metrics)
+
+    def _largest(self, encoded: Encoded, context: StepContext) -> tuple[Chosen, Tensor]:
         _, indices = selection.select_topk(encoded.pre_acts, self.k)
         sparse = context.sparse
         if sparse is None:
-            sparse = prefers_sparse(x.device, self.d_sae, self.k)
+            sparse = prefers_sparse(indices.device, self.d_sae, self.k)
         chosen = Chosen(self.d_sae, indices, sparse)
-        acts = encoded.take(chosen)
-        x_hat = chosen.decode(acts, self.W_dec).add_(self.b_dec)
-        terms = self.auxk_terms(x, x_hat, self.auxk_weight, self.k_aux, context)
-        return self.output(chosen, acts, x_hat, terms)
+        return chosen, encoded.take(chosen)
 
 
 def check_k(k: int, d_sae: int) -> int:

@@ -55,6 +55,7 @@ def measure(
         "gradient_norm": float(gradient_norm),
         "windows_closed": parts.tracker.windows_closed,
         "tokens_per_second": run.clock.tokens_per_second(tokens),
+        **out.metrics,
         **{name: float(value) for name, value in parts.stream.metrics().items()},
         **{f"seconds_{name}": watch.seconds() for name, watch in run.stopwatches.items()},
         **stability,

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 SAMPLE_FOR_BIAS = 8192
 LONGEST_WARMUP, LONGEST_SILENCE = 1000, 10_000_000  # steps and tokens, where none are given
 SPARSE = {"auto": None, "sparse": True, "dense": False}
+SCREENED = {"auto": None, "screened": True, "dense": False}
 
 
 @component("trainer")
@@ -82,6 +83,9 @@ class Trainer:
             thresholds, tracker and optimiser are float32 in any case.
         step: `sparse` computes by gathering the active rows, `dense` by multiplying whole
             matrices, `auto` whichever is faster. They agree to rounding.
+        encoder: `dense` computes all pre-activations; `screened` only those that a product of 8-bit
+            integers, whose error is bounded, does not exclude from the active ones; `auto`
+            whichever is faster. They agree to rounding.
         compile: compile the SAE's part of a step by torch.compile; it needs `step=dense`.
         log_every: steps between logged metrics.
         checkpoint_every: steps between checkpoints.
@@ -113,6 +117,7 @@ class Trainer:
         dead_after_tokens: int | None = None,
         precision: str = "float32",
         step: str = "auto",
+        encoder: str = "auto",
         compile: bool = False,
         log_every: int = 10,
         checkpoint_every: int = 1000,
@@ -147,6 +152,11 @@ class Trainer:
         self.dead_after_tokens = check_int("dead_after_tokens", dead_after_tokens, 1)
         self.precision = check_choice("precision", precision, ("float32", "bfloat16"))
         self.sparse = SPARSE[check_choice("step", step, tuple(SPARSE))]
+        self.screened = SCREENED[check_choice("encoder", encoder, tuple(SCREENED))]
+        if self.screened and self.sparse is False:
+            raise InvalidOption("encoder", encoder, "auto or dense with trainer.step=dense")
+        if self.screened and self.precision != "float32":
+            raise InvalidOption("encoder", encoder, "auto or dense unless precision=float32")
         self.compile = check_bool("compile", compile)
         if self.compile and self.sparse is not False:
             raise InvalidOption("compile", compile, "false unless trainer.step=dense")
@@ -167,6 +177,9 @@ class Trainer:
     def check(self, sae: SparseAutoencoder) -> None:
         """Raise InvalidOption unless an SAE (shapes will do) can be trained like this."""
         check_constraint(self.constraint, sae)
+        if self.screened and not sae.can_screen:
+            allowed = f"auto or dense with sae={sae.trained_as}: it is for the largest latents"
+            raise InvalidOption("encoder", "screened", allowed)
 
     def planned_bytes(self, sae: SparseAutoencoder) -> dict[str, Planned]:
         """Return what is kept beside the SAE, its gradients and their averages."""
@@ -205,6 +218,8 @@ class Trainer:
             raise InvalidOption("keep_every", self.keep_every, "null without Parts.snapshots")
         sae, device = parts.sae, parts.sae.W_dec.device
         self.check(sae)
+        if self.screened and (device.type != "cpu" or distributed.world_size() > 1):
+            raise InvalidOption("encoder", "screened", "auto or dense, but by one process on a CPU")
         run = TrainingState(
             SAEAdam(sae, self.betas, self.eps, self.grad_clip),
             DeadLatents(sae.d_sae, self.dead_after_tokens, device),
@@ -261,7 +276,7 @@ class Trainer:
         """
         batch = self._next_batch(parts, run)
         x = distributed.local_shard(batch.x)
-        context = StepContext(run.step, run.dead.mask_if_any(), self.sparse)
+        context = StepContext(run.step, run.dead.mask_if_any(), self.sparse, self.screened)
         with self._autocast(x.device):
             out = parts.sae.training_step(x, context)
         with run.stopwatches["tracker"].running():

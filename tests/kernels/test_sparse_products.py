@@ -1,11 +1,13 @@
 """Sparse products by every back end, against `naive` and dense matrices."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temporal_sae.kernels.sparse_products import naive
+from temporal_sae.kernels.sparse_products import naive, walk
 from tests.kernels.back_ends import NothingLarge, NothingWaits, back_end
 from tests.kernels.inputs import INPUTS, assert_near, random_inputs
 
@@ -97,6 +99,21 @@ def test_any_products_on_the_cpu(inputs):
     check_products(naive, inputs)
 
 
+@contextmanager
+def latent_after_latent():
+    """On the CPU, as where the matrix is larger than the caches, whatever its size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walk, "BLOCK_BYTES", 0)
+        yield back_end("sparse_products", "cpu")
+
+
+@given(any_inputs())
+@settings(max_examples=60, deadline=None)
+def test_any_products_latent_after_latent(inputs):
+    with latent_after_latent() as kernels:
+        check_products(kernels, inputs)
+
+
 @given(any_inputs())
 @settings(max_examples=15, deadline=None)
 def test_any_products_on_a_card(inputs):
@@ -128,3 +145,14 @@ def test_nothing_depends_on_the_number_of_threads(on_1_to_3_threads):
     kernels = back_end("sparse_products", "cpu")
     for inputs in (random_inputs(130, 60, 20, 300, 2.0), random_inputs(600, 256, 16, 700, 2.0)):
         on_1_to_3_threads(lambda inputs=inputs: all_products(kernels, inputs))
+        with latent_after_latent():
+            on_1_to_3_threads(lambda inputs=inputs: all_products(kernels, inputs))
+
+
+def test_products_with_a_matrix_larger_than_the_caches():
+    inputs = random_inputs(130, 2200, 110, 640)
+    ours, expected = (
+        all_products(kernels, inputs) for kernels in (back_end("sparse_products", "cpu"), naive)
+    )
+    for own, same in zip(ours[2:], expected[2:], strict=True):
+        assert_near(own, same)

@@ -262,6 +262,32 @@ def test_sparse_and_dense_steps_agree(situation):
     assert_same(sae, x, sparse, dense)
 
 
+@given(
+    situations(), st.sampled_from(["topk", "batch_topk", "matryoshka", "jumprelu"]), st.booleans()
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_screened_and_dense_steps_agree(situation, name, many):
+    sizes = {"d_sae": 1300, "k": 20} if many else {}
+    sae, x, dead = prepare(**{**situation, "name": name, **sizes})
+    screened = step_of(sae, x, StepContext(0, dead, None, True))
+    assert_same(sae, x, screened, step_of(sae, x, StepContext(0, dead, False)))
+
+
+@pytest.mark.parametrize("name", ["topk", "batch_topk", "matryoshka", "jumprelu"])
+def test_a_screened_step_says_how_much_of_the_product_it_computed(name):
+    sae, x, _ = prepare(name, 64, 4000, 8, 130, 0.0, False, 1)
+    if name == "jumprelu":
+        sae.threshold.data.fill_(5.0)
+    metrics = sae.training_step(x, StepContext(0, None, None, True)).metrics
+    assert 0.002 <= metrics["encoder_scored_share"] < 0.02
+    assert metrics["encoder_unsettled_share"] == 0
+    assert sae.training_step(x, StepContext(0, None, None, False)).metrics == {}
+    x = torch.ones(130, 64) * sae.b_dec  # nothing is left of it but the bias
+    sae.b_enc.data.fill_(9.0)
+    metrics = sae.training_step(x, StepContext(0, None, None, True)).metrics
+    assert metrics == {"encoder_scored_share": 1, "encoder_unsettled_share": 1}
+
+
 @given(situations(), st.sampled_from([True, False, None]))
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_steps_are_what_the_formulas_say(situation, way):

@@ -502,6 +502,9 @@ def test_a_diverging_run_says_so(tmp_path):
         {"dead_after_tokens": 0},
         {"precision": "float16"},
         {"step": "fast"},
+        {"encoder": "fast"},
+        {"encoder": "screened", "step": "dense"},
+        {"encoder": "screened", "precision": "bfloat16"},
         {"compile": "yes"},
         {"compile": True},
         {"log_every": 0},
@@ -512,6 +515,17 @@ def test_a_diverging_run_says_so(tmp_path):
 def test_bad_options(options):
     with pytest.raises(InvalidOption, match=next(iter(options))):
         make_trainer(**options)
+
+
+@pytest.mark.parametrize("architecture", [StandardSAE, GatedSAE, ListaSAE])
+def test_latents_that_are_not_the_largest_are_not_screened(architecture):
+    options = {"k": 4} if architecture is ListaSAE else {}
+    trainer = make_trainer(encoder="screened")
+    with pytest.raises(
+        InvalidOption, match=r"^encoder='screened': must be auto or dense with sae="
+    ):
+        trainer.check(architecture(16, 64, **options))
+    trainer.check(TopKSAE(16, 64, 4))
 
 
 def test_a_warm_up_longer_than_the_run_is_told_what_follows_its_length():

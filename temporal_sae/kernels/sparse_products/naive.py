@@ -74,3 +74,14 @@ def sum_by_latent(
         slot = slots[part]
         out.index_add_(0, latents[part], values.flatten()[slot, None] * X[slot // values.shape[1]])
     return out
+
+
+def decode_gradients(
+    lists: ByLatent,
+    values: Float[Tensor, "B K"],
+    indices: Int[Tensor, "B K"],
+    G: Float[Tensor, "B d"],
+    W: Float[Tensor, "F d"],
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "F d"]]:
+    """Return the gradients of `decode_rows` by values and by W, where G is that by its result."""
+    return dot_rows(G, indices, W), sum_by_latent(lists, values, G)

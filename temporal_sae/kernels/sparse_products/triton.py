@@ -60,6 +60,16 @@ def sum_by_latent(
     return out
 
 
+def decode_gradients(
+    lists: ByLatent,
+    values: Float[Tensor, "B K"],
+    indices: Int[Tensor, "B K"],
+    G: Float[Tensor, "B d"],
+    W: Float[Tensor, "F d"],
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "F d"]]:
+    return dot_rows(G, indices, W), sum_by_latent(lists, values, G)
+
+
 def _parts(d: int) -> int:
     """Return how many programs share the width of a row."""
     return -(-d // TILE["BLOCK"])
