@@ -25,8 +25,8 @@ from temporal_sae.kernels.sparse_products import dot_rows
 from temporal_sae.kernels.threads import as_array
 
 TILE = 1024  # latents
-# Candidates of a token between two tiles: times k, or times what it may have on average where tokens
-# differ; but at least so many.
+# Candidates of a token between two tiles: times k, or times what tokens may have on average where
+# they differ; but at least so many.
 ROOM, ROOM_OF_ALL, LEAST_ROOM = 3, 6, 512
 # Beyond these the whole product is quicker:
 MOST_CANDIDATES = 4  # of a sample, for each one of it that is above the bar for certain
