@@ -83,10 +83,31 @@ class PeakMemory:
 
 
 def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = _of_process("/proc/self/status", name)
+    return found or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def most_resident(pid: int) -> int:
+    """Bytes that a process has had in memory at most; or has now with its children, if more.
+
+    Pages that they share, as all do for a moment when a child is started, count once.
+    """
+    family = [pid]
+    try:
+        for parent in family:
+            family += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+        most = _of_process(f"/proc/{pid}/status", "VmHWM")
+        if len(family) > 1:
+            most = max(most, sum(_of_process(f"/proc/{p}/smaps_rollup", "Pss:") for p in family))
+        return most
+    except OSError:  # one of them has ended meanwhile
+        return 0
+
+
+def _of_process(file: str, name: str) -> int:
+    """Bytes that a line of a file in /proc tells; 0 where it has no such line."""
+    lines = Path(file).read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def run_apart(script: str, job: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def release(tensor: Tensor) -> None:
     kept = _buffers.setdefault(tuple(tensor.shape), [])
     worth_it = tensor.nbytes >= LEAST_BYTES and tensor.dtype == torch.float32
     if worth_it and tensor.device.type == "cpu" and tensor.is_contiguous() and len(kept) < KEPT:
-        kept.append(tensor)
+        kept.append(tensor.detach())  # no view, which autograd forbids a Function to return
 
 
 def clear() -> None:

@@ -29,6 +29,7 @@ def test_a_transpose_is_kept_as_it_lies_in_memory():
     again = buffer_pool.empty(*SHAPE)
     assert again.is_contiguous()
     assert again.data_ptr() == tensor.data_ptr()
+    assert not again._is_view()  # or a result of autograd could not be changed in place
 
 
 @pytest.mark.parametrize(

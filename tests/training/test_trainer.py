@@ -12,6 +12,7 @@ from rich.console import Console
 
 from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.errors import InvalidOption, RunError
+from temporal_sae.kernels import buffer_pool
 from temporal_sae.loss import ConsecutiveLoss, OrthogonalityLoss, reconstruction_loss
 from temporal_sae.sae import (
     BatchTopKSAE,
@@ -206,6 +207,17 @@ def test_every_architecture_learns_with_the_penalty(tmp_path, architecture, step
     assert run.metrics["loss_orthogonality"] > 0
     lengths = sae.W_dec.detach().norm(dim=-1)
     assert torch.allclose(lengths, torch.ones(F), atol=1e-6) == sae.unit_decoder
+
+
+def test_reconstructions_may_have_the_shape_of_a_gradient(tmp_path, monkeypatch):
+    trained = []
+    for smallest in (0, 2**40):  # from which size on the memory of gradients is used again
+        monkeypatch.setattr(buffer_pool, "LEAST_BYTES", smallest)
+        torch.manual_seed(0)
+        parts = make_parts(tmp_path / str(smallest), TopKSAE(D, B, K), NoTracker(B))
+        make_trainer(steps=10, step="sparse").fit(parts)
+        trained.append(weights(parts))
+    assert same(*trained)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
