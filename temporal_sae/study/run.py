@@ -2,7 +2,8 @@
 
 Every run is what `launch.py` would make of the same overrides, in a folder of its own, so that any
 of them can be repeated or looked at alone. Runs of one setting and seed read one stream together.
-What is finished is not repeated; Ctrl-C stops with checkpoints, and the same command goes on.
+What is finished is not repeated, and keeps no checkpoints, which of thousands of runs fill a disk;
+Ctrl-C stops with checkpoints, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from temporal_sae.errors import RunError
+from temporal_sae.experiment.folder import CHECKPOINTS
 from temporal_sae.files import read_json, write_json
 from temporal_sae.study.design import FINAL, STAGES, Design, sweep_overrides
 from temporal_sae.study.table import Row, rows_of_sweep, write_table
 from temporal_sae.study.tuning import choose
+from temporal_sae.sweep.status import read_sweep
+from temporal_sae.training import Checkpoints
 
 
 def run_study(design: Design, folder: Path, data: Path, extra: Sequence[str] = ()) -> None:
@@ -42,6 +46,8 @@ def run_study(design: Design, folder: Path, data: Path, extra: Sequence[str] = (
             sweep(own, [*overrides, *extra])
             rows += rows_of_sweep(design, setting, stage, own)
             write_table(data / f"{design.name}.csv", design, rows)
+            for job in read_sweep(own):
+                Checkpoints(job.folder / CHECKPOINTS).clear()
 
 
 def sweep(folder: Path, overrides: Sequence[str]) -> None:

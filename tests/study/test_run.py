@@ -40,6 +40,7 @@ def test_a_study_runs_goes_on_and_keeps_to_its_design(tmp_path, monkeypatch):
     assert [(r.stage, r.arm) for r in rows].count(("tuning", "pairs")) == 2
     assert [(r.stage, r.arm) for r in rows].count(("final", "pairs")) == 2
     assert all(0 < r.metrics["core.explained_variance"] < 1 for r in rows)
+    assert not list(folder.rglob("step_*"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("results.json")}
     table = (data / "made_up.csv").read_bytes()
     run_study(SMALL, folder, data)
