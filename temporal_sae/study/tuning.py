@@ -13,12 +13,17 @@ from itertools import pairwise
 
 import numpy as np
 
+from temporal_sae.errors import RunError
 from temporal_sae.study.design import FINAL, TUNING, Design
-from temporal_sae.study.table import Row
+from temporal_sae.study.table import Row, shown
 
 
 def choose(design: Design, rows: Sequence[Row]) -> dict[tuple[str, str], list[float]]:
-    """Return the values of λ2 for every setting and arm, from the runs of the tuning."""
+    """Return the values of λ2 for every setting and arm, from the runs of the tuning.
+
+    Raises:
+        RunError: a run is missing.
+    """
     tuning = [row for row in rows if row.stage == TUNING]
     chosen = {}
     for setting in design.settings_of(FINAL):
@@ -33,18 +38,24 @@ def choose(design: Design, rows: Sequence[Row]) -> dict[tuple[str, str], list[fl
 
 
 def mean_cost(design: Design, rows: Sequence[Row], setting: str, arm: str, weight: float) -> float:
-    """Return the mean of the matched metric over the seeds of some runs."""
+    """Return the mean of the matched metric over the seeds of some runs.
+
+    Raises:
+        RunError: there are none.
+    """
     values = [
         row.metrics[design.cost]
         for row in rows
         if (row.setting, row.arm) == (setting, arm) and same(row.weight, weight)
     ]
-    return float(np.mean(values)) if values else math.nan
+    if not values:
+        raise RunError(f"{design.name}: there is no run of {arm} at weight {weight:g} in {setting}")
+    return float(np.mean(values))
 
 
 def same(a: float, b: float) -> bool:
-    """Return whether two weights are one; NaN stands for none."""
-    return a == b or (math.isnan(a) and math.isnan(b))
+    """Return whether two weights are one, in the six digits of a table; NaN stands for none."""
+    return shown(a) == shown(b)
 
 
 def last_within(grid: Sequence[float], costs: Sequence[float], target: float) -> float:

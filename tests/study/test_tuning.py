@@ -1,11 +1,13 @@
 """The choice of a weight on seeds of its own."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from temporal_sae.errors import RunError
 from temporal_sae.study.tuning import choose, last_within
 from tests.study.designs import MADE_UP, run
 
@@ -48,3 +50,15 @@ def test_only_the_tuning_seeds_decide_and_each_setting_by_itself():
     assert chosen["there", "pairs"] == [0.25, 1.0, 2.0]
     assert chosen["here", "pairs + 1"] == [2.5, 10.0, 20.0]
     assert len(chosen) == 4  # an arm without a grid has nothing to choose
+
+
+def test_weights_are_those_of_the_grid_in_the_digits_of_a_table():
+    """As a run is told them, a third is 0.333333."""
+    design = replace(MADE_UP, arms=(replace(MADE_UP.arms[0], grid=(1 / 3, 1.0)),))
+    where = [{"stage": "tuning", "setting": setting.name} for setting in design.settings]
+    rows = [run("no penalty", None, 9, 0.9, 0.5, **here) for here in where]
+    rows += [run("pairs", w, 9, 0.9, 0.5, **here) for w in (0.333333, 1) for here in where]
+    assert set(map(tuple, choose(design, rows).values())) == {(0.25, 1.0, 2.0)}
+    told = r"^made_up: there is no run of pairs at weight 0\.333333 in here$"
+    with pytest.raises(RunError, match=told):
+        choose(design, [row for row in rows if row.weight != 0.333333])
