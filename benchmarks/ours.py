@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +9,14 @@ from rich.console import Console
 from settings import Reconstruct, Settings, Tokens
 from torch import Tensor
 
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, Rows
 from temporal_sae.experiment.determinism import deterministic_on_cpu
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
 from temporal_sae.sae import TopKSAE
 from temporal_sae.tracker import CoActivationTracker, NoTracker
-from temporal_sae.training import Checkpoints, Parts, ProgressDisplay, Trainer
+from temporal_sae.training import Parts, ProgressDisplay, Trainer
+from temporal_sae.training.checkpoint import NoCheckpoints
 
 WINDOW = 1000
 NEVER = 10**9  # no peer logs or saves here either
@@ -29,7 +29,7 @@ class InMemory:
         self.tokens = tokens
 
     def __next__(self) -> ActivationBatch:
-        return ActivationBatch(next(self.tokens))
+        return ActivationBatch(Rows(next(self.tokens)))
 
     def sample(self, n: int) -> Tensor:
         return self.tokens.sample(n)
@@ -50,18 +50,6 @@ class Silent:
     def rewind(self, step: int) -> None: ...
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
     def finish(self) -> None: ...
-
-
-class Unsaved(Checkpoints):
-    """Checkpoints that go nowhere."""
-
-    def __init__(self) -> None:
-        super().__init__(Path())
-
-    def save(self, step: int, state: dict[str, Any]) -> Path:
-        return self.folder
-
-    def clear(self) -> None: ...
 
 
 def train_plain(settings: Settings, tokens: Tokens) -> Reconstruct:
@@ -86,7 +74,7 @@ def train(settings: Settings, tokens: Tokens, tracker: Any, penalty: Any) -> Rec
         tracker=tracker,
         penalty=penalty,
         logger=Silent(),
-        checkpoints=Unsaved(),
+        checkpoints=NoCheckpoints(),
         progress=ProgressDisplay(settings.steps, Console(quiet=True)),
     )
     with deterministic_on_cpu(torch.device(settings.device)):

@@ -172,7 +172,7 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for subject in args.subjects:
             needed, free = needed_bytes(subject, **shape), free_memory(torch.device(args.device))
-            if free is not None and needed > 0.95 * free:
+            if free is not None and needed > 0.95 * free.n_bytes:
                 row = {"skipped": f"needs about {needed / 2**30:.0f} GiB"}
             else:
                 job = {"subject": subject, "settings": asdict(settings), "repeats": args.repeats}
