@@ -41,6 +41,10 @@ def or_null(value):
     return lambda draw: draw.choice((None, value(draw)))
 
 
+def rarely_null(value):
+    return lambda draw: draw.choice((None, *[value(draw)] * 4))
+
+
 def or_zero(value):
     return lambda draw: draw.choice((0, value(draw), value(draw)))
 
@@ -127,7 +131,7 @@ VALUES = {
     },
     "sae": {
         "d_sae": ints(32, 64),
-        "k": ints(1, 40),
+        "k": ints(1, 34),
         "auxk_weight": or_zero(log(0.001, 1.0)),
         "k_aux": or_null(ints(1, 32)),
         "threshold_beta": floats(0.0, 1.0),
@@ -157,7 +161,7 @@ VALUES = {
         "storage": one_of("auto", "dense", "sparse", "reference"),
         "prune_below": or_zero(log(1e-6, 1e-3)),
         "sharded": FLAG,
-        "totals_from": or_null(ints(0, 2000)),
+        "totals_from": rarely_null(ints(1, 2000)),
         "stream": one_of("shuffled", "ordered", "permuted"),
         "permuted_tokens": ints(1, 1000),
         "average_from": ints(0, 2000),
@@ -184,7 +188,7 @@ VALUES = {
         "num_tokens": ints(512, 2048),
         "batch_size": ints(16, 256),
         "lr": or_null(log(1e-4, 1e-2)),
-        "warmup_steps": ints(0, 4),
+        "warmup_steps": ints(0, 3),
         "decay_fraction": floats(0.0, 1.0),
         "grad_clip": or_null(log(0.1, 10.0)),
         "beta1": floats(0.0, 0.99),
@@ -256,15 +260,9 @@ ALWAYS = {
 }
 SHARE = 0.33
 OFTENER = {"eval": ("auto",) * 6, "activations": ("harvest", "harvest")}
-NEEDS_MODEL = (
-    "harvest"  # the other sources have neither model nor text  # the tasks take many seconds
-)
-GIVEN = {
-    "model.name",
-    "data.path",
-    "data.name",
-    "activations.path",
-}  # folders that the test has made
+NEEDS_MODEL = "harvest"  # the other sources have neither model nor text
+# Folders that the test has made.
+GIVEN = {"model.name", "data.path", "data.name", "activations.path"}
 
 
 @dataclass
