@@ -80,11 +80,11 @@ class OrthogonalityLoss:
 
     def __init__(
         self,
-        ortho_weight: float = 3.0,
+        ortho_weight: float = 1.0,
         penalty: str = "square",
         gram: str = "decoder",
         reduction: str = "weighted_mean",
-        weighting: str = "instability",
+        weighting: str = "co_activation",
         floor: float = 0.0,
         estimator: str = "auto",
         sample_tokens: int | None = None,

@@ -126,7 +126,7 @@ def check_totals(name: str, totals_from: int | None) -> None:
     "instability", relative=True, total=lambda sums: sums.rate_sum() + sums.instability_sum()
 )
 def _instability(pairs: PairStatistics) -> Tensor:
-    """w = c (1 + s): more where co-activation has changed; the default."""
+    """w = c (1 + s): more where co-activation has changed."""
     return 1 + pairs.instability
 
 

@@ -90,7 +90,7 @@ def same_as(expected, value, x):
 def test_decoder_overlaps_by_a_permuted_matrix(kind, options, penalty, reduction, floor):
     tracker, W_dec = tracker_of(kind), decoder()
     N = W_dec / W_dec.norm(dim=-1, keepdim=True)
-    weights = permuted_weights(tracker, options.get("weighting", "instability"))
+    weights = permuted_weights(tracker, options.get("weighting", "co_activation"))
     expected = naive(weights, N @ N.T, penalty, reduction, floor)
     loss = OrthogonalityLoss(
         1.0, penalty, reduction=reduction, floor=floor, seed=SEED, permuted=True, **options
