@@ -12,8 +12,9 @@ normalisation, no tokens left out) and never read in another thread. No evaluati
 or logging between steps; no latent ever counts as dead.
 
 Each package's own: loss, initial weights, treatment of the decoder, how threads wait, how the
-buffer mixes (ours is always full, so that it reads a whole buffer more than it trains on, SAELens
-half of one), and what is written at the end (ours a checkpoint, SAELens how often latents fire).
+buffer mixes (ours is full until it holds what is still to be trained on, so that no more is read;
+SAELens reads half of one more), and what is written at the end (ours a checkpoint, SAELens how
+often latents fire).
 
 Seconds are from the start of the process until the (last) SAE is on disk, and of those from the
 first run of the language model on. Memory is the largest resident size of the process and its

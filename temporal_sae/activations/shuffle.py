@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from temporal_sae.activations.rows import Rows
@@ -16,6 +17,10 @@ class ShuffleBuffer:
     Each draw takes rows from everywhere in the buffer, so with n rows held a row stays for n rows
     of output on average, with an exponential tail: neighbours in the stream end up about n rows
     apart (their mean distance in the output is n, measured in the tests).
+
+    A run of known length ends with the rows that the buffer holds (`LastRows`): they leave in
+    random order while none come in, so that the rows of its end are drawn from a shrinking pool.
+    Among these any two are as likely to be neighbours.
 
     Args:
         capacity: rows to hold before drawing begins.
@@ -36,6 +41,7 @@ class ShuffleBuffer:
         self.capacity, self.device, self.beyond = capacity, torch.device(device), beyond
         self.mixes = mixes
         self.count = 0
+        self._only_counts = False
         self._columns: list[Tensor] = []  # activations, and places where there are any
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -46,6 +52,9 @@ class ShuffleBuffer:
 
     def add(self, rows: Rows) -> None:
         """Append rows; the storage grows to hold them."""
+        if self._only_counts:
+            self.count += len(rows)
+            return
         columns = [rows.x, *([] if rows.places is None else [rows.places])]
         end = self.count + len(rows)
         if not self._columns:
@@ -71,6 +80,9 @@ class ShuffleBuffer:
         """
         if n > self.count:
             raise ValueError(f"cannot draw {n} rows from a buffer of {self.count}")
+        if self._only_counts:
+            self.count -= n
+            return Rows(*(column[:0] for column in self._columns))
         if not self.mixes:
             drawn = Rows(*(column[:n].clone() for column in self._columns))
             for column in self._columns:
@@ -95,9 +107,22 @@ class ShuffleBuffer:
             raise ValueError("the buffer is empty")
         return Rows(*(column[: self.count] for column in self._columns))
 
+    def order_of_all(self) -> Int[Tensor, " count"]:
+        """Return a random order of the rows that are held, or theirs; draws are as before."""
+        if not self.mixes:
+            return torch.arange(self.count, device=self.device)
+        generator = torch.Generator(self.device)
+        generator.set_state(self._generator.get_state())
+        return torch.randperm(self.count, generator=generator, device=self.device)
+
+    def hand_over(self) -> None:
+        """Leave the rows to whoever has them, and from now on only count what comes and leaves."""
+        self._only_counts = True
+        self._columns = [column[:0].clone() for column in self._columns]
+
     def clear(self) -> None:
         """Hold nothing."""
-        self.count, self._columns = 0, []
+        self.count, self._columns, self._only_counts = 0, [], False
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and random state; exact."""

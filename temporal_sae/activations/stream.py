@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from temporal_sae.activations.last_rows import LastRows
 from temporal_sae.activations.outliers import OUTLIERS, Outliers
 from temporal_sae.activations.prefetch import Prefetched, check_prefetch
 from temporal_sae.activations.rows import ActivationBatch, EndOfRows, Reader, Rows
@@ -81,6 +82,9 @@ class ActivationStream(Iterator[ActivationBatch]):
         largest: the most rows that the buffer may hold.
         about: JSON facts on what is read, in which a state that is loaded has to agree.
 
+    Attributes:
+        n_batches: that have been handed out, those before a checkpoint included.
+
     Raises:
         InvalidOption: the buffer is smaller than a batch.
     """
@@ -106,6 +110,7 @@ class ActivationStream(Iterator[ActivationBatch]):
         mixes = options.buffer_tokens > batch_size
         self.buffer = ShuffleBuffer(capacity, seed, device, at_once, mixes)
         self.outliers = Outliers(options.outliers, options.outlier_factor, device)
+        self.n_batches = 0
         self._not_handed_out: list[Rows] = []
         self._scale: float | None = None
         self._ended: EndOfRows | None = None
@@ -135,7 +140,25 @@ class ActivationStream(Iterator[ActivationBatch]):
         rows = self.buffer.draw(self.batch_size).scaled(scale)
         ordered = tuple(rows.scaled(scale) for rows in self._not_handed_out)
         self._not_handed_out = []
+        self.n_batches += 1
         return ActivationBatch(rows, ordered)
+
+    def holds(self, n_batches: int) -> bool:
+        """Return whether so many batches can be had without reading on.
+
+        The first buffer is filled before that is asked: scale and limit are measured on it.
+        """
+        if self._scale is None:
+            self._fill()
+        return self.buffer.count >= n_batches * self.batch_size
+
+    def last_rows(self, copied: bool) -> LastRows:
+        """Return what the buffer holds, for runs that end with it.
+
+        Args:
+            copied: whether the stream goes on with its rows.
+        """
+        return LastRows(self, copied)
 
     def release(self, seconds: float | None = None) -> None:
         """Give the rows back that are held, and read no more ahead; only the scale is left.
@@ -199,6 +222,7 @@ class ActivationStream(Iterator[ActivationBatch]):
             "scale": scale,
             "outliers": self.outliers.state_dict(),
             "not_handed_out": waiting,
+            "n_batches": self.n_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,6 +242,7 @@ class ActivationStream(Iterator[ActivationBatch]):
         self.buffer.load_state_dict(state["buffer"])
         self._scale = float(state["scale"])
         self.outliers.load_state_dict(state["outliers"])
+        self.n_batches = int(state.get("n_batches", 0))
         waiting = state.get("not_handed_out", {})
         self._not_handed_out = [
             Rows.from_state(waiting[str(n)], self.device) for n in range(len(waiting))

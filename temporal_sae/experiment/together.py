@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from temporal_sae.experiment.memory import NoRoom, Room
 from temporal_sae.experiment.record import EXIT_CODES, OTHER_ERROR
 from temporal_sae.experiment.run import Run
 from temporal_sae.experiment.shared_time import SharedTime
+from temporal_sae.machine import Planned
 from temporal_sae.registry import components, names_of
 from temporal_sae.terminal import Forgiving
 from temporal_sae.training import Preempted, SharedStream, Stopped, train_together
@@ -234,10 +235,20 @@ class Round:
             if len(opened) > 1:
                 places, first = [*opened], cast(Harvest, run.cheap.source)
                 readers, room.beside = first.readers(seed, places), first.waiting_bytes(places)
+            room.beside |= self._last_rows_bytes(opened.values())
             for (place, source), reader in zip(opened.items(), readers, strict=True):
                 stream = source.stream(batch_size, seed, reader=reader)
                 self._streams[place] = SharedStream(stream)
         return self._streams[place_of(run)]
+
+    def _last_rows_bytes(self, sources: Iterable[ActivationSource]) -> dict[str, Planned]:
+        """Return what shorter runs take at most for copies of the buffer, see `LastRows`."""
+        n_shorter = len({run.cheap.trainer.total_steps for run in self.runs}) - 1
+        buffers = [ActivationSource.planned_bytes(source)["shuffle buffer"] for source in sources]
+        n_bytes = n_shorter * sum(buffer.n_bytes for buffer in buffers)
+        keys = buffers[0].smaller
+        name = "last rows of shorter runs"
+        return {name: Planned(n_bytes, keys, phase="training")} if n_shorter else {}
 
     def _train(self) -> None:
         """Train, in all processes."""

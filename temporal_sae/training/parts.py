@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from temporal_sae.activations import ActivationBatch
+from temporal_sae.activations import ActivationBatch, ActivationStream
 from temporal_sae.activations.given import as_source
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
@@ -21,6 +21,7 @@ from temporal_sae.training.loggers import MetricsLogger, NoLogger
 from temporal_sae.training.progress import NoProgress, ProgressDisplay
 from temporal_sae.training.snapshots import Snapshots
 from temporal_sae.training.state_file import State
+from temporal_sae.training.streams import SharedStream
 
 
 @runtime_checkable
@@ -125,7 +126,9 @@ class Parts:
         if not isinstance(self.batches, Batches):
             source = as_source(self.batches, device)
             source.open()
-            self.batches = source.stream(batch_size, self.seed, ordered=in_order(self.tracker))
+            self.batches = source.stream(batch_size, self.seed)
+        if isinstance(self.batches, ActivationStream):
+            self.batches = SharedStream(self.batches).view(in_order(self.tracker))
 
     @property
     def stream(self) -> Batches:

@@ -100,11 +100,13 @@ class Lane:
 
     def _begin(self) -> None:
         self.parts.complete(self.trainer.batch_size)
+        if isinstance(self.parts.batches, StreamView):
+            self.view = self.parts.batches
         run = self.trainer.start(self.parts)
         run.clock = Clock(run.seconds, run.step * self.trainer.batch_size)
         self._seconds_before = run.seconds
         if self.view is not None:
-            self.view.join(run.step)
+            self.view.join(run.step, self.trainer.total_steps)
         self.state = run
 
     def _advance(self) -> None:
