@@ -58,10 +58,10 @@ def train_plain(settings: Settings, tokens: Tokens) -> Reconstruct:
 
 
 def train_method(settings: Settings, tokens: Tokens) -> Reconstruct:
-    """With the co-activation tracker and the default penalty."""
+    """With the co-activation tracker, and weights that follow change: the dearest of its own."""
     device = torch.device(settings.device)
     tracker = CoActivationTracker(settings.d_sae, WINDOW, storage=settings.storage, device=device)
-    return train(settings, tokens, tracker, OrthogonalityLoss())
+    return train(settings, tokens, tracker, OrthogonalityLoss(weighting="instability"))
 
 
 def train(settings: Settings, tokens: Tokens, tracker: Any, penalty: Any) -> Reconstruct:

@@ -159,13 +159,17 @@ def warm_up(args: argparse.Namespace, storage: str, k: int, totals_from: int | N
         n, 100, storage=storage, device=args.device, totals_from=totals_from
     )
     tracker.update(latents)
-    loss = OrthogonalityLoss(sample_tokens=8, estimator="sampled")
+    loss = OrthogonalityLoss(weighting="instability", sample_tokens=8, estimator="sampled")
     loss.add_gradient(W_dec, tracker, torch.zeros_like(W_dec))
     StabilityMonitor().observe(tracker, W_dec)
 
 
 def penalty_options(args: argparse.Namespace) -> dict[str, Any]:
-    return {} if args.sample_tokens is None else {"sample_tokens": args.sample_tokens}
+    """Return those of weights that follow change, which cost more than co-activation alone."""
+    options = {"weighting": "instability"}
+    return (
+        options if args.sample_tokens is None else options | {"sample_tokens": args.sample_tokens}
+    )
 
 
 def measure_zipf(args: argparse.Namespace) -> dict[str, float]:
