@@ -24,7 +24,7 @@ TODAY = (
     *("trainer.warmup_steps=2", "trainer.log_every=20", "trainer.checkpoint_every=5"),
     *("tracker.window_size=100", "eval.n_reconstruction_sequences=4"),
     *("eval.n_sparsity_sequences=4", "loss=orthogonality", "loss.weighting=instability_only"),
-    *("loss.floor=0.5", "trainer.num_tokens=640,3200"),
+    *("loss.floor=0.5", "loss.ortho_weight=3", "trainer.num_tokens=640,3200"),
 )
 
 
