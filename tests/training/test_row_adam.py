@@ -229,3 +229,9 @@ def test_rows_of_other_architectures(name):
     with pytest.raises(InvalidOption, match=r"^gradients='rows': must be auto or dense with sae="):
         trainer.check(ARCHITECTURES[name]())
     trainer.check(TopKSAE(D, B, 4))
+
+
+def test_rows_in_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("temporal_sae.distributed.world_size", lambda: 2)
+    with pytest.raises(InvalidOption, match=r"^gradients='rows': .* but by one process on a CPU$"):
+        make_trainer(gradients="rows").start(make_parts(tmp_path))
