@@ -42,6 +42,7 @@ from settings import Settings, Tokens, Unsupported
 from torch import Tensor
 
 from temporal_sae.machine import free_memory
+from temporal_sae.sae.step_ops import prefers_rows
 from temporal_sae.tracker.choice import choose_storage, dense_bytes
 
 SHAPES = {  # d_in, F, k, batch
@@ -148,6 +149,8 @@ def train(subject: str, settings: Settings, x: Tensor, repeats: int) -> list[flo
 def needed_bytes(subject: str, d_in: int, d_sae: int, k: int, batch: int) -> int:
     """Roughly what a subject takes, so that what cannot fit is not tried."""
     weights, dense = 4 * 2 * d_in * d_sae, 4 * batch * d_sae
+    if subject.startswith("ours") and prefers_rows(d_sae, batch * k):  # and screens the encoder
+        return 3 * weights + 2 * 2**30
     extra = {
         "ours": 0,
         "ours+method": min(dense_bytes(d_sae), 8 * 2**30),
@@ -188,6 +191,7 @@ def options_of_ours(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "step": args.step,
         "encoder": args.encoder,
+        "gradients": args.gradients,
         "compile": args.compile or None,
     }
     return {name: value for name, value in given.items() if value is not None}
@@ -244,6 +248,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="instead of each shape's own")
     parser.add_argument("--step", help="option of our Trainer")
     parser.add_argument("--encoder", help="option of our Trainer")
+    parser.add_argument("--gradients", help="option of our Trainer")
     parser.add_argument("--compile", action="store_true", help="option of our Trainer")
     parser.add_argument("--out", type=Path, help="also save the figures as JSON")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)

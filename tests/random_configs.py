@@ -202,6 +202,7 @@ VALUES = {
         "precision": one_of("float32", "bfloat16"),
         "step": one_of("auto", "sparse", "dense"),
         "encoder": one_of("auto", "auto", "dense", "screened"),
+        "gradients": one_of("auto", "auto", "auto", "dense", "rows"),
         "compile": one_of(False),  # a minute or two
         "log_every": ints(1, 8),
         "checkpoint_every": ints(1, 50),

@@ -208,7 +208,7 @@ def test_a_sweep_writes_a_folder_a_job(options, tmp_path):
         ["sae=matryoshka", "loss=ortsae"],
         ["sae=gated", "trainer.step=dense"],
         ["sae=jumprelu", "trainer.step=sparse"],
-        ["sae=batch_topk", "trainer.encoder=screened"],
+        ["sae=batch_topk", "trainer.encoder=screened", "trainer.gradients=rows"],
         ["tracker=transcript", "loss.gram=activations", "loss.reduction=mean"],
         ["loss=consecutive", "tracker.stream=ordered"],
         ["tracker=off"],

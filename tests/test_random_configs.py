@@ -59,6 +59,10 @@ REFUSALS = {
         "trainer/default",
         "not with step=dense, precision=bfloat16, sae=standard|gated|lista",
     ),
+    r"trainer\.gradients='rows': must be auto or dense .*": (
+        "trainer/default",
+        "sae=topk|batch_topk, with constraint=null, not with step=dense",
+    ),
     r"sae\.k=\d+: must be at most d_sae=\d+": ("sae/topk", "at most d_sae"),
     r"tracker\.stream='permuted': must be one of shuffled, ordered": (
         "tracker/transcript",

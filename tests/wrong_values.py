@@ -264,6 +264,7 @@ RANGES = {
         "precision": choice(),
         "step": choice(),
         "encoder": choice(),
+        "gradients": choice(),
         "compile": flag(),
         "log_every": whole(),
         "checkpoint_every": whole(),

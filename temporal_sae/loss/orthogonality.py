@@ -12,7 +12,7 @@ from torch import Tensor
 from temporal_sae.errors import InvalidOption, check_choice, check_int, check_number
 from temporal_sae.kernels.overlap import EPSILON
 from temporal_sae.latents import Latents
-from temporal_sae.loss.overlap import Overlap, differentiable, planned_for_rows
+from temporal_sae.loss.overlap import Into, Overlap, differentiable, planned_for_rows
 from temporal_sae.loss.pairs import (
     PENALTIES,
     REDUCTIONS,
@@ -160,7 +160,7 @@ class OrthogonalityLoss:
 
     @torch.no_grad()
     def add_gradient(
-        self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Float[Tensor, "F d_in"]
+        self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Into
     ) -> Float[Tensor, ""]:
         """Return the same number, with its gradient added to `into`: one pass, no autograd.
 

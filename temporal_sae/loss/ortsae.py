@@ -13,8 +13,10 @@ from temporal_sae.errors import InvalidOption, check_int, check_number
 from temporal_sae.kernels import overlap
 from temporal_sae.latents import Latents
 from temporal_sae.loss.overlap import (
+    Into,
     Overlap,
     Scale,
+    add_rows,
     add_through_norms,
     differentiable,
     planned_for_rows,
@@ -89,7 +91,7 @@ class ChunkedOrthogonalityLoss:
 
     @torch.no_grad()
     def add_gradient(
-        self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Float[Tensor, "F d_in"]
+        self, W_dec: Float[Tensor, "F d_in"], tracker: PairWeights, into: Into
     ) -> Float[Tensor, ""]:
         """Return the same number, with its gradient added to `into`: one pass, no autograd."""
         function = self._function(W_dec, tracker)
@@ -116,7 +118,7 @@ class ChunkedOrthogonalityLoss:
 def mean_over_chunks(
     W_dec: Float[Tensor, "F d_in"],
     chunks: Sequence[Int[Tensor, " n"]],
-    into: Float[Tensor, "F d_in"] | None = None,
+    into: Into | None = None,
     scale: Scale = 1.0,
 ) -> Float[Tensor, ""]:
     """Return the mean over chunks of the mean over a chunk's rows of their largest cosine, squared.
@@ -136,7 +138,7 @@ def mean_over_chunks(
         if into is not None:
             piece, gradient = torch.zeros_like(N), pull(N, largest, neighbour)
             add_through_norms(piece, gradient, N, norms, share * scale)
-            into.index_add_(0, rows, piece)
+            add_rows(into, rows, piece)
     return total
 
 

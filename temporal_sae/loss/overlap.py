@@ -21,6 +21,7 @@ from torch import Tensor
 
 from temporal_sae.kernels import overlap
 from temporal_sae.kernels.overlap import EPSILON, overlap_and_slope
+from temporal_sae.kernels.row_gradient import RowGradient
 from temporal_sae.machine import Planned
 
 BYTES_AT_ONCE = 2**21
@@ -28,7 +29,8 @@ PAIR_TEMPORARIES = 4  # overlaps, weights, their product, a gradient
 FLOAT = 4
 SMALLER = ("sae.d_sae", "loss.ortho_weight=0")
 Scale = Tensor | float
-Overlap = Callable[[Tensor, Tensor | None, Scale], Tensor]
+Into = Tensor | RowGradient
+Overlap = Callable[[Tensor, Into | None, Scale], Tensor]
 
 
 def planned_for_rows(n_latents: int, d_in: int) -> dict[str, Planned]:
@@ -58,21 +60,36 @@ def differentiable(overlap: Overlap, x: Tensor) -> Tensor:
     return value
 
 
+def add_rows(into: Into, rows: Int[Tensor, " n"], gradients: Float[Tensor, "n d"]) -> None:
+    """Add gradients to rows, of which one may come several times."""
+    if isinstance(into, RowGradient):
+        into.add(rows, gradients)
+    else:
+        overlap.add_rows(into, rows, gradients)
+
+
+def _add(into: Into, gradient: Tensor) -> None:
+    if isinstance(into, RowGradient):
+        into.add_all(gradient)
+    else:
+        into += gradient
+
+
 def overlap_of_rows(
-    x: Tensor, into: Tensor | None, scale: Scale, *, overlap: Overlap, order: Int[Tensor, " F"]
+    x: Tensor, into: Into | None, scale: Scale, *, overlap: Overlap, order: Int[Tensor, " F"]
 ) -> Tensor:
     """Return V(x[order]) of another overlap, for a permutation of the rows of x."""
     if into is None:
         return overlap(x[order], None, scale)
     gradient = torch.zeros_like(x)
     value = overlap(x[order], gradient, scale)
-    into.index_add_(0, order, gradient)
+    add_rows(into, order, gradient)
     return value
 
 
 def token_overlap(
     W_dec: Float[Tensor, "F d_in"],
-    into: Float[Tensor, "F d_in"] | None = None,
+    into: Into | None = None,
     scale: Scale = 1.0,
     *,
     rows: Int[Tensor, "M K"],
@@ -97,13 +114,13 @@ def token_overlap(
         total += value
         if into is not None:
             gradients = slopes.mul_(scale) @ X
-            overlap.add_rows(into, rows[part].flatten(), gradients.flatten(0, 1))
+            add_rows(into, rows[part].flatten(), gradients.flatten(0, 1))
     return total
 
 
 def block_overlap(
     W_dec: Float[Tensor, "F d_in"],
-    into: Float[Tensor, "F d_in"] | None = None,
+    into: Into | None = None,
     scale: Scale = 1.0,
     *,
     weight_rows: Callable[[int, int], Tensor],
@@ -131,7 +148,7 @@ def block_overlap(
 
 def frame_potential(
     W_dec: Float[Tensor, "F d_in"],
-    into: Float[Tensor, "F d_in"] | None = None,
+    into: Into | None = None,
     scale: Scale = 1.0,
     *,
     factors: Float[Tensor, " F"] | None = None,
@@ -163,17 +180,15 @@ def row_blocks(N: Float[Tensor, "F d_in"]) -> list[tuple[int, int]]:
     return [(lo, min(lo + size, N.shape[0])) for lo in range(0, N.shape[0], size)]
 
 
-def add_through_norms(
-    into: Tensor, gradient: Tensor, N: Tensor, norms: Tensor, scale: Scale
-) -> None:
+def add_through_norms(into: Into, gradient: Tensor, N: Tensor, norms: Tensor, scale: Scale) -> None:
     """From the gradient by unit rows to that by the rows, scaled and added."""
     along = (gradient * N).sum(-1, keepdim=True) * (norms > EPSILON)
-    into += gradient.sub_(along * N).div_(norms.clamp(min=EPSILON)).mul_(scale)
+    _add(into, gradient.sub_(along * N).div_(norms.clamp(min=EPSILON)).mul_(scale))
 
 
 def activation_overlap(
     values: Float[Tensor, "B K"],
-    into: Float[Tensor, "B K"] | None = None,
+    into: Into | None = None,
     scale: Scale = 1.0,
     *,
     rows: Int[Tensor, "B K"],
@@ -194,5 +209,5 @@ def activation_overlap(
         part, gradient = overlap.activation_rows(rows, values, weights, lo, penalty)
         total += part
         if into is not None:
-            into += gradient * scale
+            _add(into, gradient * scale)
     return total

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from temporal_sae import distributed
+from temporal_sae.kernels.row_gradient import RowGradients, take_rows
 
 RECONSTRUCTIONS = ("fvu", "sse", "norm")
 ROUNDING = 1e-12  # of E‖x‖²: what the variance of equal rows comes to in float32, and more
@@ -92,6 +93,7 @@ def auxk_loss(
     dead: Bool[Tensor, " d_sae"],
     parameters: tuple[Tensor, Tensor, Tensor, Tensor],
     k_aux: int,
+    gradients: RowGradients | None = None,
 ) -> Float[Tensor, ""]:
     """AuxK (Gao et al. 2024, arXiv 2406.04093, section A.2): dead latents explain the residual.
 
@@ -104,13 +106,15 @@ def auxk_loss(
         dead: bool [d_sae].
         parameters: W_enc, b_enc, b_dec, W_dec.
         k_aux: dead latents per token.
+        gradients: where those of the matrices go, if not to the parameters; on the CPU.
     """
     W_enc, b_enc, b_dec, W_dec = parameters
     residual = (x - x_hat).detach()
     encoder, bias, decoder, mask = W_enc.T, b_enc, W_dec, dead
     if dead.device.type == "cpu":
         ids = dead.nonzero().flatten()
-        encoder, decoder = embedding(ids, encoder), embedding(ids, decoder)
+        into = gradients or (None, None)
+        encoder, decoder = map(take_rows, (encoder, decoder), (ids, ids), into)
         bias, mask = embedding(ids, bias[:, None])[:, 0], dead[ids]
     pre_acts = torch.addmm(bias, (x - b_dec).detach(), encoder.T).float()
     least = pre_acts.masked_fill(~mask, -torch.inf)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from temporal_sae.distributed import world_size
 from temporal_sae.errors import check_int
 from temporal_sae.kernels import selection
+from temporal_sae.kernels.row_gradient import RowGradients
 from temporal_sae.latents import Latents, as_rows, with_leading
 from temporal_sae.loss.terms import auxk_loss
 from temporal_sae.machine import Planned
@@ -42,12 +43,15 @@ class StepContext:
         sparse: whether to compute by gathering the active rows; None for whatever is faster.
         screened: whether to look for the latents by products of 8-bit integers first; None for
             whatever is faster.
+        gradients: where those of the matrices go, if not to the parameters; with `sparse`, and of
+            an SAE with `most_rows`.
     """
 
     step: int
     dead: Bool[Tensor, " d_sae"] | None = None
     sparse: bool | None = None
     screened: bool | None = None
+    gradients: RowGradients | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,14 @@ class SparseAutoencoder(nn.Module, ABC):
             "batch": Planned(of_a_batch, ("trainer.batch_size", "sae.d_sae")),
         }
 
+    def most_rows(self, batch_size: int) -> int | None:
+        """Return how many latents a batch makes active at most.
+
+        None where the gradients of its matrices have more sources than those latents and AuxK, or
+        there is no such number: then they cannot be given by rows.
+        """
+        return None
+
     def default_lr(self) -> float:
         """Return the learning rate used when `trainer.lr` is null."""
         return 3e-4
@@ -185,9 +197,11 @@ class SparseAutoencoder(nn.Module, ABC):
         return self.decode_dense(self.encode_dense(x))
 
     @torch.no_grad()
-    def encoded(self, x: Float[Tensor, "tokens d_in"]) -> Encoded:
+    def encoded(
+        self, x: Float[Tensor, "tokens d_in"], gradients: RowGradients | None = None
+    ) -> Encoded:
         """Return what a training step starts from: the encoder's product, made when asked for."""
-        return Encoded(x - self.b_dec, self.W_enc, self.b_enc, self.b_dec)
+        return Encoded(x - self.b_dec, self.W_enc, self.b_enc, self.b_dec, gradients)
 
     def screens(self, x: Tensor, k: int, context: StepContext) -> bool:
         """Return whether to look for about k latents a token without the whole product."""
@@ -209,7 +223,7 @@ class SparseAutoencoder(nn.Module, ABC):
             return everything
         indices = selection.list_above(pre_acts, thresholds)
         if context.sparse or prefers_sparse(pre_acts.device, self.d_sae, indices.shape[1]):
-            return Chosen(self.d_sae, indices, sparse=True)
+            return Chosen(self.d_sae, indices, True, context.gradients)
         return everything
 
     def output(
@@ -235,7 +249,8 @@ class SparseAutoencoder(nn.Module, ABC):
         if context.dead is None or not weight:
             return {}
         parameters = (self.W_enc, self.b_enc, self.b_dec, self.W_dec)
-        return {"auxk": weight * auxk_loss(x, x_hat, context.dead, parameters, k_aux)}
+        loss = auxk_loss(x, x_hat, context.dead, parameters, k_aux, context.gradients)
+        return {"auxk": weight * loss}
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

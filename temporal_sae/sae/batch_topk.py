@@ -69,12 +69,15 @@ class BatchTopKSAE(SparseAutoencoder):
         self.threshold_start_step = check_int("threshold_start_step", threshold_start_step, 0)
         self.register_buffer("threshold", torch.tensor(-1.0))
 
+    def most_rows(self, batch_size: int) -> int | None:
+        return min(self.d_sae, self.k * batch_size)
+
     def encode_dense(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         pre_acts = self.pre_activations(x)
         return pre_acts * (pre_acts > self.threshold.clamp(min=0))
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
-        encoded = self.encoded(x)
+        encoded = self.encoded(x, context.gradients)
         chosen, z, least = self._largest(encoded, context)
         self._move_threshold(least, context.step)
         acts = z * (z > just_below(least))

@@ -73,6 +73,9 @@ class MatryoshkaSAE(BatchTopKSAE):
         ]
         self.edges = group_edges(self.group_fractions, self.d_sae)
 
+    def most_rows(self, batch_size: int) -> int | None:
+        return None  # its nested sums have a gradient of their own
+
     def reconstruct(self, chosen: Chosen, acts: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         sums = (
             _NestedProduct.apply(acts, self.W_dec, chosen, self.edges)

@@ -3,8 +3,9 @@
 The pre-activations of all latents are computed once, outside autograd. Nodes of autograd then take
 those of some latents (or all), turn latents into a reconstruction, and give the gradients of both
 weight matrices from the active slots alone: neither tokens x k x d nor a dense gradient of
-tokens x F exists on the way. Where nearly all latents are active, or a device has no compiled
-kernels, the same nodes multiply matrices instead, with the same results to rounding.
+tokens x F exists on the way, nor, where they go to `RowGradients`, any of whole matrices of
+weights. Where nearly all latents are active, or a device has no compiled kernels, the same nodes
+multiply matrices instead, with the same results to rounding.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from temporal_sae.kernels import has_compiled_kernels, screening, sparse_products
+from temporal_sae.kernels.row_gradient import RowGradients
 from temporal_sae.kernels.sparse_products import ByLatent
 from temporal_sae.latents import Latents
 
@@ -27,6 +30,9 @@ BREAK_EVEN = {"cpu": 4, "cuda": 200}
 # From these on, and so many latents for each active one, screening is (`benchmarks/step.py
 # --subjects ours --encoder screened`).
 SCREENED_WIDTH, SCREENED_LATENTS, SCREENED_FROM = 256, 8192, 48
+# From these on, if such a share of them can be active in a batch at most, gradients by rows are
+# (`benchmarks/step.py --subjects ours --gradients rows`).
+ROWS_FROM, ROWS_SHARE = 65536, 1 / 4
 
 
 def prefers_sparse(device: torch.device, d_sae: int, k: int) -> bool:
@@ -40,6 +46,11 @@ def prefers_screening(device: torch.device, d_in: int, d_sae: int, k: int) -> bo
     return large and screening.is_fast(device)
 
 
+def prefers_rows(d_sae: int, most_rows: int) -> bool:
+    """Return whether gradients by rows are faster where at most so many latents have one."""
+    return d_sae >= ROWS_FROM and most_rows <= ROWS_SHARE * d_sae
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The latents that a step is about: some of each token, or all of them.
@@ -49,11 +60,13 @@ class Chosen:
         indices: int64 [tokens, k], -1 in empty slots; None for all latents in their order, and
             then the last dimension of everything here is F.
         sparse: gather rows; otherwise multiply matrices.
+        gradients: where those of the matrices go with `sparse`; None for the parameters' own.
     """
 
     d_sae: int
     indices: Int[Tensor, "tokens k"] | None
     sparse: bool
+    gradients: RowGradients | None = None
 
     @cached_property
     def filled(self) -> Bool[Tensor, "tokens k"]:
@@ -66,6 +79,13 @@ class Chosen:
         """The slots of each latent; both weight gradients need them."""
         assert self.indices is not None
         return sparse_products.list_by_latent(self.indices, self.d_sae)
+
+    @cached_property
+    def active(self) -> tuple[Int[Tensor, " n"], ByLatent]:
+        """The latents that have a slot, and the slots of each of them."""
+        starts, slots = self.lists
+        latents = starts.diff().nonzero()[:, 0]
+        return latents, ByLatent(torch.cat([starts[latents], starts[-1:]]), slots)
 
     def take(self, per_latent: Float[Tensor, " F"]) -> Tensor:
         """Return a number of each latent where its slots are (any number in empty ones)."""
@@ -114,6 +134,7 @@ class Encoded:
     Attributes:
         centered: x - b_dec, [tokens, d_in].
         W_enc, b_enc, b_dec: the parameters of the product.
+        gradients: as of `Chosen`.
         metrics: of screening, where that was tried: shares of all pre-activations that were
             computed exactly, and of tokens for which all were.
     """
@@ -122,6 +143,7 @@ class Encoded:
     W_enc: Tensor
     b_enc: Tensor
     b_dec: Tensor
+    gradients: RowGradients | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -164,7 +186,7 @@ class Encoded:
         }
         if found is None:
             return None
-        chosen = Chosen(d_sae, found.indices, sparse=True)
+        chosen = Chosen(d_sae, found.indices, True, self.gradients)
         return chosen, self._with_gradient(found.values, chosen)
 
     def _with_gradient(self, values: Tensor, chosen: Chosen) -> Tensor:
@@ -203,9 +225,17 @@ class _SparsePreActivations(torch.autograd.Function):
         return values.detach()
 
     @staticmethod
-    def backward(ctx: Any, by_taken: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(
+        ctx: Any, by_taken: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         (W_enc, centered), chosen = ctx.saved_tensors, ctx.chosen
         by_bias = _sum_by_latent(chosen, by_taken)
+        if chosen.gradients is not None:
+            latents, lists = chosen.active
+            by_rows = sparse_products.sum_by_latent(lists, by_taken, centered)
+            chosen.gradients.W_enc.add(latents, by_rows)
+            by_b_dec = -(by_bias[latents] @ embedding(latents, W_enc.T))
+            return None, by_bias, by_b_dec, None, None, None
         by_rows = sparse_products.sum_by_latent(chosen.lists, by_taken, centered)
         return by_rows.T, by_bias, -(W_enc @ by_bias), None, None, None
 
@@ -245,6 +275,10 @@ class SparseProduct(torch.autograd.Function):
         (acts, W), chosen = ctx.saved_tensors, ctx.chosen
         by_sum = by_sum.contiguous()
         needs_acts, needs_rows, _ = ctx.needs_input_grad
+        if chosen.gradients is not None:
+            latents, lists = chosen.active
+            chosen.gradients.W_dec.add(latents, sparse_products.sum_by_latent(lists, acts, by_sum))
+            return sparse_products.dot_rows(by_sum, chosen.indices, W), None, None
         if needs_acts and needs_rows:
             both = sparse_products.decode_gradients(chosen.lists, acts, chosen.indices, by_sum, W)
             return *both, None

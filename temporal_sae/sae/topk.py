@@ -52,6 +52,9 @@ class TopKSAE(SparseAutoencoder):
         self.auxk_weight = check_number("auxk_weight", auxk_weight)
         self.k_aux = choose_k_aux(k_aux, self.d_in, self.d_sae)
 
+    def most_rows(self, batch_size: int) -> int | None:
+        return min(self.d_sae, self.k * batch_size)
+
     def default_lr(self) -> float:
         """2e-4 / √(F / 2^14), the rule of Gao et al. that the reference runs used."""
         return 2e-4 / (self.d_sae / 2**14) ** 0.5
@@ -69,7 +72,7 @@ class TopKSAE(SparseAutoencoder):
         return self.encode(x).to_dense(self.d_sae)
 
     def training_step(self, x: Float[Tensor, "tokens d_in"], context: StepContext) -> StepOutput:
-        encoded = self.encoded(x)
+        encoded = self.encoded(x, context.gradients)
         found = None
         if self.screens(x, self.k, context):
             found = encoded.screened(screening.largest, self.k)
@@ -83,7 +86,7 @@ class TopKSAE(SparseAutoencoder):
         sparse = context.sparse
         if sparse is None:
             sparse = prefers_sparse(indices.device, self.d_sae, self.k)
-        chosen = Chosen(self.d_sae, indices, sparse)
+        chosen = Chosen(self.d_sae, indices, sparse, encoded.gradients)
         return chosen, encoded.take(chosen)
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from temporal_sae.distributed import all_gather, all_reduce_mean_, rank, world_size
 from temporal_sae.errors import NotFinite, RunError
+from temporal_sae.kernels.row_gradient import RowGradients
 from temporal_sae.latents import Latents
 from temporal_sae.sae import SparseAutoencoder, StepOutput
 from temporal_sae.training.optimizer import as_rows
@@ -18,7 +19,12 @@ from temporal_sae.training.stopwatch import Stopwatch
 
 
 def backward(
-    parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch, is_due: bool = True
+    parts: Parts,
+    main: Tensor,
+    out: StepOutput,
+    watch: Stopwatch,
+    is_due: bool = True,
+    gradients: RowGradients | None = None,
 ) -> Tensor:
     """Leave the gradient of `main` plus the penalty in the parameters; returns the penalty.
 
@@ -26,6 +32,7 @@ def backward(
         main: reconstruction and the architecture's own terms.
         watch: runs while the penalty and its gradient are computed.
         is_due: whether the penalty acts in this step; otherwise it is 0.
+        gradients: where those of the matrices are left instead.
 
     Raises:
         RunError: the decoder is no longer finite.
@@ -35,9 +42,9 @@ def backward(
             main.backward()
             penalty = main.new_zeros(())
         elif parts.penalty.through_latents:
-            penalty = _through_latents(parts, main, out, watch)
+            penalty = _through_latents(parts, main, out, watch, gradients)
         else:
-            penalty = _by_decoder(parts, main, watch)
+            penalty = _by_decoder(parts, main, watch, gradients)
     except NotFinite as error:
         raise RunError(f"{error}: lower trainer.lr or raise trainer.warmup_steps") from None
     average_gradients(parts.sae)
@@ -63,19 +70,29 @@ def average_gradients(sae: SparseAutoencoder) -> None:
             parameter.grad = rows if parameter.is_contiguous() else rows.T
 
 
-def _by_decoder(parts: Parts, main: Tensor, watch: Stopwatch) -> Tensor:
+def _by_decoder(
+    parts: Parts, main: Tensor, watch: Stopwatch, gradients: RowGradients | None
+) -> Tensor:
     """The penalty adds to the gradient that is there, so that no second one is ever held."""
     main.backward()
     W_dec = parts.sae.W_dec
+    on_decoder = cast(DecoderPenalty, parts.penalty)
     with watch.running():
+        if gradients is not None:
+            return on_decoder.add_gradient(W_dec, parts.tracker, gradients.W_dec)
         into = torch.zeros_like(W_dec) if W_dec.grad is None else W_dec.grad
-        on_decoder = cast(DecoderPenalty, parts.penalty)
         penalty = on_decoder.add_gradient(W_dec, parts.tracker, into)
         W_dec.grad = into
     return penalty
 
 
-def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwatch) -> Tensor:
+def _through_latents(
+    parts: Parts,
+    main: Tensor,
+    out: StepOutput,
+    watch: Stopwatch,
+    gradients: RowGradients | None,
+) -> Tensor:
     """A gradient by the latents has to go on through the encoder, together with that of `main`."""
     values, W_dec = out.latents.values, parts.sae.W_dec
     with watch.running():
@@ -95,7 +112,9 @@ def _through_latents(parts: Parts, main: Tensor, out: StepOutput, watch: Stopwat
         # Each process has the gradient by its own part of the latents, of which the mean is taken.
         by_values = by_values * world_size() if world_size() > 1 else by_values
         torch.autograd.backward([main, values], [None, by_values])
-    if by_decoder is not None:
+    if by_decoder is not None and gradients is not None:
+        gradients.W_dec.add_all(by_decoder)
+    elif by_decoder is not None:
         W_dec.grad = by_decoder if W_dec.grad is None else W_dec.grad.add_(by_decoder)
     return penalty.detach()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from temporal_sae.kernels import adam, buffer_pool
+from temporal_sae.kernels.row_gradient import RowGradients
 from temporal_sae.sae import SparseAutoencoder
 
 CLIP_EPSILON = 1e-6
@@ -26,7 +27,12 @@ class SAEAdam:
         betas: decay rates of the two averages.
         eps: added to the root of the second.
         grad_clip: largest norm of the gradient; None for no limit.
+
+    Attributes:
+        gradients: where those of the matrices are, if not at the parameters.
     """
+
+    gradients: RowGradients | None = None
 
     def __init__(
         self,
@@ -52,28 +58,39 @@ class SAEAdam:
         """
         self.steps += 1
         self.lr = lr
-        moving = [(n, p) for n, p in self.sae.named_parameters() if p.grad is not None]
-        norm = self._gradient_norm([p for _, p in moving])
+        parts = self._squared_norms()
+        assert parts, "no parameter has a gradient"
+        norm = sum(parts[1:], parts[0]).sqrt().float()
         # Not finite in, not finite out: the kernels then leave everything as it is.
         clip = torch.ones_like(norm) + 0 * norm
         if self.grad_clip is not None:
             clip = (self.grad_clip / (norm + CLIP_EPSILON)).clamp(max=1) + 0 * norm
         beta1, beta2 = self.betas
         corrections = (1 - beta1**self.steps, 1 - beta2**self.steps)
-        numbers = adam.AdamStep(lr, beta1, beta2, self.eps, *corrections)
-        for name, parameter in moving:
-            state = (self._means[name], self._squares[name])
-            w, g, m, v = (as_rows(t, parameter) for t in (parameter, parameter.grad, *state))
-            adam.adam_(w, g, m, v, numbers, clip, self._is_unit(parameter))
+        self._move(adam.AdamStep(lr, beta1, beta2, self.eps, *corrections), clip)
         return norm
 
-    def _gradient_norm(self, parameters: list[Tensor]) -> Float[Tensor, ""]:
-        total = None
-        for p in parameters:
-            part = adam.squared_norm(as_rows(p, p), as_rows(p.grad, p), self._is_unit(p))
-            total = part if total is None else total + part
-        assert total is not None, "no parameter has a gradient"
-        return total.sqrt().float()
+    def _with_gradient(self) -> list[tuple[str, Tensor]]:
+        return [(n, p) for n, p in self.sae.named_parameters() if p.grad is not None]
+
+    def _squared_norms(self) -> list[Float[Tensor, ""]]:
+        """Return Σ g² of each parameter that has a gradient, projected."""
+        return [
+            adam.squared_norm(as_rows(p, p), as_rows(p.grad, p), self._is_unit(p))
+            for _, p in self._with_gradient()
+        ]
+
+    def _move(self, numbers: adam.AdamStep, clip: Float[Tensor, ""]) -> None:
+        for name, parameter in self._with_gradient():
+            w, m, v = self._as_rows(name)
+            g = as_rows(parameter.grad, parameter)
+            adam.adam_(w, g, m, v, numbers, clip, self._is_unit(parameter))
+
+    def _as_rows(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a parameter and its two averages as they lie in memory."""
+        parameter = self.sae.get_parameter(name)
+        m, v = (as_rows(state[name], parameter) for state in (self._means, self._squares))
+        return as_rows(parameter, parameter), m, v
 
     def _is_unit(self, parameter: Tensor) -> bool:
         return self.sae.unit_decoder and parameter is self.sae.W_dec
@@ -103,6 +120,14 @@ class SAEAdam:
         for own, saved in ((self._means, state["mean"]), (self._squares, state["square"])):
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
+        self._load_sleep(state.get("awake_until", {}))
+
+    def _load_sleep(self, awake_until: dict[str, Int[Tensor, " d_sae"]]) -> None:
+        """Let the averages decay by the steps that rows have missed, see `RowAdam`."""
+        for name, last in awake_until.items():
+            missed = (self.steps - last.to(self._means[name].device)).clamp(min=0)[:, None]
+            for average, beta in zip(self._as_rows(name)[1:], self.betas, strict=True):
+                average *= torch.as_tensor(beta, dtype=torch.float64) ** missed
 
 
 def as_rows(tensor: Tensor | None, parameter: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from temporal_sae.activations import ActivationBatch, ActivationStream
 from temporal_sae.activations.given import as_source
 from temporal_sae.latents import Latents
 from temporal_sae.loss import OrthogonalityLoss
+from temporal_sae.loss.overlap import Into
 from temporal_sae.machine import Planned
 from temporal_sae.sae import SparseAutoencoder
 from temporal_sae.tracker import NoTracker
@@ -84,7 +85,7 @@ def interval_of(penalty: PairPenalty) -> int:
 class DecoderPenalty(PairPenalty, Protocol):
     """A penalty on decoder rows."""
 
-    def add_gradient(self, W_dec: Tensor, tracker: Any, into: Tensor) -> Tensor: ...
+    def add_gradient(self, W_dec: Tensor, tracker: Any, into: Into) -> Tensor: ...
 
 
 @dataclass

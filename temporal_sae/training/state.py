@@ -107,8 +107,15 @@ def restore(parts: Parts, run: TrainingState, state: State) -> None:
 
 def identity_of(sae: SparseAutoencoder) -> State:
     """Return a few of the initial weights, by which a run is known when it is continued."""
-    first = {name: p.detach().flatten()[:WEIGHTS_TO_KNOW] for name, p in sae.named_parameters()}
+    first = {name: _first_weights(p.detach()) for name, p in sae.named_parameters()}
     return {name: weights.float().cpu().clone() for name, weights in first.items()}
+
+
+def _first_weights(weights: torch.Tensor) -> torch.Tensor:
+    """Return the first of them in the order of the shape; an encoder lies otherwise in memory."""
+    if weights.ndim == 2:  # of which the whole would be copied
+        weights = weights[: -(-WEIGHTS_TO_KNOW // weights.shape[1])]
+    return weights.flatten()[:WEIGHTS_TO_KNOW]
 
 
 def check_identity(own: State, found: State | None) -> None:

@@ -28,6 +28,7 @@ from temporal_sae.machine import Planned
 from temporal_sae.registry import component
 from temporal_sae.sae import SparseAutoencoder, StepContext, StepOutput
 from temporal_sae.sae.start import start_from
+from temporal_sae.sae.step_ops import prefers_rows
 from temporal_sae.training.backward import backward
 from temporal_sae.training.compiled import compile_step
 from temporal_sae.training.constraints import CONSTRAINTS, check_constraint, make_constraint
@@ -37,6 +38,7 @@ from temporal_sae.training.initial import check_sample, fit_encoder, geometric_m
 from temporal_sae.training.metrics import measure, warn_if_negligible
 from temporal_sae.training.optimizer import SAEAdam
 from temporal_sae.training.parts import Parts, in_order, interval_of
+from temporal_sae.training.row_adam import RowAdam
 from temporal_sae.training.saving import Saving
 from temporal_sae.training.schedule import learning_rate_factor
 from temporal_sae.training.snapshots import check_keep_every
@@ -50,6 +52,7 @@ SAMPLE_FOR_BIAS = 8192
 LONGEST_WARMUP, LONGEST_SILENCE = 1000, 10_000_000  # steps and tokens, where none are given
 SPARSE = {"auto": None, "sparse": True, "dense": False}
 SCREENED = {"auto": None, "screened": True, "dense": False}
+BY_ROWS = {"auto": None, "rows": True, "dense": False}
 
 
 @component("trainer")
@@ -86,6 +89,9 @@ class Trainer:
         encoder: `dense` computes all pre-activations; `screened` only those that a product of 8-bit
             integers, whose error is bounded, does not exclude from the active ones; `auto`
             whichever is faster. They agree to rounding.
+        gradients: `rows` holds those of the latents that have one in a step, and Adam passes over
+            the latents that have long had none (see `RowAdam`); `dense` holds those of all; `auto`
+            is `rows` where few have one. They agree to rounding and 1e-4 learning rates.
         compile: compile the SAE's part of a step by torch.compile; it needs `step=dense`.
         log_every: steps between logged metrics.
         checkpoint_every: steps between checkpoints.
@@ -118,6 +124,7 @@ class Trainer:
         precision: str = "float32",
         step: str = "auto",
         encoder: str = "auto",
+        gradients: str = "auto",
         compile: bool = False,
         log_every: int = 10,
         checkpoint_every: int = 1000,
@@ -157,6 +164,12 @@ class Trainer:
             raise InvalidOption("encoder", encoder, "auto or dense with trainer.step=dense")
         if self.screened and self.precision != "float32":
             raise InvalidOption("encoder", encoder, "auto or dense unless precision=float32")
+        self.by_rows = BY_ROWS[check_choice("gradients", gradients, tuple(BY_ROWS))]
+        if self.by_rows and self.sparse is False:
+            raise InvalidOption("gradients", gradients, "auto or dense with trainer.step=dense")
+        if self.by_rows and self.constraint is not None:
+            allowed = f"auto or dense with trainer.constraint={self.constraint}"
+            raise InvalidOption("gradients", gradients, allowed)
         self.compile = check_bool("compile", compile)
         if self.compile and self.sparse is not False:
             raise InvalidOption("compile", compile, "false unless trainer.step=dense")
@@ -180,6 +193,18 @@ class Trainer:
         if self.screened and not sae.can_screen:
             allowed = f"auto or dense with sae={sae.trained_as}: it is for the largest latents"
             raise InvalidOption("encoder", "screened", allowed)
+        if self.by_rows and sae.most_rows(self.batch_size) is None:
+            allowed = f"auto or dense with sae={sae.trained_as}: it is for topk and batch_topk"
+            raise InvalidOption("gradients", "rows", allowed)
+
+    def keeps_rows(self, sae: SparseAutoencoder) -> bool:
+        """Return whether one process on a CPU keeps the gradients by rows."""
+        if self.by_rows is not None:
+            return self.by_rows
+        most = sae.most_rows(self.batch_size)
+        if most is None or self.constraint is not None or self.sparse is False:
+            return False
+        return prefers_rows(sae.d_sae, most)
 
     def planned_bytes(self, sae: SparseAutoencoder) -> dict[str, Planned]:
         """Return what is kept beside the SAE, its gradients and their averages."""
@@ -218,10 +243,14 @@ class Trainer:
             raise InvalidOption("keep_every", self.keep_every, "null without Parts.snapshots")
         sae, device = parts.sae, parts.sae.W_dec.device
         self.check(sae)
-        if self.screened and (device.type != "cpu" or distributed.world_size() > 1):
+        is_one_cpu = device.type == "cpu" and distributed.world_size() == 1
+        if not is_one_cpu and self.screened:
             raise InvalidOption("encoder", "screened", "auto or dense, but by one process on a CPU")
+        if not is_one_cpu and self.by_rows:
+            raise InvalidOption("gradients", "rows", "auto or dense, but by one process on a CPU")
+        make_adam = RowAdam if is_one_cpu and self.keeps_rows(sae) else SAEAdam
         run = TrainingState(
-            SAEAdam(sae, self.betas, self.eps, self.grad_clip),
+            make_adam(sae, self.betas, self.eps, self.grad_clip),
             DeadLatents(sae.d_sae, self.dead_after_tokens, device),
             Health(device, parts.checkpoints.newest_in_words),
             {name: Stopwatch(device) for name in ("tracker", "penalty")},
@@ -276,7 +305,9 @@ class Trainer:
         """
         batch = self._next_batch(parts, run)
         x = distributed.local_shard(batch.x)
-        context = StepContext(run.step, run.dead.mask_if_any(), self.sparse, self.screened)
+        rows = run.optimizer.gradients
+        sparse = self.sparse if rows is None else True
+        context = StepContext(run.step, run.dead.mask_if_any(), sparse, self.screened, rows)
         with self._autocast(x.device):
             out = parts.sae.training_step(x, context)
         with run.stopwatches["tracker"].running():
@@ -284,7 +315,7 @@ class Trainer:
         losses = {"reconstruction": self._reconstruction(x, out), **out.terms}
         main = torch.stack(list(losses.values())).sum()
         is_due = (run.step + 1) % interval_of(parts.penalty) == 0
-        penalty = backward(parts, main, out, run.stopwatches["penalty"], is_due)
+        penalty = backward(parts, main, out, run.stopwatches["penalty"], is_due, rows)
         losses["orthogonality"] = penalty
         run.constraint.before_step(parts.sae)
         gradient_norm = run.optimizer.step(self._learning_rate_now(parts.sae, run.step))

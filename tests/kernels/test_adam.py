@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temporal_sae.kernels.adam import AdamStep, naive
+from temporal_sae.kernels.adam import AdamStep, Sleep, naive
 from tests.kernels.back_ends import NothingLarge, NothingWaits, back_end
 from tests.kernels.inputs import unit
 
@@ -152,7 +152,9 @@ def test_nothing_changes_without_a_finite_clip(kernels, clip, unit_rows):
     gradient = torch.full((5, 37), clip)
     weights, mean, square = state
     clip = torch.tensor(clip)
-    kernels.adam_(weights, gradient, mean, square, adam_step(1), clip, unit_rows)
+    arguments = (gradient, mean, square, adam_step(1), clip, unit_rows)
+    kernels.adam_(weights, *arguments)
+    kernels.adam_rows_(weights, *arguments, asleep([0, 1, 2, 3, 4], [0] * 5, 1, 1))
     assert all(torch.equal(new, old) for new, old in zip(state, before, strict=True))
 
 
@@ -169,6 +171,45 @@ def test_an_eps_of_zero_spoils_no_row(kernels):
     mean, square = torch.zeros(2, 3, 37)
     kernels.adam_(weights, gradient, mean, square, adam_step(1, 0.0), torch.tensor(1.0), True)
     torch.testing.assert_close(weights.norm(dim=-1), torch.ones(3))
+
+
+def asleep(places, until, now, lasts):
+    return Sleep(torch.tensor(places), torch.tensor(until), now, lasts)
+
+
+@pytest.mark.parametrize("unit_rows", [False, True])
+def test_rows_without_a_gradient_move_as_by_one_of_zeros(kernels, unit_rows):
+    start = unit(torch.randn(5, 37))
+    ours, whole = ([start.clone(), torch.zeros(5, 37), torch.zeros(5, 37)] for _ in range(2))
+    until, clip = torch.zeros(5, dtype=torch.int64), torch.tensor(0.5)
+    for t in range(1, 6):
+        gradient = torch.zeros(5, 37)
+        places = torch.full((5,), -1)
+        chosen = torch.randperm(5)[: t % 3]
+        places[chosen] = torch.arange(len(chosen))
+        gradient[chosen] = torch.randn(len(chosen), 37)
+        sleep = Sleep(places, until, t, 100)
+        step = adam_step(t)
+        kernels.adam_rows_(ours[0], gradient[chosen], *ours[1:], step, clip, unit_rows, sleep)
+        kernels.adam_(whole[0], gradient, *whole[1:], step, clip, unit_rows)
+    for mine, expected in zip(ours, whole, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_averages_of_a_row_that_wakes_have_decayed_and_nobody_touches_the_others(kernels):
+    """Last awake in step 3, it has missed 4, 5 and 6; a row awake until 7 still moves."""
+    weights, mean, square = torch.randn(3, 3, 4).abs()
+    before = [t.clone() for t in (weights, mean, square)]
+    sleep = asleep([0, -1, -1], [3, 6, 7], 7, 10)
+    arguments = (adam_step(7), torch.tensor(1.0), False)
+    kernels.adam_rows_(weights, torch.ones(1, 4), mean, square, *arguments, sleep)
+    torch.testing.assert_close(mean[0], 0.9**4 * before[1][0] + 0.1)
+    torch.testing.assert_close(square[0], 0.999**4 * before[2][0] + 0.001)
+    changed = zip((weights, mean, square), before, strict=True)
+    assert all(torch.equal(now[1], old[1]) for now, old in changed)
+    torch.testing.assert_close(mean[2], 0.9 * before[1][2])
+    assert (weights[2] < before[0][2]).all()
+    assert sleep.awake_until.tolist() == [17, 6, 7]
 
 
 def take_a_step(kernels, start, gradient):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 EPSILON = 1e-12  # the least norm that a decoder row is divided by
@@ -23,6 +23,22 @@ class AdamStep(NamedTuple):
     eps: float
     correction1: float
     correction2: float
+
+
+class Sleep(NamedTuple):
+    """The rows that a step leaves out: those without a gradient for long.
+
+    Attributes:
+        places: of each row in the gradient; -1 where it has none.
+        awake_until: the last step in which each row moves without one; changes in place.
+        now: number of this step, from 1.
+        lasts: steps that a row moves on after one with a gradient.
+    """
+
+    places: Int[Tensor, " rows"]
+    awake_until: Int[Tensor, " rows"]
+    now: int
+    lasts: int
 
 
 def squared_norm(
@@ -65,3 +81,33 @@ def adam_(
         new_weights = new_weights / new_weights.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
     for old, new in ((weights, new_weights), (mean, new_mean), (square, new_square)):
         old.copy_(torch.where(kept, new, old))
+
+
+def adam_rows_(
+    weights: Float[Tensor, "rows n"],
+    gradient: Float[Tensor, "some n"],
+    mean: Float[Tensor, "rows n"],
+    square: Float[Tensor, "rows n"],
+    step: AdamStep,
+    clip: Float[Tensor, ""],
+    unit_rows: bool,
+    sleep: Sleep,
+) -> None:
+    """Do the same with a gradient that is 0 but for some rows; those asleep stay as they are.
+
+    A row without a gradient moves by its averages alone. One asleep does not, and when it wakes the
+    averages decay by all the steps that it has missed.
+    """
+    if not clip.isfinite():
+        return
+    has_gradient = sleep.places >= 0
+    rows = (has_gradient | (sleep.awake_until >= sleep.now)).nonzero()[:, 0]
+    missed = (sleep.now - 1 - sleep.awake_until[rows]).clamp(min=0)[:, None]
+    w, m, v = weights[rows], mean[rows], square[rows]
+    m *= torch.as_tensor(step.beta1, dtype=torch.float64) ** missed
+    v *= torch.as_tensor(step.beta2, dtype=torch.float64) ** missed
+    g, places = torch.zeros_like(w), sleep.places[rows]
+    g[places >= 0] = gradient[places[places >= 0]]
+    adam_(w, g, m, v, step, clip, unit_rows)
+    weights[rows], mean[rows], square[rows] = w, m, v
+    sleep.awake_until[has_gradient] = sleep.now + sleep.lasts

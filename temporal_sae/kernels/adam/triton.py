@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temporal_sae.kernels.adam import naive
-from temporal_sae.kernels.adam.naive import AdamStep
+from temporal_sae.kernels.adam.naive import AdamStep, adam_rows_
 from temporal_sae.kernels.triton_launch import launch
+
+__all__ = ["adam_", "adam_rows_", "squared_norm"]
 
 BLOCK = 2048  # entries of a program where a row is nothing special
 ENTRIES_PER_WARP = 512  # of a row that one program holds in its registers
