@@ -128,7 +128,7 @@ def test_two_processes_on_two_nodes_give_what_one_gives(begin, options, six):
     ours, theirs = (Checkpoints(folder / "checkpoints").load_newest() for folder in folders)
     assert ours["step"] == theirs["step"] == 200
     for name, tensor in theirs["sae"].items():
-        torch.testing.assert_close(ours["sae"][name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours["sae"][name], tensor, rtol=1e-3, atol=5e-4)
     assert equal(ours["tracker"], theirs["tracker"])
     assert math.isclose(ours["metrics"]["loss"], theirs["metrics"]["loss"], rel_tol=1e-3)
 

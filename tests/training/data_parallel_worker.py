@@ -88,7 +88,11 @@ SCENARIOS: dict[str, Named] = {
     "ordered, batch_topk": {"sae": "batch_topk", "tracker": {"stream": "ordered"}},
     "dead": {"trainer": {"dead_after_tokens": 180, "lr": 0.05}},
     "dead, batch_topk": {"sae": "batch_topk", "trainer": {"dead_after_tokens": 180, "lr": 0.05}},
-    "resampling": {"sae": "standard", "trainer": {"dead_after_tokens": 90, "lr": 0.1}},
+    "resampling": {
+        "sae": "standard",
+        "trainer": {"dead_after_tokens": 90, "lr": 0.1},
+        "penalty": OrthogonalityLoss(3.0, weighting="instability"),  # latents die
+    },
     "sharded": {"tracker": {"sharded": True, "storage": "dense"}},
     "sharded pairs": {"tracker": {"sharded": True, "storage": "sparse", "alpha_source": "union"}},
     "transcript": {"tracker": None},
