@@ -17,7 +17,7 @@ BY_ROWS = {"auto": None, "rows": True, "dense": False}
 
 
 class TrainerOptions:
-    """What a `Trainer` is given, checked.
+    """The options of a `Trainer`, checked.
 
     Args:
         num_tokens: tokens to train on; rounded down to whole batches, but at least one.

@@ -78,7 +78,7 @@ class RowAdam(SAEAdam):
             gradient.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `SAEAdam` has, and the last step in which each row has moved, or will."""
+        """Return what `SAEAdam` has, and the last step in which each row has moved, or will."""
         return {**super().state_dict(), "awake_until": dict(self._awake_until)}
 
     def _load_sleep(self, awake_until: dict[str, Int[Tensor, " d_sae"]]) -> None:

@@ -166,7 +166,7 @@ def test_rows_of_zeros_stay_where_no_gradient_moves_them(kernels):
 
 
 def test_an_eps_of_zero_spoils_no_row(kernels):
-    """What lies past the end of a row, where a program is wider, must not count."""
+    """Numbers past the end of a row, where a program is wider, do not count."""
     weights, gradient = unit(torch.randn(3, 37)), torch.randn(3, 37)
     mean, square = torch.zeros(2, 3, 37)
     kernels.adam_(weights, gradient, mean, square, adam_step(1, 0.0), torch.tensor(1.0), True)
